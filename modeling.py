@@ -256,6 +256,15 @@ class BertConfig:
     except ValueError as error:  # JSON and Unicode errors are ValueErrors too
       raise ValueError(f"{json_file}: {error}") from error
 
+  def read_as_hugging_face(self):
+    """Takes `hidden_act` as Hugging Face means it: "gelu" is the exact form."""
+    if isinstance(self.hidden_act, str) and self.hidden_act.lower() == "gelu":
+      self.hidden_act = "gelu_erf"
+
+  def architecture(self):
+    """The keys and values that decide what is computed."""
+    return {key: getattr(self, key) for key in _ARCHITECTURE}
+
   def to_dict(self):
     """All keys and values, those that are only kept included."""
     return copy.deepcopy(self.__dict__)

@@ -1,0 +1,121 @@
+"""What a run computes on: threads, memory, GPUs, the cores of a TPU."""
+
+import os
+
+import tensorflow.compat.v1 as tf
+
+_GIBIBYTE = 1 << 30
+
+
+def session_config(num_threads):
+  """Session settings.
+
+  Args:
+    num_threads: threads for and between operations; 0 for one a core.
+  """
+  config = tf.ConfigProto(
+    intra_op_parallelism_threads=num_threads,
+    inter_op_parallelism_threads=num_threads,
+    allow_soft_placement=True,
+  )
+  config.gpu_options.allow_growth = True  # leave the rest to other programs
+  return config
+
+
+def describe(num_threads):
+  """A few words on the devices that TensorFlow will use, and their memory."""
+  gpus = tf.config.list_physical_devices("GPU")
+  if gpus:
+    return ", ".join(map(_describe_gpu, gpus))
+  threads = num_threads or len(_usable_cores())
+  words = f"CPU, {threads} thread{'s' * (threads != 1)}"
+  free = free_memory()
+  return words + (
+    f", {free / _GIBIBYTE:.1f} GiB of memory free" if free else ""
+  )
+
+
+def _describe_gpu(gpu):
+  details = tf.config.experimental.get_device_details(gpu)
+  return f"{gpu.name.partition(':')[2]} ({details.get('device_name', '?')})"
+
+
+def _usable_cores():
+  if hasattr(os, "sched_getaffinity"):
+    return os.sched_getaffinity(0)
+  return range(os.cpu_count() or 1)
+
+
+def free_memory():
+  """Bytes of memory that may still be used, or None where nobody can tell.
+
+  The smaller of what the machine has left and what the control group of a
+  container allows.
+  """
+  free = [_meminfo_available(), _control_group_left()]
+  return min((amount for amount in free if amount is not None), default=None)
+
+
+def _meminfo_available():
+  try:
+    with open("/proc/meminfo", encoding="ascii") as reader:
+      for line in reader:
+        if line.startswith("MemAvailable:"):
+          return int(line.split()[1]) * 1024
+  except OSError:
+    pass
+  try:
+    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  except (AttributeError, OSError, ValueError):
+    return None
+
+
+def _control_group_left():
+  amounts = []
+  for name in ("memory.max", "memory.current"):
+    try:
+      with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as reader:
+        amounts.append(int(reader.read()))
+    except (OSError, ValueError):  # not in a group, or "max": no limit
+      return None
+  return max(0, amounts[0] - amounts[1])
+
+
+def tpu_cluster(tpu_name, tpu_zone, gcp_project):
+  """Finds a TPU; "local" is the one in this machine.
+
+  Raises:
+    ValueError: no name was given.
+  """
+  if not tpu_name:
+    raise ValueError(
+      "--use_tpu needs --tpu_name: the name of the TPU, or local for the one"
+      " in this machine"
+    )
+  return tf.distribute.cluster_resolver.TPUClusterResolver(
+    tpu=tpu_name, zone=tpu_zone, project=gcp_project
+  )
+
+
+def refuse_local_paths(tpu_name, paths):
+  """A TPU on another host cannot read this machine's files.
+
+  Args:
+    tpu_name: "local" for the TPU in this machine, which can.
+    paths: dictionary from flag to path, None where it was not given.
+
+  Raises:
+    ValueError: a path that is not in Google Cloud Storage; names the flags.
+  """
+  if tpu_name == "local":
+    return
+  local = [
+    f"--{flag}={path}"
+    for flag, path in paths.items()
+    if path and not path.startswith("gs://")
+  ]
+  if local:
+    raise ValueError(
+      f"the TPU {tpu_name!r} cannot read {' and '.join(local)}: use gs://"
+      " paths, or --tpu_name=local on the machine that holds the TPU"
+    )

@@ -1,0 +1,148 @@
+"""Files: read line by line, written whole or not at all.
+
+All through `tf.io.gfile`, so that gs:// works wherever a local path does.
+"""
+
+import codecs
+import contextlib
+import hashlib
+import json
+import os
+import socket
+
+import tensorflow.compat.v1 as tf
+
+_CHUNK_BYTES = 1 << 20
+
+
+@contextlib.contextmanager
+def appearing_whole(path):
+  """Gives a temporary name beside `path`, renamed to it if all went well.
+
+  What is written under the temporary name shows up under the real one complete
+  or not at all, also when the process is killed or another one writes the same
+  file; `remove_abandoned` takes away what a killed one left.
+  """
+  temporary = f"{path}.tmp-{socket.gethostname()}-{os.getpid()}"
+  try:
+    yield temporary
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+  except BaseException:
+    if tf.io.gfile.exists(temporary):
+      tf.io.gfile.remove(temporary)
+    raise
+
+
+def remove_abandoned(pattern):
+  """Removes temporary files of processes of this machine that are no more."""
+  for path in tf.io.gfile.glob(f"{pattern}.tmp-{socket.gethostname()}-*"):
+    if not _is_running(path.rpartition("-")[2]):
+      tf.io.gfile.remove(path)
+
+
+def _is_running(pid):
+  """Whether a process of that number, in digits, is there; True if unsure."""
+  try:
+    os.kill(int(pid), 0)
+  except ProcessLookupError:
+    return False
+  except (OSError, ValueError):
+    return True
+  return True
+
+
+def is_writable(folder):
+  """Whether a file can be made in a folder."""
+  probe = os.path.join(
+    folder, f".writable-{socket.gethostname()}-{os.getpid()}"
+  )
+  try:
+    with tf.io.gfile.GFile(probe, "w") as writer:
+      writer.write("")
+    tf.io.gfile.remove(probe)
+  except tf.errors.OpError:
+    return False
+  return True
+
+
+def write_text(path, lines):
+  """Writes an iterable of strings to a UTF-8 file that appears whole."""
+  with (
+    appearing_whole(path) as temporary,
+    tf.io.gfile.GFile(temporary, "w") as writer,
+  ):
+    for line in lines:
+      writer.write(line)
+
+
+def write_json(path, value):
+  """Writes a value as JSON, keys sorted, to a file that appears whole."""
+  write_text(path, [json.dumps(value, indent=2, sort_keys=True) + "\n"])
+
+
+def read_json(path):
+  """The value in a JSON file, or None where it is missing or broken."""
+  try:
+    with tf.io.gfile.GFile(path, "r") as reader:
+      return json.loads(reader.read())
+  except (tf.errors.OpError, ValueError):
+    return None
+
+
+def read_lines(path):
+  """Yields (1-based line number, text) of a UTF-8 file, empty lines left out.
+
+  Lines end in LF or CRLF; in CR only where the file has no LF. Memory stays
+  bounded by the longest line.
+
+  Raises:
+    ValueError: bytes that are not UTF-8; names file and line.
+  """
+  number = 1
+  for block in _blocks_of_lines(path):
+    try:
+      text = block.decode("utf-8")
+    except UnicodeDecodeError as error:
+      line = number + block.count(b"\n", 0, error.start)
+      raise ValueError(
+        f"{path}:{line}: the byte 0x{block[error.start]:02x} is not UTF-8;"
+        " save the file in that encoding"
+      ) from error
+    lines = text.split("\n")
+    for line in lines:
+      if line.endswith("\r"):
+        line = line[:-1]
+      if line:
+        yield number, line
+      number += 1
+
+
+def _blocks_of_lines(path):
+  """Yields the file in blocks of whole lines, each less its last LF."""
+  with tf.io.gfile.GFile(path, "rb") as reader:
+    chunk = reader.read(_CHUNK_BYTES)
+    only_cr = b"\n" not in chunk and b"\r" in chunk
+    if chunk.startswith(codecs.BOM_UTF8):
+      chunk = chunk[len(codecs.BOM_UTF8) :]
+    rest = b""
+    while chunk:
+      if only_cr:
+        chunk = chunk.replace(b"\r", b"\n")
+      lines, newline, tail = chunk.rpartition(b"\n")
+      if newline:
+        yield rest + lines
+        rest = tail
+      else:
+        rest += chunk
+      chunk = reader.read(_CHUNK_BYTES)
+  if rest:
+    yield rest
+
+
+def digest(path):
+  """SHA-256 of a file's bytes, in hexadecimal."""
+  sha256 = hashlib.sha256()
+  with tf.io.gfile.GFile(path, "rb") as reader:
+    while chunk := reader.read(_CHUNK_BYTES):
+      sha256.update(chunk)
+  return sha256.hexdigest()

@@ -1,0 +1,163 @@
+"""What a run says while it works: the form of the log, the progress line."""
+
+import logging as python_logging
+import sys
+import time
+
+from absl import logging
+import tensorflow.compat.v1 as tf
+
+_RENEW_SECONDS = 0.5
+
+
+class StatusLine:
+  """One line at the bottom of a terminal that renews itself.
+
+  Args:
+    stream: where to write; nothing is written where it is no terminal.
+  """
+
+  def __init__(self, stream):
+    self._stream = stream
+    self.is_terminal = stream.isatty()
+    self._shown = False
+
+  def show(self, text):
+    """Puts `text` in the place of what was shown."""
+    self._stream.write(f"\r\x1b[K{text}")
+    self._stream.flush()
+    self._shown = True
+
+  def clear(self):
+    """Takes the line away, so that something else can be written."""
+    if self._shown:
+      self._stream.write("\r\x1b[K")
+      self._stream.flush()
+      self._shown = False
+
+
+STATUS = StatusLine(sys.stderr)
+
+
+def set_up_logging():
+  """Log lines carry time and level, TensorFlow's warnings included.
+
+  2026-01-31 12:00:00,000 [INFO ] text
+  """
+  handler = logging.get_absl_handler()
+  handler.setFormatter(_Formatter("%(asctime)s [%(level)s] %(message)s"))
+  handler.addFilter(_above_status_line)
+  tensorflow = tf.get_logger()
+  tensorflow.handlers.clear()
+  tensorflow.propagate = True
+  tensorflow.setLevel(python_logging.WARNING)
+
+
+def _above_status_line(record):
+  del record
+  STATUS.clear()
+  return True
+
+
+_LEVELS = {"WARNING": "WARN ", "CRITICAL": "FATAL"}
+
+
+class _Formatter(python_logging.Formatter):
+  """Shortens the names of levels to five letters, so that texts line up."""
+
+  def format(self, record):
+    record.level = _LEVELS.get(record.levelname, f"{record.levelname:5}")
+    return super().format(record)
+
+
+class ProgressHook(tf.train.SessionRunHook):
+  """Tells step, epoch, loss, rate, speed and time left.
+
+  In a log a line at the first step, then every `log_steps`; on a terminal one
+  line that renews itself. Loss and rate are fetched only for a line that is
+  shown. A TPU runs many steps at a time and tells its own loss.
+
+  Args:
+    total_steps: N.
+    batch_size: examples a step.
+    rows: examples an epoch.
+    log_steps: steps between two lines.
+    steps_per_run: steps that one call of the session takes.
+  """
+
+  # Tensors that model_fn gives these names.
+  LOSS = "training_loss"
+  RATE = "training_rate"
+
+  def __init__(self, total_steps, batch_size, rows, log_steps, steps_per_run=1):
+    self._total, self._batch, self._rows = total_steps, batch_size, rows
+    self._log_steps, self._steps_per_run = log_steps, steps_per_run
+    self._fetches = {}
+
+  def begin(self):
+    graph = tf.get_default_graph()
+    for name in (self.LOSS, self.RATE):
+      try:
+        self._fetches[name] = graph.get_tensor_by_name(f"{name}:0")
+      except KeyError:  # inside the replicated function of a TPU
+        self._fetches = {}
+
+  def after_create_session(self, session, coord):
+    del coord
+    step = tf.train.get_global_step()
+    self._first = self._step = self._told_step = int(session.run(step))
+    self._told_time = time.monotonic()
+
+  def before_run(self, run_context):
+    del run_context
+    due = self._is_due(self._step + self._steps_per_run)
+    return tf.train.SessionRunArgs(self._fetches if due else {})
+
+  def after_run(self, run_context, run_values):
+    del run_context
+    self._step = min(self._step + self._steps_per_run, self._total)
+    if run_values.results or (not self._fetches and self._is_due(self._step)):
+      self._tell(run_values.results)
+
+  def end(self, session):
+    del session
+    STATUS.clear()
+
+  def _is_due(self, step):
+    if STATUS.is_terminal:
+      return time.monotonic() - self._told_time > _RENEW_SECONDS
+    first = self._first + self._steps_per_run
+    return step == first or step % self._log_steps < self._steps_per_run
+
+  def _tell(self, values):
+    now = time.monotonic()
+    speed = (self._step - self._told_step) / max(now - self._told_time, 1e-9)
+    self._told_step, self._told_time = self._step, now
+    parts = [
+      f"step {self._step}/{self._total}",
+      f"epoch {self._step * self._batch / self._rows:.2f}",
+    ]
+    if values:
+      parts.append(f"loss {values[self.LOSS]:.4f}")
+      parts.append(f"learning rate {values[self.RATE]:.2e}")
+    parts.append(f"{speed * self._batch:.1f} examples/s")
+    parts.append(f"{duration((self._total - self._step) / speed)} left")
+    line = ", ".join(parts)
+    if STATUS.is_terminal:
+      STATUS.show(line)
+    else:
+      logging.info("%s", line)
+
+
+def duration(seconds):
+  """A time in the two units that matter.
+
+  >>> duration(8.4), duration(131), duration(3720)
+  ('8 s', '2 min 11 s', '1 h 02 min')
+  """
+  seconds = round(seconds)
+  if seconds < 60:
+    return f"{seconds} s"
+  if seconds < 3600:
+    return f"{seconds // 60} min {seconds % 60:02} s"
+  return f"{seconds // 3600} h {seconds // 60 % 60:02} min"
