@@ -1,0 +1,598 @@
+"""Tokenization: text to WordPiece tokens, tokens to ids.
+
+Three stages (Wu et al. 2016, https://arxiv.org/abs/1609.08144, section 4.1, as
+BERT uses it). The text is cleaned and split into words; each word is cut into
+the longest pieces that the vocabulary knows; each piece has a number, the line
+of the vocabulary file on which it stands:
+
+  >>> text = "Jos\u00e9's dog is unaffable!"
+  >>> words = BasicTokenizer(do_lower_case=True).tokenize(text)
+  >>> words
+  ['jose', "'", 's', 'dog', 'is', 'unaffable', '!']
+
+  >>> lines = "[UNK] [CLS] [SEP] ' ! is s dog jose un ##aff ##able".split()
+  >>> vocab = {token: number for number, token in enumerate(lines)}
+  >>> wordpiece = WordpieceTokenizer(vocab)
+  >>> tokens = [piece for word in words for piece in wordpiece.tokenize(word)]
+  >>> tokens
+  ['jose', "'", 's', 'dog', 'is', 'un', '##aff', '##able', '!']
+
+  >>> convert_tokens_to_ids(vocab, tokens)
+  [8, 3, 6, 7, 5, 9, 10, 11, 4]
+
+`FullTokenizer` does the three for a vocabulary file. Its `tokenize` takes these
+steps one by one; its `ids` gives the same numbers from dictionaries.
+"""
+
+import collections
+import itertools
+import re
+import unicodedata
+
+import tensorflow.compat.v1 as tf
+
+UNKNOWN = "[UNK]"
+# What a vocabulary must hold for any text to become a row of ids.
+REQUIRED_TOKENS = (UNKNOWN, "[CLS]", "[SEP]")
+
+# Unicode's blocks of ideographs that Chinese, Japanese and Korean share. Kana
+# and Hangul are not among them: their words stand between spaces, or as one.
+_IDEOGRAPH_BLOCKS = (
+  (0x4E00, 0x9FFF),  # unified ideographs
+  (0x3400, 0x4DBF),  # extension A
+  (0x20000, 0x2A6DF),  # extension B
+  (0x2A700, 0x2B73F),  # extension C
+  (0x2B740, 0x2B81F),  # extension D
+  (0x2B820, 0x2CEAF),  # extension E
+  (0xF900, 0xFAFF),  # compatibility ideographs
+  (0x2F800, 0x2FA1F),  # compatibility supplement
+)
+
+# Folder names of the released models, by whether they were lower-cased.
+_LOWER_CASED_RELEASES = (
+  "uncased_L-12_H-768_A-12",
+  "uncased_L-24_H-1024_A-16",
+  "multilingual_L-12_H-768_A-12",
+  "chinese_L-12_H-768_A-12",
+)
+_CASED_RELEASES = (
+  "cased_L-12_H-768_A-12",
+  "cased_L-24_H-1024_A-16",
+  "multi_cased_L-12_H-768_A-12",
+)
+
+
+# ---------------------------------------------------------------------------
+# Characters
+
+
+def _is_whitespace(char):
+  """Whether a character becomes a space: tab, newline, return, Unicode's Zs.
+
+  >>> [_is_whitespace(char) for char in "\\t\\u3000x"]
+  [True, True, False]
+  """
+  return char in "\t\n\r" or unicodedata.category(char) == "Zs"
+
+
+def _is_control(char):
+  """Whether a character is dropped as control (Cc) or format (Cf).
+
+  >>> [_is_control(char) for char in "\\x07\\u200d\\n"]
+  [True, True, False]
+  """
+  return char not in "\t\n\r" and unicodedata.category(char) in ("Cc", "Cf")
+
+
+def _is_punctuation(char):
+  """Whether a character is a word of its own: ASCII symbols, Unicode's P*.
+
+  All of ASCII's symbols count, "$" and "^" as well, though Unicode has them
+  elsewhere.
+
+  >>> [_is_punctuation(char) for char in "$-\u3002a"]
+  [True, True, True, False]
+  """
+  if char.isascii():
+    return char.isprintable() and not (char.isalnum() or char == " ")
+  return unicodedata.category(char).startswith("P")
+
+
+def _is_ideograph(char):
+  return any(first <= ord(char) <= last for first, last in _IDEOGRAPH_BLOCKS)
+
+
+def _clean(char):
+  """What is left of one character before words are told apart.
+
+  Nothing, a space, an ideograph between spaces, or the character itself.
+
+  >>> [_clean(char) for char in "a\\t\\x07\\ufffd\u732b"]
+  ['a', ' ', '', '', ' \u732b ']
+  """
+  if char in "\0\ufffd" or _is_control(char):
+    return ""
+  if _is_whitespace(char):
+    return " "
+  return f" {char} " if _is_ideograph(char) else char
+
+
+def _lower(text):
+  """Lower case without accents: decomposed, less its nonspacing marks.
+
+  >>> _lower("\u00c9COLE \u1f08\u03c1\u03c7\u03ae")
+  'ecole \u03b1\u03c1\u03c7\u03b7'
+  """
+  decomposed = unicodedata.normalize("NFD", text.lower())
+  return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
+
+
+def _set_off(char):
+  return f" {char} " if _is_punctuation(char) else char
+
+
+# ---------------------------------------------------------------------------
+# Text
+
+
+def convert_to_unicode(text):
+  """A string as it is, bytes decoded from UTF-8 (what is not is left out).
+
+  >>> convert_to_unicode(b"caf\\xc3\\xa9 \\xff")
+  'caf\u00e9 '
+
+  Raises:
+    ValueError: neither a string nor bytes.
+  """
+  if isinstance(text, str):
+    return text
+  if isinstance(text, bytes):
+    return text.decode("utf-8", "ignore")
+  raise ValueError(
+    f"a text must be str or bytes, not {type(text).__name__}: {text!r}"
+  )
+
+
+def printable_text(text):
+  """The text as a string for print and log; as `convert_to_unicode`."""
+  return convert_to_unicode(text)
+
+
+def whitespace_tokenize(text):
+  """The words between white space.
+
+  >>> whitespace_tokenize("  a dog\\n")
+  ['a', 'dog']
+  """
+  return text.split()
+
+
+# ---------------------------------------------------------------------------
+# Vocabulary
+
+
+def load_vocab(vocab_file):
+  """Reads a vocabulary: one token a line, its id the line's number from 0.
+
+  White space around a token does not count. Blank and repeated lines take a
+  number as well; a token that is repeated has the last of its numbers.
+
+  Args:
+    vocab_file: path of a UTF-8 text file.
+
+  Returns:
+    OrderedDict from token to id.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: a file that cannot be read or is not UTF-8; names the line.
+  """
+  try:
+    with tf.io.gfile.GFile(vocab_file, "rb") as reader:
+      content = reader.read()
+  except tf.errors.NotFoundError as error:
+    raise FileNotFoundError(
+      f"{vocab_file}: there is no such vocabulary file; it is the vocab.txt"
+      " that came with the checkpoint"
+    ) from error
+  except tf.errors.OpError as error:
+    raise ValueError(
+      f"{vocab_file}: cannot be read as a vocabulary file: {error.message}"
+    ) from error
+  try:
+    text = content.decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    line = error.object.count(b"\n", 0, error.start) + 1
+    raise ValueError(
+      f"{vocab_file}:{line}: the byte 0x{error.object[error.start]:02x} is not"
+      " UTF-8; save the vocabulary in that encoding"
+    ) from error
+  lines = text.split("\n" if "\n" in text else "\r")
+  if not lines[-1]:
+    lines.pop()
+  return collections.OrderedDict(
+    (line.strip(), number) for number, line in enumerate(lines)
+  )
+
+
+def _check_required(vocab, vocab_file):
+  """Raises ValueError where BERT's own tokens are not in a vocabulary."""
+  missing = [token for token in REQUIRED_TOKENS if token not in vocab]
+  if not vocab:
+    raise ValueError(
+      f"{vocab_file}:1: the vocabulary is empty; it is one token a line, the"
+      " vocab.txt that came with the checkpoint"
+    )
+  if missing:
+    raise ValueError(
+      f"{vocab_file}:{max(vocab.values()) + 1}: the vocabulary ends without"
+      f" {', '.join(missing)}; a BERT vocabulary has"
+      f" {', '.join(REQUIRED_TOKENS)}, each on a line of its own"
+    )
+
+
+def convert_by_vocab(vocab, items):
+  """What a vocabulary, or its inverse, holds for each of the items.
+
+  >>> convert_by_vocab({"a": 3, "dog": 5}, ["dog", "a"])
+  [5, 3]
+
+  Raises:
+    KeyError: an item that is not in it.
+  """
+  try:
+    return [vocab[item] for item in items]
+  except KeyError as error:
+    raise KeyError(
+      f"{error.args[0]!r} is not in the vocabulary of {len(vocab)} entries"
+    ) from None
+
+
+def convert_tokens_to_ids(vocab, tokens):
+  """The ids of tokens, by a dictionary from token to id."""
+  return convert_by_vocab(vocab, tokens)
+
+
+def convert_ids_to_tokens(inv_vocab, ids):
+  """The tokens of ids, by a dictionary from id to token."""
+  return convert_by_vocab(inv_vocab, ids)
+
+
+# ---------------------------------------------------------------------------
+# Casing
+
+
+def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
+  """Refuses a casing that is not that of a released model, known by its folder.
+
+  `validate_case_matches_vocab` knows more: it looks at the vocabulary itself.
+
+  Args:
+    do_lower_case: whether text will be lower-cased.
+    init_checkpoint: path `.../FOLDER/bert_model.ckpt`; any other, or None, is
+      not judged.
+
+  Raises:
+    ValueError: a released model of the other casing.
+  """
+  found = re.search(r"([A-Za-z0-9_-]+)/bert_model\.ckpt", init_checkpoint or "")
+  folder = found.group(1) if found else None
+  if do_lower_case and folder in _CASED_RELEASES:
+    raise ValueError(
+      f"--init_checkpoint={init_checkpoint} is a cased model, but"
+      " --do_lower_case is on; give --do_lower_case=False, or an uncased model"
+    )
+  if not do_lower_case and folder in _LOWER_CASED_RELEASES:
+    raise ValueError(
+      f"--init_checkpoint={init_checkpoint} is a lower-cased model, but"
+      " --do_lower_case is off; give --do_lower_case=True, or a cased model"
+    )
+
+
+def validate_case_matches_vocab(do_lower_case, vocab):
+  """Refuses a casing that a vocabulary's own tokens contradict.
+
+  A vocabulary is taken for cased where over 1% of its tokens have an upper-case
+  letter (29% of the released cased one); for lower-cased where none has and
+  most of a thousand tokens or more have a letter that has two cases (91% of the
+  released uncased one, but 18% of the Chinese one, which is not judged, as no
+  small one is). Tokens in brackets, such as [CLS] and <s>, do not count.
+
+  >>> validate_case_matches_vocab(True, {"[UNK]": 0, "a": 1, "dog": 2})
+  >>> validate_case_matches_vocab(True, {"[UNK]": 0, "a": 1, "Dog": 2})
+  Traceback (most recent call last):
+  ...
+  ValueError: the vocabulary is cased (1 of 2 tokens have upper-case letters, \
+for example 'Dog'), but --do_lower_case is on, so they would never be found; \
+give --do_lower_case=False, or the vocabulary of an uncased model
+
+  Args:
+    do_lower_case: whether text will be lower-cased.
+    vocab: tokens, or a dictionary from token to id.
+
+  Raises:
+    ValueError: the casing is the other one.
+  """
+  brackets = ("[", "]"), ("<", ">")
+  tokens = [t for t in vocab if t and (t[0], t[-1]) not in brackets]
+  upper = [token for token in tokens if token != token.lower()]
+  if do_lower_case and len(upper) > 0.01 * len(tokens):
+    raise ValueError(
+      f"the vocabulary is cased ({len(upper)} of {len(tokens)} tokens have"
+      f" upper-case letters, for example {upper[0]!r}), but --do_lower_case is"
+      " on, so they would never be found; give --do_lower_case=False, or the"
+      " vocabulary of an uncased model"
+    )
+  if do_lower_case or upper:
+    return
+  two_cased = sum(token.lower() != token.upper() for token in tokens)
+  if two_cased >= max(1000, 0.5 * len(tokens)):
+    raise ValueError(
+      f"the vocabulary is lower-cased (none of its {len(tokens)} tokens has an"
+      " upper-case letter), but --do_lower_case is off, so words with one would"
+      " be unknown; give --do_lower_case=True, or the vocabulary of a cased"
+      " model"
+    )
+
+
+# ---------------------------------------------------------------------------
+# Tokenizers
+
+
+class FullTokenizer:
+  """Text to tokens to ids, by a vocabulary file.
+
+    >>> import os, tempfile
+    >>> path = os.path.join(tempfile.mkdtemp(), "vocab.txt")
+    >>> with open(path, "w") as file:
+    ...   _ = file.write("[UNK] [CLS] [SEP] a dog ##s ,".replace(" ", "\\n"))
+    >>> tokenizer = FullTokenizer(path)
+    >>> tokenizer.tokenize("A dog, dogs, cats")
+    ['a', 'dog', ',', 'dog', '##s', ',', '[UNK]']
+    >>> tokenizer.convert_tokens_to_ids(["dog", "##s"])
+    [4, 5]
+    >>> tokenizer.convert_ids_to_tokens([4, 5])
+    ['dog', '##s']
+    >>> tokenizer.ids("A dog, dogs, cats")
+    [3, 4, 6, 4, 5, 6, 0]
+
+  Args:
+    vocab_file: path of the vocabulary, see `load_vocab`.
+    do_lower_case: whether text loses case and accents, as it did for the model.
+
+  Attributes:
+    vocab: OrderedDict from token to id.
+    inv_vocab: dictionary from id to token.
+
+  Raises:
+    FileNotFoundError: no such vocabulary.
+    ValueError: a vocabulary that is empty, is not UTF-8, or lacks [UNK], [CLS]
+      or [SEP]; names file and line.
+  """
+
+  def __init__(self, vocab_file, do_lower_case=True):
+    self.vocab = load_vocab(vocab_file)
+    _check_required(self.vocab, vocab_file)
+    self.inv_vocab = {number: token for token, number in self.vocab.items()}
+    self.basic_tokenizer = BasicTokenizer(do_lower_case=do_lower_case)
+    self.wordpiece_tokenizer = WordpieceTokenizer(vocab=self.vocab)
+    self._remembered = _RememberedIds(self.wordpiece_tokenizer, do_lower_case)
+
+  def tokenize(self, text):
+    """The WordPiece tokens of a text, as a list."""
+    return [
+      token
+      for word in self.basic_tokenizer.tokenize(text)
+      for token in self.wordpiece_tokenizer.tokenize(word)
+    ]
+
+  def ids(self, text):
+    """The ids of a text's tokens, as a list; the fast way to them.
+
+    Equals `convert_tokens_to_ids(tokenize(text))`.
+    """
+    return self._remembered.ids(convert_to_unicode(text))
+
+  def convert_tokens_to_ids(self, tokens):
+    """The ids of tokens, as a list; KeyError for one not in the vocabulary."""
+    return convert_tokens_to_ids(self.vocab, tokens)
+
+  def convert_ids_to_tokens(self, ids):
+    """The tokens of ids, as a list; KeyError for one not in the vocabulary."""
+    return convert_ids_to_tokens(self.inv_vocab, ids)
+
+
+class BasicTokenizer:
+  """Text to words: cleaned, split at white space and around punctuation.
+
+    >>> BasicTokenizer().tokenize("It's  a\\tna\u00efve\\x00 caf\u00e9-bar.")
+    ['it', "'", 's', 'a', 'naive', 'cafe', '-', 'bar', '.']
+    >>> BasicTokenizer(do_lower_case=False).tokenize("Na\u00efve!")
+    ['Na\u00efve', '!']
+
+  Ideographs stand alone, since no spaces tell their words apart:
+
+    >>> BasicTokenizer().tokenize("\u6211\u559c\u6b22BERT\u3002")
+    ['\u6211', '\u559c', '\u6b22', 'bert', '\u3002']
+
+  Args:
+    do_lower_case: whether to lower-case and to drop accents.
+  """
+
+  def __init__(self, do_lower_case=True):
+    self.do_lower_case = do_lower_case
+
+  def tokenize(self, text):
+    """The words of a text, as a list."""
+    text = "".join(map(_clean, convert_to_unicode(text)))
+    # Before punctuation: decomposing makes some, such as ";" of U+037E.
+    if self.do_lower_case:
+      text = _lower(text)
+    return whitespace_tokenize("".join(map(_set_off, text)))
+
+
+class WordpieceTokenizer:
+  """Words to the longest pieces of a vocabulary, from the left.
+
+  A piece that does not begin its word stands in the vocabulary behind `##`:
+
+    >>> pieces = WordpieceTokenizer({"un", "##aff", "##able", "##a", "##ble"})
+    >>> pieces.tokenize("unaffable")
+    ['un', '##aff', '##able']
+
+  A word whose rest has no piece is unknown as a whole, and so is a very long
+  one, which would take time and mean little:
+
+    >>> pieces.tokenize("unaffected un")
+    ['[UNK]', 'un']
+    >>> WordpieceTokenizer({"un"}, max_input_chars_per_word=1).tokenize("un")
+    ['[UNK]']
+
+  Args:
+    vocab: the tokens: a dictionary from token to id, or a set.
+    unk_token: what an unknown word becomes.
+    max_input_chars_per_word: characters of the longest word that is looked at.
+  """
+
+  def __init__(self, vocab, unk_token=UNKNOWN, max_input_chars_per_word=200):
+    self.vocab, self.unk_token = vocab, unk_token
+    self.max_input_chars_per_word = max_input_chars_per_word
+
+  def tokenize(self, text):
+    """The pieces of a text whose words stand between white space, as a list."""
+    words = whitespace_tokenize(convert_to_unicode(text))
+    return [piece for word in words for piece in self._pieces(word)]
+
+  def _pieces(self, word):
+    if len(word) > self.max_input_chars_per_word:
+      return [self.unk_token]
+    pieces, start = [], 0
+    while start < len(word):
+      piece, start = self._longest(word, start)
+      if piece is None:
+        return [self.unk_token]
+      pieces.append(piece)
+    return pieces
+
+  def _longest(self, word, start):
+    """The longest piece of the word from `start` on, or None; and its end."""
+    prefix = "##" if start else ""
+    for end in range(len(word), start, -1):
+      if (piece := prefix + word[start:end]) in self.vocab:
+        return piece, end
+    return None, start
+
+
+# ---------------------------------------------------------------------------
+# The fast way to ids: the same three stages, each answered from memory
+
+
+class _Memory(dict):
+  """A dictionary that makes what it lacks, and starts anew when it is full.
+
+  Args:
+    make: function from key to value.
+    size: number of entries that bounds the memory.
+    keeps: function that says of a key whether its value is kept; all are
+      without one.
+  """
+
+  def __init__(self, make, size, keeps=None):
+    super().__init__()
+    self.make, self.size, self.keeps = make, size, keeps
+
+  def __missing__(self, key):
+    value = self.make(key)
+    if self.keeps is not None and not self.keeps(key):
+      return value
+    if len(self) >= self.size:
+      self.clear()
+    self[key] = value
+    return value
+
+
+class _RememberedIds:
+  """Text to ids by three dictionaries: of pieces of text, words, characters.
+
+  What stands between two spaces becomes the same ids whatever stands beside it,
+  and so does a word in it; text repeats both. What a character becomes depends
+  on its neighbours in two cases only, for which the plain way is taken.
+  """
+
+  # Entries of the dictionaries of pieces and of words; some 30 MB when full.
+  SIZE = 1 << 17
+  # Longer pieces, such as whole Chinese sentences, do not come again.
+  LONGEST_PIECE = 24
+  # Stands for a character that the dictionary of characters cannot answer; no
+  # text brings it, for it is dropped.
+  NEIGHBOURS_MATTER = "\0"
+
+  def __init__(self, wordpiece, do_lower_case):
+    self.plain = BasicTokenizer(do_lower_case)
+    self.vocab = wordpiece.vocab
+    self.unknown = (wordpiece.vocab[wordpiece.unk_token],)
+    self.longest_word = wordpiece.max_input_chars_per_word
+    self.continuing = {
+      token[2:]: number
+      for token, number in wordpiece.vocab.items()
+      if token.startswith("##")
+    }
+    self.longest_token = max(map(len, wordpiece.vocab))
+    self.of_piece = _Memory(self._piece, self.SIZE, self._is_short)
+    self.of_word = _Memory(self._word, self.SIZE, self._is_short)
+    self.of_character = _Memory(self._character, self.SIZE)
+
+  def ids(self, text):
+    """The ids of a text, as a list."""
+    # Of what is not printable some vanishes that str.split takes for a space.
+    if text.isprintable():
+      parts = map(self.of_piece.__getitem__, text.split())
+    else:
+      parts = map(self.of_word.__getitem__, self._words(text))
+    return list(itertools.chain.from_iterable(parts))
+
+  def _is_short(self, piece):
+    return len(piece) <= self.LONGEST_PIECE
+
+  def _piece(self, piece):
+    if piece.isascii() and piece.isalnum():
+      word = piece.lower() if self.plain.do_lower_case else piece
+      return self.of_word[word]
+    words = map(self.of_word.__getitem__, self._words(piece))
+    return tuple(itertools.chain.from_iterable(words))
+
+  def _words(self, text):
+    """The words of a text, as `BasicTokenizer` gives them."""
+    text_of_words = text.translate(self.of_character)
+    if self.NEIGHBOURS_MATTER in text_of_words:
+      return self.plain.tokenize(text)
+    return text_of_words.split()
+
+  def _character(self, code_point):
+    """What `BasicTokenizer` makes of a character, for str.translate."""
+    cleaned = _clean(chr(code_point))
+    if self.plain.do_lower_case:
+      cleaned = _lower(cleaned)
+      # A capital sigma is lower-cased by its place in the word; a mark that is
+      # kept, though it combines, is put in order with the marks beside it.
+      if code_point == 0x3A3 or any(map(unicodedata.combining, cleaned)):
+        return self.NEIGHBOURS_MATTER
+    return "".join(map(_set_off, cleaned))
+
+  def _word(self, word):
+    """The ids of a word's pieces, as `WordpieceTokenizer` finds them."""
+    if len(word) > self.longest_word:
+      return self.unknown
+    number = self.vocab.get(word)
+    if number is not None:
+      return (number,)
+    numbers, tokens, start = [], self.vocab, 0
+    while start < len(word):
+      end = min(start + self.longest_token, len(word))
+      while (number := tokens.get(word[start:end])) is None:
+        end -= 1
+        if end == start:
+          return self.unknown
+      numbers.append(number)
+      tokens, start = self.continuing, end
+    return tuple(numbers)
