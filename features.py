@@ -19,6 +19,7 @@ import collections
 import hashlib
 import json
 import os
+import re
 import time
 from typing import NamedTuple
 
@@ -364,15 +365,15 @@ class FeatureCache:
     if split not in self._known:
       base, _ = self._base_and_inputs(split)
       manifest = _usable_manifest(base)
-      if manifest is None:
-        return None
-      self._known[split] = _features(base, manifest)
-      logging.info(
-        "%s: %d rows, converted before, in %s.tf_record",
-        split,
-        manifest["records"],
-        base,
-      )
+      known = _features(base, manifest) if manifest else None
+      if known is not None:
+        logging.info(
+          "%s: %d rows, converted before, in %s",
+          split,
+          known.records,
+          known.path,
+        )
+      self._known[split] = known
     return self._known[split]
 
   def features(self, split):
@@ -417,7 +418,7 @@ def _features(base, manifest):
 def _convert_to_cache(examples, converter, base, inputs):
   """Writes records and manifest; the manifest, last, makes them valid."""
   path = f"{base}.tf_record"
-  files.remove_abandoned(f"{base}*")
+  tf.io.gfile.makedirs(os.path.dirname(base) or ".")
   began = time.monotonic()
   with files.appearing_whole(path) as temporary:
     _write_records(_convert(examples, converter), temporary)
@@ -493,8 +494,10 @@ def _read_manifest(path):
 
 def _explain(base, inputs):
   """Says which inputs differ from the newest cached file of the same name."""
-  pattern = f"{base.rpartition('_')[0]}_*.json"
-  others = [(_modified(path), path) for path in tf.io.gfile.glob(pattern)]
+  folder, name = os.path.split(base)
+  pattern = re.escape(name.rpartition("_")[0]) + r"_[0-9a-f]{12}\.json"
+  paths = files.matching(folder, pattern)
+  others = [(_modified(path), path) for path in paths]
   for _, path in sorted(others, reverse=True):
     manifest = _read_manifest(path)
     if manifest is None:

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import socket
 
 import tensorflow.compat.v1 as tf
@@ -21,8 +22,9 @@ def appearing_whole(path):
 
   What is written under the temporary name shows up under the real one complete
   or not at all, also when the process is killed or another one writes the same
-  file; `remove_abandoned` takes away what a killed one left.
+  file. What a killed one left is taken away when the file is written again.
   """
+  _remove_abandoned(path)
   temporary = f"{path}.tmp-{socket.gethostname()}-{os.getpid()}"
   try:
     yield temporary
@@ -33,11 +35,24 @@ def appearing_whole(path):
     raise
 
 
-def remove_abandoned(pattern):
-  """Removes temporary files of processes of this machine that are no more."""
-  for path in tf.io.gfile.glob(f"{pattern}.tmp-{socket.gethostname()}-*"):
-    if not _is_running(path.rpartition("-")[2]):
-      tf.io.gfile.remove(path)
+def matching(folder, pattern):
+  """Paths in a folder whose names match a regular expression as a whole.
+
+  A glob would not find a folder with a name such as `runs[1]`.
+  """
+  names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
+  names = (name for name in names if re.fullmatch(pattern, name))
+  return [os.path.join(folder, name) for name in sorted(names)]
+
+
+def _remove_abandoned(path):
+  """Removes what processes of this machine that are no more left of a file."""
+  folder, name = os.path.split(path)
+  ours = re.escape(f"{name}.tmp-{socket.gethostname()}-") + r"\d+"
+  for temporary in matching(folder or ".", ours):
+    if not _is_running(temporary.rpartition("-")[2]):
+      with contextlib.suppress(tf.errors.NotFoundError):  # another was faster
+        tf.io.gfile.remove(temporary)
 
 
 def _is_running(pid):

@@ -208,7 +208,7 @@ def file_based_input_fn_builder(
   seed=None,
   shuffle_buffer_size=None,
   records=None,
-  start_step=0,
+  start_row=0,
 ):
   """An input_fn over a TFRecord file of features.
 
@@ -226,8 +226,8 @@ def file_based_input_fn_builder(
       new one every time.
     shuffle_buffer_size: rows among which the next one is drawn; the whole file
       where not given.
-    records: rows of the file, needed for a `start_step`.
-    start_step: global step to go on from.
+    records: rows of the file, needed for a `start_row`.
+    start_row: rows that were trained on before, over all epochs.
 
   Returns:
     A function of `params`, whose "batch_size" is B, giving a `tf.data.Dataset`
@@ -245,7 +245,7 @@ def file_based_input_fn_builder(
         seed=seed,
         buffer_size=shuffle_buffer_size or records,
         epoch_rows=records,
-        start_row=start_step * batch_size,
+        start_row=start_row,
       )
     elif drop_remainder:
       rows = filled_up(rows, seq_length, batch_size)
@@ -540,10 +540,12 @@ def check_flags(argv):
     value = FLAGS[name].value
     if value is not None and not value >= least:
       raise ValueError(f"--{name} is {value}, but must be at least {least}")
+  if FLAGS.seed > _MAX_SEED:
+    raise ValueError(f"--seed is {FLAGS.seed}, but must be at most {_MAX_SEED}")
   for name in ("learning_rate", "num_train_epochs"):
     if not 0 < FLAGS[name].value < float("inf"):
       raise ValueError(
-        f"--{name} is {FLAGS[name].value}, but must be more than 0"
+        f"--{name} is {FLAGS[name].value}, but must be a finite number over 0"
       )
   if not 0 <= FLAGS.warmup_proportion <= 1:
     raise ValueError(
@@ -598,15 +600,16 @@ def prepare_task():
   Raises:
     ValueError: there is no such task, or a length too short for its texts.
   """
+  processors = {name.lower(): PROCESSORS[name] for name in PROCESSORS}
   name = FLAGS.task_name.lower()
-  if name not in PROCESSORS:
+  if name not in processors:
     raise ValueError(
-      f"--task_name={FLAGS.task_name} is not one of {', '.join(PROCESSORS)}"
+      f"--task_name={FLAGS.task_name} is not one of {', '.join(processors)}"
     )
   if name == "xnli":
-    processor = PROCESSORS[name](FLAGS.xnli_language)
+    processor = processors[name](FLAGS.xnli_language)
   else:
-    processor = PROCESSORS[name]()
+    processor = processors[name]()
   if processor.has_pairs() and FLAGS.max_seq_length < 5:
     raise ValueError(
       f"--max_seq_length={FLAGS.max_seq_length} leaves no room for the pairs"
@@ -757,6 +760,16 @@ def prepare_weights(model, found):
       )
     logging.warning("training from random weights: no --init_checkpoint")
     return None
+  own = map(os.path.realpath, run_state.own_files(FLAGS.output_dir))
+  if (
+    FLAGS.overwrite_output_dir
+    and os.path.realpath(f"{model.weights.path}.index") in own
+  ):
+    raise ValueError(
+      f"--overwrite_output_dir would remove --init_checkpoint="
+      f"{FLAGS.init_checkpoint}, which a run wrote into {FLAGS.output_dir}:"
+      " give another --output_dir"
+    )
   return model.weights.coverage(model.variables).accept(
     allow_partial_init=FLAGS.allow_partial_init,
     reinit_head=FLAGS.reinit_head,
@@ -770,7 +783,6 @@ def prepare_cache(processor, model):
   if not folder:
     usable = not FLAGS.use_tpu and files.is_writable(FLAGS.data_dir)
     folder = FLAGS.data_dir if usable else FLAGS.output_dir
-  tf.io.gfile.makedirs(folder)
   return FeatureCache(
     processor,
     FLAGS.task_name.lower(),
@@ -793,13 +805,12 @@ class Schedule(NamedTuple):
   warmup_steps: int
 
 
-def prepare_schedule(cache):
-  """Counts the training rows and the steps.
+def prepare_schedule(rows):
+  """The steps that so many training rows make.
 
   Raises:
     ValueError: there are too few rows for a single step.
   """
-  rows = cache.count("train")
   steps = int(rows / FLAGS.train_batch_size * FLAGS.num_train_epochs)
   if not steps:
     raise ValueError(
@@ -854,9 +865,11 @@ def prepare(argv):
   if not (FLAGS.resume or FLAGS.overwrite_output_dir):
     run_state.check_settings(found, settings)
   coverage = prepare_weights(model, found)
-  tf.io.gfile.makedirs(FLAGS.output_dir)
   cache = prepare_cache(processor, model)
-  schedule = prepare_schedule(cache) if FLAGS.do_train else None
+  # Looks at every row of every file before anything is written.
+  counts = {split: cache.count(split) for split in wanted(processor)}
+  schedule = prepare_schedule(counts["train"]) if FLAGS.do_train else None
+  tf.io.gfile.makedirs(FLAGS.output_dir)
   features = {split: cache.features(split) for split in wanted(processor)}
   return Run(
     processor, model, found, settings, coverage, schedule, features, cluster
@@ -967,7 +980,7 @@ def input_fn_for(run, split):
     seed=FLAGS.seed,
     shuffle_buffer_size=shuffle_buffer_size(features) if training else None,
     records=features.records,
-    start_step=0 if FLAGS.overwrite_output_dir else run.found.step,
+    start_row=estimator_step(run) * FLAGS.train_batch_size,
   )
 
 

@@ -15,22 +15,24 @@ import files
 
 _MANIFEST = "run_manifest.json"
 
-# All that a run writes into its folder, the cache (still valid) excluded.
-_OWN_FILES = (
-  "checkpoint",
-  "model.ckpt-*",
-  "graph.pbtxt",
-  "events.out.tfevents.*",
-  "eval/events.out.tfevents.*",
-  "eval_mismatched/events.out.tfevents.*",
-  "eval_results.txt",
-  "eval_results_mismatched.txt",
-  "test_results.tsv",
-  "test_results_mismatched.tsv",
-  "test_predictions.tsv",
-  "test_predictions_mismatched.tsv",
-  _MANIFEST,
-)
+_EVENTS = r"events\.out\.tfevents\..*"
+# All that a run writes into its folder, by folder below it; the cache, which
+# is still valid, excluded.
+_OWN_FILES = {
+  "": "|".join(
+    [
+      "checkpoint",
+      r"model\.ckpt-\d+\.(index|meta|data-\d{5}-of-\d{5})",
+      r"graph\.pbtxt",
+      _EVENTS,
+      r"eval_results(_mismatched)?\.txt",
+      r"test_(results|predictions)(_mismatched)?\.tsv",
+      re.escape(_MANIFEST),
+    ]
+  ),
+  "eval": _EVENTS,
+  "eval_mismatched": _EVENTS,
+}
 
 
 class OutputDir(NamedTuple):
@@ -113,11 +115,16 @@ def remove_own_files(output_dir):
   Returns:
     The number of files removed.
   """
-  own = [
-    path
-    for pattern in _OWN_FILES
-    for path in tf.io.gfile.glob(os.path.join(output_dir, pattern))
-  ]
+  own = own_files(output_dir)
   for path in own:
     tf.io.gfile.remove(path)
   return len(own)
+
+
+def own_files(output_dir):
+  """Paths of what a run wrote into its folder."""
+  return [
+    path
+    for folder, pattern in _OWN_FILES.items()
+    for path in files.matching(os.path.join(output_dir, folder), pattern)
+  ]

@@ -15,6 +15,7 @@ any length are simply read. A line without any character is no row.
 import collections
 import csv
 import dataclasses
+import functools
 import hashlib
 import os
 import sys
@@ -95,7 +96,7 @@ class DataProcessor:
   """A task. Subclasses give `labels` and `tables`, and what else differs.
 
   A subclass in the manner of 2018, which gives `get_labels` and the three
-  `get_..._examples` instead, works as well.
+  `get_..._examples` instead, or some of them, works as well.
 
   Attributes:
     labels: the labels, in the order of their ids.
@@ -114,15 +115,15 @@ class DataProcessor:
 
   def get_train_examples(self, data_dir):
     """List of `InputExample`s to train on."""
-    return list(self.examples(data_dir, "train"))
+    return list(_with_text(self._examples_of_table(data_dir, "train")))
 
   def get_dev_examples(self, data_dir):
     """List of `InputExample`s to evaluate on."""
-    return list(self.examples(data_dir, "dev"))
+    return list(self._examples_of_table(data_dir, "dev"))
 
   def get_test_examples(self, data_dir):
     """List of `InputExample`s to predict."""
-    return list(self.examples(data_dir, "test"))
+    return list(self._examples_of_table(data_dir, "test"))
 
   def get_labels(self):
     """List of the labels, in the order of their ids."""
@@ -148,7 +149,7 @@ class DataProcessor:
 
   def source_digest(self, data_dir, split):
     """SHA-256 of what the examples are made of: the bytes of the file."""
-    if self.tables:
+    if self._own_reader(split) is None:
       return files.digest(self._existing(data_dir, split))
     digest = hashlib.sha256()
     for example in self.examples(data_dir, split):
@@ -173,11 +174,23 @@ class DataProcessor:
       ValueError: a row is too short, has an unknown label or is not UTF-8, or
         there is no row; names file and line.
     """
-    if not self.tables:
-      yield from self._examples_of_2018(data_dir, split)
-      return
-    table = self.tables[split]
+    reader = self._own_reader(split) or functools.partial(
+      self._examples_of_table, split=split
+    )
+    found = reader(data_dir)
+    yield from _with_text(found, tally) if split == "train" else found
+
+  def _own_reader(self, split):
+    """The subclass's own get_..._examples for a split, or None."""
+    name = f"get_{split}_examples"
+    ours = getattr(DataProcessor, name, None)
+    theirs = getattr(type(self), name, None)
+    return None if theirs is ours else getattr(self, name)
+
+  def _examples_of_table(self, data_dir, split):
     path = self._existing(data_dir, split)
+    table = self.tables[split]
+    labels = self.get_labels()
     languages = collections.Counter()
     found = 0
     for where, number, header, row in _rows(path, table):
@@ -186,11 +199,8 @@ class DataProcessor:
         if row[table.language] != self.language:
           continue
       found += 1
-      if split == "train" and not row[table.text_a].strip():
-        if tally is not None:
-          tally["blank"] += 1
-        continue
-      yield self._example(table, split, where, number, header, row)
+      name = table.name or split
+      yield self._example(table, labels, name, where, number, header, row)
     if not found:
       others = ", ".join(sorted(languages))
       raise ValueError(
@@ -202,16 +212,16 @@ class DataProcessor:
         else f"{path}: the file is empty"
       )
 
-  def _example(self, table, split, where, number, header, row):
+  def _example(self, table, labels, name, where, number, header, row):
     key = number if table.guid is None else row[table.guid]
     label = gold = None
     if table.label is not None:
-      label = self._label(row[table.label], where, table.label)
+      label = self._label(row[table.label], labels, where, table.label)
     if table.gold in header:
       gold = row[header.index(table.gold)]
       gold = self.synonyms.get(gold, gold)
     return InputExample(
-      guid=f"{table.name or split}-{key}",
+      guid=f"{name}-{key}",
       text_a=row[table.text_a],
       text_b=None if table.text_b is None else row[table.text_b],
       label=label,
@@ -221,14 +231,14 @@ class DataProcessor:
       gold=gold,
     )
 
-  def _label(self, text, where, column):
+  def _label(self, text, labels, where, column):
     """The label in its own spelling."""
     label = self.synonyms.get(text, text)
-    if label not in self.labels:
+    if label not in labels:
       place = "the last column" if column < 0 else f"column {column + 1}"
       raise ValueError(
         f"{where}: the label {text[:80]!r} in {place} is not one of"
-        f" {', '.join(self.labels)}; correct the row or take it out"
+        f" {', '.join(labels)}; correct the row or take it out"
       )
     return label
 
@@ -236,27 +246,14 @@ class DataProcessor:
     path = self.path(data_dir, split)
     if path is None:
       raise ValueError(
-        f"{type(self).__name__} has no split {split!r}, only"
-        f" {', '.join(self.tables)}"
+        f"{type(self).__name__} has neither a table {split!r} nor a method"
+        f" get_{split}_examples"
       )
     if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
       raise FileNotFoundError(
         f"{path}: no such file; it should hold the {split} set of the task"
       )
     return path
-
-  def _examples_of_2018(self, data_dir, split):
-    readers = {
-      "train": self.get_train_examples,
-      "dev": self.get_dev_examples,
-      "test": self.get_test_examples,
-    }
-    overridden = getattr(type(self), f"get_{split}_examples", None)
-    if overridden in (None, getattr(DataProcessor, f"get_{split}_examples")):
-      raise ValueError(
-        f"{type(self).__name__} has neither tables nor get_{split}_examples"
-      )
-    yield from readers[split](data_dir)
 
   @classmethod
   def _read_tsv(cls, input_file, quotechar=None):
@@ -266,6 +263,15 @@ class DataProcessor:
       return [line.split("\t") for line in lines]
     csv.field_size_limit(sys.maxsize)
     return list(csv.reader(lines, delimiter="\t", quotechar=quotechar))
+
+
+def _with_text(examples, tally=None):
+  """Leaves out, and counts as "blank", what has an empty text_a."""
+  for example in examples:
+    if example.text_a.strip():
+      yield example
+    elif tally is not None:
+      tally["blank"] += 1
 
 
 def _rows(path, table):
