@@ -200,12 +200,14 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     m = _slot(variable, f"{name}/adam_m")
     v = _slot(variable, f"{name}/adam_v")
     rate = tf.cast(self.learning_rate, variable.dtype)
-    decayed = []
+    before = [gradient]
     if self._decays(name):
-      decayed.append(
-        variable.assign_sub(rate * self.weight_decay_rate * variable)
-      )
-    with tf.control_dependencies(decayed):
+      # Not before the gradient is there: until then the model reads, and
+      # would see, now and then, a variable that has decayed already.
+      with tf.control_dependencies(before):
+        decay = rate * self.weight_decay_rate * variable
+        before = [variable.assign_sub(decay)]
+    with tf.control_dependencies(before):
       return tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
         m=m.handle,
