@@ -135,12 +135,12 @@ def read_lines(path):
 def _blocks_of_lines(path):
   """Yields the file in blocks of whole lines, each less its last LF."""
   with tf.io.gfile.GFile(path, "rb") as reader:
-    chunk = reader.read(_CHUNK_BYTES)
-    only_cr = b"\n" not in chunk and b"\r" in chunk
-    if chunk.startswith(codecs.BOM_UTF8):
-      chunk = chunk[len(codecs.BOM_UTF8) :]
+    only_cr = not any(b"\n" in chunk for chunk in _chunks(reader))
+    reader.seek(0)
     rest = b""
-    while chunk:
+    for index, chunk in enumerate(_chunks(reader)):
+      if index == 0:
+        chunk = chunk.removeprefix(codecs.BOM_UTF8)
       if only_cr:
         chunk = chunk.replace(b"\r", b"\n")
       lines, newline, tail = chunk.rpartition(b"\n")
@@ -149,15 +149,19 @@ def _blocks_of_lines(path):
         rest = tail
       else:
         rest += chunk
-      chunk = reader.read(_CHUNK_BYTES)
   if rest:
     yield rest
+
+
+def _chunks(reader):
+  while chunk := reader.read(_CHUNK_BYTES):
+    yield chunk
 
 
 def digest(path):
   """SHA-256 of a file's bytes, in hexadecimal."""
   sha256 = hashlib.sha256()
   with tf.io.gfile.GFile(path, "rb") as reader:
-    while chunk := reader.read(_CHUNK_BYTES):
+    for chunk in _chunks(reader):
       sha256.update(chunk)
   return sha256.hexdigest()

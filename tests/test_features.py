@@ -1,0 +1,339 @@
+"""Examples to features, their TFRecord files, and the cache of these."""
+
+import itertools
+import json
+import logging
+import os
+from pathlib import Path
+import random
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import features
+from features import FeatureCache, convert_single_example, truncate
+import files
+from tasks import InputExample, MrpcProcessor, PaddingInputExample
+import tokenization
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+SPLITS = [("train", "train"), ("dev", "eval"), ("test", "predict")]
+
+
+@pytest.fixture
+def info(caplog):
+  """The log of a test, information included."""
+  caplog.set_level(logging.INFO, "absl")
+  return caplog
+
+
+@pytest.fixture
+def tokenizer(golden_task):
+  return tokenization.FullTokenizer(f"{golden_task}/vocab.txt")
+
+
+@pytest.fixture
+def cache(golden_task, tokenizer, tmp_path):
+  """Makes the cache of the golden task, with what a test has different."""
+
+  def make(processor=None, length=24, tokenizer=tokenizer, **inputs):
+    return FeatureCache(
+      processor or MrpcProcessor(),
+      "mrpc",
+      data_dir=f"{golden_task}/data",
+      cache_dir=str(tmp_path),
+      max_seq_length=length,
+      tokenizer_inputs={"vocabulary": "v", "do_lower_case": True, **inputs},
+      tokenizer=tokenizer,
+    )
+
+  return make
+
+
+class Unusable:
+  """A tokenizer for where nothing may be tokenized."""
+
+  def convert_tokens_to_ids(self, tokens):
+    return [0] * len(tokens)
+
+  def tokenize(self, text):
+    raise AssertionError("tokenized again")
+
+
+def records(path):
+  """Parsed rows of a TFRecord file: dictionaries of lists."""
+  rows = []
+  for record in tf.python_io.tf_record_iterator(path):
+    by_name = tf.train.Example.FromString(record).features.feature
+    rows.append({k: list(v.int64_list.value) for k, v in by_name.items()})
+  return rows
+
+
+def cut_in_turn(first, second, room):
+  """The 2018 rule, a token at a time."""
+  first, second = list(first), list(second)
+  while len(first) + len(second) > room:
+    (first if len(first) > len(second) else second).pop()
+  return first, second
+
+
+def test_pairs_are_cut_as_token_by_token():
+  source = random.Random(0)
+  for _ in range(3000):
+    first = list(range(source.randrange(30)))
+    second = list(range(100, 100 + source.randrange(1, 30)))
+    length = source.randrange(5, 40)
+    expected = cut_in_turn(first, second, length - 3)
+    assert truncate(first, second, length) == expected
+
+
+def test_a_single_text_keeps_its_beginning(tokenizer):
+  row = convert_single_example(9, InputExample("g", "t " * 9), [], 6, tokenizer)
+  start, end, word = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", "t"])
+  assert row.input_ids == [start, word, word, word, word, end]
+  assert row.input_mask == [1] * 6 and row.segment_ids == [0] * 6
+
+
+@pytest.mark.parametrize("text_b", [None, "", " \u200d", "\0"])
+def test_a_second_text_without_tokens_is_none(tokenizer, text_b):
+  example = InputExample("g", "t u", text_b, "b")
+  row = convert_single_example(9, example, ["a", "b"], 8, tokenizer)
+  assert row.input_mask == [1, 1, 1, 1, 0, 0, 0, 0]
+  assert row.segment_ids == [0] * 8 and row.label_id == 1
+
+
+def test_a_second_text_cut_to_nothing_leaves_the_single_form(tokenizer):
+  pair = InputExample("g", "t", "t", None)
+  row = convert_single_example(9, pair, [], 4, tokenizer)
+  single = convert_single_example(9, InputExample("g", "t"), [], 4, tokenizer)
+  assert row.as_dict() == single.as_dict()
+
+
+def test_padding_is_zeros_of_no_weight(tokenizer):
+  row = convert_single_example(9, PaddingInputExample(), ["a"], 3, tokenizer)
+  assert set(itertools.chain(*row.as_dict().values())) == {0}
+
+
+def test_an_unknown_label_is_named(tokenizer):
+  example = InputExample("train-3", "t", None, "maybe")
+  with pytest.raises(ValueError, match="train-3: the label 'maybe' .* no, yes"):
+    convert_single_example(9, example, ["no", "yes"], 8, tokenizer)
+
+
+@pytest.mark.parametrize(("split", "name"), SPLITS)
+def test_records_are_those_of_the_2018_script(cache, golden_task, split, name):
+  ours = records(cache().features(split).path)
+  theirs = records(f"{golden_task}/{name}.tf_record")
+  assert ours == theirs and len(ours) > 10
+
+
+@pytest.mark.parametrize(("split", "name"), SPLITS)
+def test_the_lists_of_2018_give_the_same_records(
+  golden_task, tokenizer, tmp_path, split, name
+):
+  examples = list(MrpcProcessor().examples(f"{golden_task}/data", split))
+  arguments = (examples, ["0", "1"], 24, tokenizer)
+  listed = features.convert_examples_to_features(*arguments)
+  path = str(tmp_path / "made.tf_record")
+  features.file_based_convert_examples_to_features(*arguments, path)
+  theirs = records(f"{golden_task}/{name}.tf_record")
+  assert [row.as_dict() for row in listed] == theirs == records(path)
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "of 2018"])
+def test_files_are_read_row_by_row_in_order(cache, golden_task, ours):
+  import run_classifier
+
+  path = f"{golden_task}/eval.tf_record"
+  build = run_classifier.file_based_input_fn_builder
+  input_fn = build(
+    cache().features("dev").path if ours else path, 24, False, False
+  )
+  with tf.Graph().as_default(), tf.Session() as session:
+    batch = tf.data.make_one_shot_iterator(input_fn({"batch_size": 8}))
+    batch = batch.get_next()
+    batches = [session.run(batch) for _ in range(3)]
+  for name in features.feature_spec(24):
+    read = np.concatenate([b[name] for b in batches])
+    expected = np.squeeze([row[name] for row in records(path)])
+    assert read.dtype == np.int32 and (read == expected).all()
+
+
+def test_the_first_five_examples_are_logged(cache, info):
+  cache().features("dev")
+  guids = [m for m in info.messages if m.startswith("guid: ")]
+  assert guids == [f"guid: dev-{number}" for number in range(1, 6)]
+  assert "label: 1 (id = 1)" in info.messages
+  assert any(m.startswith("tokens: [CLS] p ##e ##x") for m in info.messages)
+
+
+def test_a_second_run_does_not_tokenize_and_says_so(cache, info):
+  first = cache().features("dev")
+  again = cache(tokenizer=Unusable())
+  assert again.count("dev") == 21 and again.features("dev") == first
+  assert f"dev: 21 rows, converted before, in {first.path}" in info.messages
+
+
+def test_the_manifest_says_what_the_rows_were_made_of(cache, golden_task):
+  path = Path(cache().features("dev").path)
+  assert path.name.startswith("cached_dev_24_mrpc_")
+  manifest = json.loads(path.with_suffix(".json").read_text())
+  assert manifest["inputs"] == {
+    "source": files.digest(f"{golden_task}/data/dev.tsv"),
+    "vocabulary": "v",
+    "do_lower_case": True,
+    "max_seq_length": 24,
+    "labels": ["0", "1"],
+    "language": None,
+    "task": "mrpc",
+    "split": "dev",
+    "format_version": features.FORMAT_VERSION,
+  }
+  lengths = [sum(row["input_mask"]) for row in records(str(path))]
+  assert manifest["records"] == len(lengths) == 21
+  assert manifest["truncated"] == 20 == lengths.count(24)
+  assert manifest["truncated_tokens"] == 306 and manifest["blank"] == 0
+
+
+class ThreeLabels(MrpcProcessor):
+  labels = ("0", "1", "2")
+
+
+@pytest.mark.parametrize(
+  ("changed", "named"),
+  [
+    (dict(vocabulary="w"), "vocabulary"),
+    (dict(do_lower_case=False), "do_lower_case"),
+    (dict(processor=ThreeLabels()), "labels"),
+    (dict(processor=ThreeLabels(), vocabulary="w"), "labels, vocabulary"),
+  ],
+)
+def test_a_changed_input_makes_a_new_file_and_is_named(
+  cache, info, changed, named
+):
+  old = cache().features("dev").path
+  new = cache(**changed).features("dev").path
+  assert new != old and os.path.exists(old)
+  manifest = old.replace(".tf_record", ".json")
+  reason = f"dev: not the rows of {manifest}, for these differ: {named}"
+  assert reason in info.messages
+
+
+def test_another_length_or_source_makes_a_new_file(cache, monkeypatch, info):
+  paths = {cache(length=n).features("dev").path for n in (24, 23)}
+  monkeypatch.setattr(MrpcProcessor, "source_digest", lambda *_: "other")
+  paths.add(cache().features("dev").path)
+  monkeypatch.setattr(features, "FORMAT_VERSION", features.FORMAT_VERSION + 1)
+  paths.add(cache().features("dev").path)
+  assert len(paths) == 4 and "these differ: source" in info.text
+
+
+def spoil(path, how):
+  with open(path, "r+b") as file:
+    if how == "cut off":
+      file.truncate(os.path.getsize(path) - 1)
+    else:  # one byte in the middle
+      file.seek(os.path.getsize(path) // 2)
+      file.write(b"\xff")
+
+
+@pytest.mark.parametrize("how", ["cut off", "damaged"])
+def test_a_spoilt_file_is_found_and_made_anew(cache, golden_task, info, how):
+  path = cache().features("dev").path
+  spoil(path, how)
+  again = cache()
+  assert again.count("dev") == 21 and again.features("dev").path == path
+  assert records(path) == records(f"{golden_task}/eval.tf_record")
+  warned = [m for m in info.messages if "damaged" in m]
+  assert len(warned) == 1 and path in warned[0]
+
+
+@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"records": 21}'])
+def test_a_spoilt_manifest_makes_the_rows_anew(cache, content):
+  manifest = Path(cache().features("dev").path).with_suffix(".json")
+  manifest.unlink()
+  if content is not None:
+    manifest.write_text(content)
+  assert cache().features("dev").records == 21
+  assert json.loads(manifest.read_text())["records"] == 21
+
+
+def test_an_error_while_converting_leaves_nothing(cache, tmp_path):
+  with pytest.raises(AssertionError, match="tokenized again"):
+    cache(tokenizer=Unusable()).features("dev")
+  assert os.listdir(tmp_path) == []
+
+
+# Converts the golden task's dev set; `at(n)` is called before the nth text.
+CONVERSION = """
+import os, sys, time
+import features, tasks, tokenization
+task, folder, me = sys.argv[1:]
+class Tokenizer(tokenization.FullTokenizer):
+  texts = 0
+  def ids(self, text):
+    Tokenizer.texts += 1
+    at(Tokenizer.texts)
+    return super().ids(text)
+def cache():
+  return features.FeatureCache(
+    tasks.MrpcProcessor(), "mrpc", data_dir=task + "/data", cache_dir=folder,
+    max_seq_length=24, tokenizer_inputs={"vocabulary": "v", "do_lower_case": 1},
+    tokenizer=Tokenizer(task + "/vocab.txt"))
+"""
+
+
+def convert(at, task, folder, *names):
+  """Runs a conversion in a process for each of `names`; their exit codes."""
+  code = CONVERSION + textwrap.dedent(at) + "\ncache().features('dev')\n"
+  runs = [
+    subprocess.Popen(
+      [sys.executable, "-c", code, task, str(folder), name],
+      cwd=ROOT,
+      stderr=subprocess.DEVNULL,
+    )
+    for name in names
+  ]
+  return [run.wait(timeout=120) for run in runs]
+
+
+def test_a_killed_conversion_leaves_nothing_under_the_real_name(
+  golden_task, tmp_path
+):
+  kill = """
+    def at(text):
+      if text == 30:
+        os.kill(os.getpid(), 9)
+  """
+  assert convert(kill, golden_task, tmp_path, "me") == [-9]
+  (left,) = os.listdir(tmp_path)
+  assert ".tf_record.tmp-" in left
+  go_on = "def at(text): pass"
+  assert convert(go_on, golden_task, tmp_path, "me") == [0]
+  (path,) = tmp_path.glob("*.tf_record")
+  assert len(os.listdir(tmp_path)) == 2  # and what was left is gone
+  assert records(str(path)) == records(f"{golden_task}/eval.tf_record")
+
+
+def test_two_conversions_at_once_leave_one_whole_file(golden_task, tmp_path):
+  wait = """
+    def at(text):
+      if text == 20:  # both are in the middle of it
+        open(os.path.join(folder, me), "w").close()
+        began = time.time()
+        while not all(os.path.exists(os.path.join(folder, n)) for n in "ab"):
+          assert time.time() - began < 100
+          time.sleep(0.01)
+  """
+  assert convert(wait, golden_task, tmp_path, "a", "b") == [0, 0]
+  names = sorted(os.listdir(tmp_path))
+  assert [os.path.splitext(n)[1] for n in names if n not in "ab"] == [
+    ".json",
+    ".tf_record",
+  ]
+  path = str(tmp_path / names[-1])
+  assert records(path) == records(f"{golden_task}/eval.tf_record")

@@ -1,0 +1,115 @@
+"""Files that are read line by line and written whole or not at all."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+import socket
+
+import pytest
+
+import files
+
+
+def test_what_is_written_appears_whole(tmp_path):
+  path = tmp_path / "made.txt"
+
+  def lines():
+    yield "a\n"
+    assert not path.exists()
+    yield "é\n"
+
+  files.write_text(str(path), lines())
+  assert path.read_text("utf-8") == "a\né\n"
+  assert os.listdir(tmp_path) == ["made.txt"]
+
+
+def test_an_error_while_writing_keeps_the_old_file_and_no_other(tmp_path):
+  path = tmp_path / "made.txt"
+  files.write_text(str(path), ["old"])
+  with (
+    pytest.raises(KeyboardInterrupt),
+    files.appearing_whole(str(path)) as new,
+  ):
+    Path(new).write_text("half")
+    raise KeyboardInterrupt
+  assert path.read_text() == "old" and os.listdir(tmp_path) == ["made.txt"]
+
+
+def test_only_what_dead_processes_of_this_machine_left_is_removed(tmp_path):
+  name = f"a[1].txt.tmp-{socket.gethostname()}"
+  kept = {"a[1].txt", f"{name}-{os.getppid()}", "a[1].txt.tmp-elsewhere-99"}
+  kept |= {f"{name}-note", f"b{name}-999999999"}
+  for left in kept | {f"{name}-999999999"}:
+    (tmp_path / left).write_text("")
+  files.write_text(str(tmp_path / "a[1].txt"), ["x"])
+  assert set(os.listdir(tmp_path)) == kept
+
+
+@pytest.mark.parametrize(
+  ("content", "lines"),
+  [
+    (b"", []),
+    (b"\xef\xbb\xbf", []),
+    (b"a\nb", [(1, "a"), (2, "b")]),
+    (b"\n\r\na\r\n\nb\n", [(3, "a"), (5, "b")]),
+    (b"a\rb\r\rc", [(1, "a"), (2, "b"), (4, "c")]),
+    (b"a\rb\n", [(1, "a\rb")]),
+    (b"x" * (1 << 20) + b"\ry\nz", [(1, "x" * (1 << 20) + "\ry"), (2, "z")]),
+    (
+      b"\r" + b"x" * (1 << 20) + b"\nz",
+      [(1, "\r" + "x" * (1 << 20)), (2, "z")],
+    ),
+    (b"x" * (1 << 20) + b"\ry", [(1, "x" * (1 << 20)), (2, "y")]),
+  ],
+  ids=[*map(str, range(6)), "return behind", "return ahead", "returns behind"],
+)
+def test_lines_end_in_lf_or_crlf_or_where_there_is_neither_in_cr(
+  tmp_path, content, lines
+):
+  (tmp_path / "file").write_bytes(content)
+  assert list(files.read_lines(str(tmp_path / "file"))) == lines
+
+
+@pytest.mark.parametrize("line", [1, 2, 5000])
+def test_what_is_not_utf8_is_named_with_its_line(tmp_path, line):
+  content = b"\xc3\xa9" + b"x" * 400 + b"\n"
+  (tmp_path / "file").write_bytes(content * (line - 1) + b"a\xe9b\n")
+  with pytest.raises(ValueError, match=rf"file:{line}: the byte 0xe9 is not"):
+    list(files.read_lines(str(tmp_path / "file")))
+
+
+def test_a_character_may_stand_across_two_blocks(tmp_path):
+  text = "é" * (1 << 20) + "\n" + "x" + "é" * (1 << 20)
+  (tmp_path / "file").write_text(text, encoding="utf-8")
+  lines = [line for _, line in files.read_lines(str(tmp_path / "file"))]
+  assert lines == text.split("\n")
+
+
+def test_digest_is_that_of_hashlib(tmp_path):
+  content = bytes(range(256)) * 9000
+  (tmp_path / "file").write_bytes(content)
+  expected = hashlib.sha256(content).hexdigest()
+  assert files.digest(str(tmp_path / "file")) == expected
+
+
+@pytest.mark.parametrize("content", [None, "", "{", '{"a": "\udce9"}'])
+def test_json_that_is_missing_or_broken_is_none(tmp_path, content):
+  path = tmp_path / "file.json"
+  if content is not None:
+    path.write_bytes(content.encode(errors="surrogateescape"))
+  assert files.read_json(str(path)) is None
+
+
+def test_json_is_read_as_it_was_written(tmp_path):
+  path, value = tmp_path / "file.json", {"b": [1, None], "a": "é"}
+  files.write_json(str(path), value)
+  assert files.read_json(str(path)) == json.loads(path.read_text()) == value
+
+
+def test_a_folder_is_writable_where_a_file_can_be_made(tmp_path):
+  (tmp_path / "file").write_text("")
+  assert files.is_writable(str(tmp_path))
+  assert not files.is_writable(str(tmp_path / "missing"))
+  assert not files.is_writable(str(tmp_path / "file"))
+  assert os.listdir(tmp_path) == ["file"]
