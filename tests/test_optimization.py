@@ -213,6 +213,7 @@ def small_step():
   with tf.control_dependencies([late]):
     weight = tf.get_variable("w", [50, 50]).read_value()
   loss = tf.reduce_mean(weight**2) + tf.get_variable("other", []) ** 2
+  loss += tf.reduce_mean(late) * 1e-20  # or it would not be computed
   rate = optimization.learning_rate_schedule(1.0, 200, 20, step)
   return loss, rate, optimization.training_step(loss, rate, step)
 
