@@ -106,4 +106,5 @@ def classify(golden_task, tmp_path_factory):
       logging.getLogger().removeHandler(handler)
     return Outcome(status, log.getvalue())
 
+  classify.defaults = defaults
   return classify

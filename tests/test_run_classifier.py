@@ -1,0 +1,435 @@
+"""The script: golden results, runs that are taken up, what users get wrong."""
+
+import os
+from pathlib import Path
+import re
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.metrics import f1_score, matthews_corrcoef
+import tensorflow.compat.v1 as tf
+
+import evaluation
+import tasks
+
+ROOT = Path(__file__).resolve().parent.parent
+STEPS = 13  # int(37 rows / 8 * 3 epochs)
+TRAINING = dict(
+  do_train=True,
+  train_batch_size=8,
+  learning_rate=1e-3,
+  save_checkpoints_steps=4,
+  log_steps=1,
+)
+
+
+@pytest.fixture(scope="session")
+def config_file(golden_task, tmp_path_factory):
+  """The golden task's configuration, with dropout."""
+  golden = Path(golden_task, "checkpoint", "bert_config.json").read_text()
+  path = tmp_path_factory.mktemp("config") / "bert_config.json"
+  path.write_text(re.sub(r'(dropout_prob": )0.0', r"\g<1>0.1", golden))
+  return path
+
+
+@pytest.fixture(scope="session")
+def training(config_file):
+  """The flags of a short training."""
+  return dict(TRAINING, bert_config_file=config_file)
+
+
+@pytest.fixture(scope="session")
+def trained(classify, training, tmp_path_factory):
+  """What a whole run, never stopped, left and said: (folder, outcome)."""
+  folder = tmp_path_factory.mktemp("run") / "out"
+  outcome = classify(
+    output_dir=folder, do_eval=True, do_predict=True, **training
+  )
+  assert outcome.status == 0, outcome.log
+  return folder, outcome
+
+
+@pytest.fixture
+def output_dir(trained, tmp_path):
+  """A copy of that run's folder for a test to change."""
+  return Path(shutil.copytree(trained[0], tmp_path / "out"))
+
+
+def variables(folder):
+  """{name: value} of all in the newest checkpoint, slots and step included."""
+  reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(folder)))
+  return {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
+
+
+def differing(folder, other):
+  """Names of the variables that are not equal to the bit."""
+  ours, theirs = variables(folder), variables(other)
+  assert ours.keys() == theirs.keys()
+  return [n for n in ours if ours[n].tobytes() != theirs[n].tobytes()]
+
+
+def results(path):
+  """{key: value} of a file of results."""
+  lines = Path(path).read_text().splitlines()
+  return {k: float(v) for k, v in (line.split(" = ") for line in lines)}
+
+
+def table(path):
+  return [line.split("\t") for line in Path(path).read_text().splitlines()]
+
+
+def shell(*arguments, code=None):
+  """Runs the script, or code in its place, as a user's shell does."""
+  script = ["-c", code] if code else [str(ROOT / "run_classifier.py")]
+  return subprocess.run(
+    [sys.executable, *script, *arguments],
+    capture_output=True,
+    text=True,
+    timeout=300,
+    env={**os.environ, "PYTHONPATH": str(ROOT)},
+  )
+
+
+# ---------------------------------------------------------------------------
+# Equal to the 2018 script
+
+
+def test_the_golden_command_gives_the_golden_results(golden_task, tmp_path):
+  flags = tmp_path / "run.flags"
+  flags.write_text(
+    f"--task_name=MRPC\n--data_dir={golden_task}/data\n"
+    f"--vocab_file={golden_task}/vocab.txt\n"
+    f"--bert_config_file={golden_task}/checkpoint/bert_config.json\n"
+    f"--init_checkpoint={golden_task}/checkpoint/bert_model.ckpt\n"
+    "--max_seq_length=24\n"
+  )
+  out = tmp_path / "out"
+  arguments = [f"--flagfile={flags}", f"--output_dir={out}", "--do_eval=true"]
+  done = shell(*arguments, "--do_predict", f"--cache_dir={tmp_path}/cache")
+  assert done.returncode == 0, done.stderr
+  ours, theirs = (results(f"{d}/eval_results.txt") for d in (out, golden_task))
+  f1 = ours.pop("eval_f1")
+  assert list(ours) == list(theirs)
+  assert list(ours.values()) == pytest.approx(list(theirs.values()), abs=1e-5)
+  ours, theirs = (table(f"{d}/test_results.tsv") for d in (out, golden_task))
+  np.testing.assert_allclose(
+    np.float32(ours), np.float32(theirs), rtol=0, atol=1e-5
+  )
+  assert 0 <= f1 <= 1 and "Traceback" not in done.stderr
+
+
+def test_numbers_are_printed_as_numpy_prints_a_float32(trained):
+  for line in table(trained[0] / "test_results.tsv"):
+    assert line == [str(np.float32(cell)) for cell in line]
+
+
+def test_the_steps_and_their_rates_are_those_of_the_formula(trained):
+  log = trained[1].log
+  told = re.findall(r"step (\d+)/13, .* learning rate (\S+),", log)
+  warmup = int(STEPS * 0.1)
+  formula = [
+    1e-3 * (i / warmup if i < warmup else 1 - i / STEPS) for i in range(STEPS)
+  ]
+  assert [int(step) for step, _ in told] == list(range(1, STEPS + 1))
+  rates = [float(rate) for _, rate in told]
+  assert rates == pytest.approx(formula, rel=1e-2, abs=1e-9)
+
+
+# ---------------------------------------------------------------------------
+# Runs that are taken up
+
+
+def test_a_killed_run_ends_as_one_that_was_not(
+  trained, training, classify, golden_task, tmp_path
+):
+  out = tmp_path / "out"
+  kill_at_step_6 = """if True:
+    import logging, os
+    from absl import app
+    import run_classifier
+    def kill(record):
+      if record.getMessage().startswith("step 6/"):
+        os.kill(os.getpid(), 9)
+      return True
+    logging.getLogger("absl").addFilter(kill)
+    app.run(run_classifier.main)
+  """
+  command = dict(classify.defaults, output_dir=out, **training)
+  flags = [f"--{name}={value}" for name, value in command.items()]
+  killed = shell(*flags, code=kill_at_step_6)
+  assert killed.returncode == -signal.SIGKILL, killed.stderr
+  assert tf.train.latest_checkpoint(str(out)).endswith("model.ckpt-4")
+  again = classify(output_dir=out, **training)
+  assert again.status == 0 and "step 5/13" in again.log
+  assert "step 4/13" not in again.log
+  assert differing(out, trained[0]) == []
+
+
+def test_runs_of_a_seed_agree_to_the_bit_and_of_another_do_not(
+  trained, training, classify, tmp_path
+):
+  for seed in (42, 7):
+    out = tmp_path / str(seed)
+    assert classify(output_dir=out, seed=seed, **training).status == 0
+  assert differing(tmp_path / "42", trained[0]) == []
+  moved = differing(tmp_path / "7", trained[0])
+  assert len(moved) == 3 * 57  # every variable and both of its slots
+
+
+def test_training_with_evaluation_gives_results_and_predictions(
+  trained, classify, tmp_path
+):
+  folder, outcome = trained
+  assert results(folder / "eval_results.txt")["global_step"] == STEPS
+  last = [line for line in outcome.log.splitlines() if line][-3:]
+  assert last[0] == f"trained up to step 13: {folder}"
+  assert last[1].startswith("dev: eval_accuracy 0.")
+  assert last[1].endswith(f": {folder}/eval_results.txt")
+  assert last[2].startswith("test: predictions: ")
+
+
+def test_predictions_say_what_was_predicted_of_what(trained, golden_task):
+  header, *rows = table(trained[0] / "test_predictions.tsv")
+  given = table(f"{golden_task}/data/test.tsv")[1:]
+  plain = table(trained[0] / "test_results.tsv")
+  assert header == [
+    *["id", "text_a", "text_b", "gold", "label", "probability"],
+    *["probability_0", "probability_1"],
+  ]
+  assert [[r[3], r[1], r[2]] for r in rows] == [
+    [g[0], g[3], g[4]] for g in given
+  ]
+  assert [r[-2:] for r in rows] == plain
+  assert all(r[4] == str(np.argmax(np.float32(r[-2:]))) for r in rows)
+  assert all(r[5] == r[6 + int(r[4])] for r in rows)
+
+
+def test_checkpoints_are_kept_as_many_as_asked_for(
+  trained, training, classify, tmp_path
+):
+  def steps(folder):
+    found = [re.search(r"-(\d+)\.index", p.name) for p in folder.iterdir()]
+    return sorted(int(match.group(1)) for match in found if match)
+
+  assert steps(trained[0]) == [STEPS]
+  for keep, kept in ((2, [12, 13]), (0, [0, 4, 8, 12, 13])):
+    out = tmp_path / str(keep)
+    classify(output_dir=out, keep_checkpoint_max=keep, **training)
+    assert steps(out) == kept
+
+
+def test_a_finished_output_dir_says_so_at_once_and_at_the_end(
+  output_dir, trained, training, classify
+):
+  again = classify(output_dir=output_dir, do_eval=True, **training)
+  assert again.status == 0
+  lines = [line for line in again.log.splitlines() if line]
+  said = [i for i, line in enumerate(lines) if line.startswith("NOT TRAINING")]
+  sentence = (
+    f"NOT TRAINING: {output_dir} holds a checkpoint of step 13, and 13 steps"
+    " are asked for. Give another --output_dir, more --num_train_epochs to go"
+    " on, or --overwrite_output_dir to train from the start"
+  )
+  assert [lines[i] for i in said] == [sentence] * 2
+  assert said[1] == len(lines) - 2
+  assert differing(output_dir, trained[0]) == []
+
+
+def test_more_epochs_go_on(output_dir, training, classify):
+  longer = dict(training, num_train_epochs=4)
+  outcome = classify(output_dir=output_dir, **longer)
+  assert outcome.status == 0 and "step 14/18" in outcome.log
+  assert variables(output_dir)["global_step"] == 18
+
+
+def test_settings_that_differ_stop_and_resume_goes_on(
+  output_dir, trained, training, classify
+):
+  changed = dict(training, learning_rate=2e-3, num_train_epochs=4)
+  stopped = classify(output_dir=output_dir, **changed)
+  assert stopped.status == 1
+  assert "learning_rate was 0.001 and is 0.002. Give another" in stopped.log
+  assert differing(output_dir, trained[0]) == []
+  resumed = classify("--resume", output_dir=output_dir, **changed)
+  assert resumed.status == 0 and "step 14/18" in resumed.log
+  again = classify(output_dir=output_dir, **changed)
+  assert again.status == 0 and "NOT TRAINING" in again.log
+
+
+def test_overwriting_trains_from_the_start_and_leaves_foreign_files(
+  output_dir, trained, training, classify
+):
+  (output_dir / "notes.txt").write_text("mine")
+  flags = dict(training, output_dir=output_dir)
+  outcome = classify("--overwrite_output_dir", **flags)
+  assert outcome.status == 0 and "step 1/13" in outcome.log
+  assert differing(output_dir, trained[0]) == []
+  assert (output_dir / "notes.txt").read_text() == "mine"
+  assert not (output_dir / "test_results.tsv").exists()
+
+
+def test_overwriting_does_not_remove_the_weights_to_begin_with(
+  output_dir, trained, training, classify
+):
+  flags = dict(training, init_checkpoint=output_dir, output_dir=output_dir)
+  outcome = classify("--overwrite_output_dir", **flags)
+  assert outcome.status == 1
+  assert "--overwrite_output_dir would remove --init_check" in outcome.log
+  assert differing(output_dir, trained[0]) == []
+
+
+def test_predicting_alone_needs_no_training_flags(
+  output_dir, classify, config_file
+):
+  before = (output_dir / "test_results.tsv").read_text()
+  for name in ("test_results.tsv", "test_predictions.tsv"):
+    (output_dir / name).unlink()
+  outcome = classify(
+    do_predict=True,
+    output_dir=output_dir,
+    init_checkpoint=None,
+    bert_config_file=config_file,
+  )
+  assert outcome.status == 0, outcome.log
+  after = np.float32(table(output_dir / "test_results.tsv"))
+  rows = [line.split("\t") for line in before.splitlines()]
+  np.testing.assert_allclose(after, np.float32(rows), atol=1e-6)
+
+
+def test_mnli_evaluates_and_predicts_both_of_its_sets(classify, tmp_path):
+  header = [*"ipg12345", "sentence1", "sentence2", "label1", "gold_label"]
+  row = ["9", *"abcdefg", "pex caa", "ikm u", "neutral", "neutral"]
+  labelled = "\n".join(map("\t".join, [header, row]))
+  plain = "\n".join(map("\t".join, [["index", *header[1:10]], row[:10]]))
+  for suffix in ("matched", "mismatched"):
+    (tmp_path / f"dev_{suffix}.tsv").write_text(labelled)
+    (tmp_path / f"test_{suffix}.tsv").write_text(plain)
+  out = tmp_path / "out"
+  flags = dict(task_name="mnli", data_dir=tmp_path, max_seq_length=12)
+  flags["init_checkpoint"] = ROOT / "tests" / "golden" / "checkpoint"
+  outcome = classify("--do_eval", "--do_predict", output_dir=out, **flags)
+  assert outcome.status == 0, outcome.log
+  for suffix in ("", "_mismatched"):
+    assert "eval_accuracy" in results(out / f"eval_results{suffix}.txt")
+    (probabilities,) = table(out / f"test_results{suffix}.tsv")
+    predicted = table(out / f"test_predictions{suffix}.tsv")
+    assert predicted[0][:4] == ["id", "text_a", "text_b", "label"]
+    assert predicted[1][0] == "9" and predicted[1][-3:] == probabilities
+
+
+def test_a_file_spoilt_before_training_is_found_and_made_anew(
+  output_dir, classify, config_file, tmp_path
+):
+  flags = dict(
+    output_dir=output_dir, do_eval=True, bert_config_file=config_file
+  )
+  flags["cache_dir"] = tmp_path / "cache"
+  assert classify(**flags).status == 0
+  before = results(output_dir / "eval_results.txt")
+  (path,) = (tmp_path / "cache").glob("*.tf_record")
+  path.write_bytes(path.read_bytes()[:-9])
+  again = classify(**flags)
+  assert again.status == 0 and "is damaged" in again.log
+  assert results(output_dir / "eval_results.txt") == before
+
+
+def test_the_cache_is_made_in_data_dir_by_default(
+  golden_task, classify, tmp_path
+):
+  data = Path(shutil.copytree(f"{golden_task}/data", tmp_path / "data"))
+  flags = dict(data_dir=data, cache_dir=None, output_dir=tmp_path / "out")
+  assert classify(do_eval=True, **flags).status == 0
+  assert len(list(data.glob("cached_dev_24_mrpc_*"))) == 2
+
+
+# ---------------------------------------------------------------------------
+# Metrics
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("predicted", ["some", "one class", "none right"])
+def test_metrics_are_those_of_scikit_learn(graph, run, classes, predicted):
+  source = np.random.default_rng(classes)
+  labels = source.integers(classes, size=99)
+  guesses = source.integers(classes, size=99)
+  if predicted != "some":
+    guesses = 0 * labels if predicted == "one class" else (labels + 1) % classes
+  counts = np.zeros([classes, classes])
+  np.add.at(counts, (labels, guesses), 1)
+  confusion = tf.constant(counts, tf.float64)
+  found = run(evaluation.matthews_correlation(confusion))
+  assert found == pytest.approx(matthews_corrcoef(labels, guesses))
+  if classes == 2:
+    expected = f1_score(labels, guesses, zero_division=0)
+    assert run(evaluation.f1(confusion)) == pytest.approx(expected)
+
+
+def test_rows_that_fill_a_batch_count_for_nothing(graph):
+  labels, weights = [0, 1, 1, 0], [1, 1, 1, 0]
+  logits = np.float32([[1, 0], [0, 1], [1, 0], [0, 1]])
+  loss = np.float32([1, 2, 6, 100])
+  metrics = evaluation.metric_fn(
+    tf.constant(loss), labels, logits, weights, num_labels=2, metric="f1"
+  )
+  with tf.Session() as session:
+    session.run(tf.local_variables_initializer())
+    session.run([update for _, update in metrics.values()])
+    found = session.run({name: value for name, (value, _) in metrics.items()})
+  assert found["eval_loss"] == 3 and found["eval_accuracy"] == np.float32(2 / 3)
+  assert found["eval_f1"] == pytest.approx(f1_score([0, 1, 1], [0, 1, 0]))
+
+
+def test_cells_of_predictions_hold_no_tab_and_no_line_end(tmp_path):
+  example = tasks.InputExample("g-1", "a\tb\r\nc\u2028d", "e\n")
+  paths = [str(tmp_path / "results"), str(tmp_path / "predictions")]
+  rows = iter(np.float32([[0.25, 0.75]]))
+  assert evaluation.write_predictions([example], rows, "xy", *paths) == 1
+  _, row = table(paths[1])
+  assert row == ["g-1", "a b c d", "e", "y", "0.75", "0.25", "0.75"]
+
+
+# ---------------------------------------------------------------------------
+# The order of the rows
+
+
+@pytest.mark.parametrize("buffer_size", [10, 3])
+def test_rows_go_on_where_a_run_stopped(graph, buffer_size):
+  import run_classifier
+
+  def rows(start, count):
+    data = run_classifier.endless(
+      tf.data.Dataset.range(10),
+      seed=5,
+      buffer_size=buffer_size,
+      epoch_rows=10,
+      start_row=start,
+    )
+    row = tf.data.make_one_shot_iterator(data).get_next()
+    with tf.Session() as session:
+      return [session.run(row) for _ in range(count)]
+
+  whole = rows(0, 40)
+  for start in (1, 10, 27):
+    assert rows(start, 10) == whole[start : start + 10]
+  epochs = [whole[i : i + 10] for i in range(0, 40, 10)]
+  assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+  assert len(set(map(tuple, epochs))) == 4
+
+
+def test_batches_that_must_be_whole_lose_no_row(graph, golden_task):
+  import run_classifier
+
+  path = f"{golden_task}/eval.tf_record"
+  build = run_classifier.file_based_input_fn_builder
+  data = build(path, 24, False, drop_remainder=True)({"batch_size": 8})
+  batch = tf.data.make_one_shot_iterator(data).get_next()
+  assert batch["input_ids"].shape == [8, 24]
+  with tf.Session() as session:
+    weights = [session.run(batch)["is_real_example"] for _ in range(3)]
+    with pytest.raises(tf.errors.OutOfRangeError):
+      session.run(batch)
+  assert np.concatenate(weights).tolist() == [1] * 21 + [0] * 3
