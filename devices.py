@@ -82,16 +82,7 @@ def _control_group_left():
 
 
 def tpu_cluster(tpu_name, tpu_zone, gcp_project):
-  """Finds a TPU; "local" is the one in this machine.
-
-  Raises:
-    ValueError: no name was given.
-  """
-  if not tpu_name:
-    raise ValueError(
-      "--use_tpu needs --tpu_name: the name of the TPU, or local for the one"
-      " in this machine"
-    )
+  """Finds a TPU; "local" is the one in this machine."""
   return tf.distribute.cluster_resolver.TPUClusterResolver(
     tpu=tpu_name, zone=tpu_zone, project=gcp_project
   )
@@ -106,7 +97,13 @@ def refuse_local_paths(tpu_name, paths):
 
   Raises:
     ValueError: a path that is not in Google Cloud Storage; names the flags.
+      Or no name was given.
   """
+  if not tpu_name:
+    raise ValueError(
+      "--use_tpu needs --tpu_name: the name of the TPU, or local for the one"
+      " in this machine"
+    )
   if tpu_name == "local":
     return
   local = [

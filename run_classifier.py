@@ -877,7 +877,13 @@ def prepare(argv):
 
 
 def prepare_tpu():
-  """Finds the TPU, after a look at the paths it would have to read."""
+  """Finds the TPU, after a look at its batches and the paths it would read."""
+  for name in ("train_batch_size", "eval_batch_size", "predict_batch_size"):
+    if FLAGS[name].value % FLAGS.num_tpu_cores:
+      raise ValueError(
+        f"--{name} is {FLAGS[name].value}, but must be a multiple of"
+        f" --num_tpu_cores={FLAGS.num_tpu_cores}: every core takes as many rows"
+      )
   paths = ("output_dir", "cache_dir", "init_checkpoint")
   devices.refuse_local_paths(
     FLAGS.tpu_name, {name: FLAGS[name].value for name in paths}

@@ -1,0 +1,253 @@
+"""What a user can get wrong: one sentence, exit status 1, nothing written."""
+
+import json
+from pathlib import Path
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAIN = dict(do_train=True)
+
+
+@pytest.fixture
+def refused(classify, tmp_path):
+  """Runs the script, which must refuse; the sentence that it ends with."""
+
+  def refused(*arguments, **flags):
+    there = set(tmp_path.rglob("*"))
+    flags = {**TRAIN, "output_dir": tmp_path / "out", **flags}
+    flags["cache_dir"] = tmp_path / "cache"
+    outcome = classify(*arguments, **flags)
+    assert outcome.status == 1, outcome.log
+    assert "Traceback" not in outcome.log
+    assert set(tmp_path.rglob("*")) == there
+    return outcome.log.splitlines()[-1]
+
+  return refused
+
+
+@pytest.fixture
+def data(golden_task, tmp_path):
+  """A copy of the golden task's data to spoil."""
+  return Path(shutil.copytree(f"{golden_task}/data", tmp_path / "data"))
+
+
+@pytest.fixture
+def model(golden_task, tmp_path):
+  """A copy of the golden model, configuration and vocabulary, to spoil."""
+  folder = shutil.copytree(f"{golden_task}/checkpoint", tmp_path / "model")
+  shutil.copy(f"{golden_task}/vocab.txt", folder)
+  return Path(folder)
+
+
+@pytest.mark.parametrize(
+  ("flags", "sentence"),
+  [
+    (dict(train_batch_size=0), "--train_batch_size is 0, but must be at least"),
+    (dict(eval_batch_size=-1), "--eval_batch_size is -1, but"),
+    (dict(predict_batch_size=0), "--predict_batch_size is 0, but"),
+    (dict(max_seq_length=2), "--max_seq_length is 2, but must be at least 3"),
+    (dict(max_seq_length=4), "pairs of texts of mrpc: it must be at least 5"),
+    (dict(max_seq_length=41), "more than the max_position_embeddings 40 of"),
+    (dict(learning_rate=0), "--learning_rate is 0.0, but must be a finite"),
+    (dict(learning_rate="nan"), "--learning_rate is nan, but"),
+    (dict(learning_rate="inf"), "--learning_rate is inf, but"),
+    (dict(num_train_epochs=-1), "--num_train_epochs is -1.0, but"),
+    (dict(warmup_proportion=1.1), "--warmup_proportion is 1.1, but"),
+    (dict(warmup_proportion="nan"), "--warmup_proportion is nan, but"),
+    (dict(save_checkpoints_steps=0), "--save_checkpoints_steps is 0, but"),
+    (dict(keep_checkpoint_max=-1), "--keep_checkpoint_max is -1, but"),
+    (dict(log_steps=0), "--log_steps is 0, but"),
+    (dict(num_threads=-1), "--num_threads is -1, but"),
+    (dict(shuffle_buffer_size=0), "--shuffle_buffer_size is 0, but"),
+    (dict(iterations_per_loop=0), "--iterations_per_loop is 0, but"),
+    (dict(num_tpu_cores=0), "--num_tpu_cores is 0, but"),
+    (dict(seed=-1), "--seed is -1, but must be at least 0"),
+    (dict(seed=2**31), "--seed is 2147483648, but must be at most 2147483647"),
+    (dict(do_train=False), "nothing to do: give at least one of --do_train"),
+    (dict(task_name="sst2"), "--task_name=sst2 is not one of cola, mnli, mrpc"),
+    (dict(task_name=None), "--task_name is needed: Task, in any case: cola"),
+    (dict(data_dir=None), "--data_dir is needed: Folder"),
+    (dict(output_dir=None), "--output_dir is needed: Folder"),
+    (dict(vocab_file=None), "--vocab_file is needed: there is none beside"),
+    (
+      dict(init_checkpoint=None),
+      "--bert_config_file is needed: there is no --init_checkpoint to take it",
+    ),
+    (dict(resume=True, overwrite_output_dir=True), "goes against --resume"),
+    (
+      dict(do_train=False, do_eval=True, overwrite_output_dir=True),
+      "--overwrite_output_dir trains from the start: it needs --do_train",
+    ),
+    (dict(use_tpu=True, tpu_name="t"), "cannot read --output_dir="),
+    (dict(use_tpu=True), "--use_tpu needs --tpu_name"),
+    (
+      dict(use_tpu=True, tpu_name="local", train_batch_size=12),
+      "--train_batch_size is 12, but must be a multiple of --num_tpu_cores=8",
+    ),
+    (
+      dict(train_batch_size=99, num_train_epochs=1),
+      "37 training rows in batch",
+    ),
+    (dict(data_dir="missing"), "missing/train.tsv: no such file"),
+    (dict(vocab_file="missing"), "missing: there is no such vocabulary file"),
+    (dict(bert_config_file="missing"), "missing"),
+    (dict(init_checkpoint="missing"), "there is no checkpoint at missing"),
+  ],
+  ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
+)
+def test_a_flag_out_of_its_range_is_named(refused, flags, sentence):
+  assert sentence in refused(**flags)
+
+
+def test_a_word_that_belongs_to_no_flag_is_named(refused):
+  assert refused("True").startswith("'True' belongs to no flag: values are")
+
+
+@pytest.mark.parametrize(
+  ("file", "line", "row", "sentence"),
+  [
+    (
+      "train",
+      5,
+      "1\ta\tb",
+      "{}:5: 3 columns separated by tabs, but at least 5",
+    ),
+    ("train", 38, "2\ta\tb\tc\td", "{}:38: the label '2' in column 1 is not"),
+    ("train", 2, "1\ta\tb\tc\t\udce9", "{}:2: the byte 0xe9 is not UTF-8"),
+    ("dev", 22, "1", "{}:22: 1 column separated by tabs, but"),
+    ("test", 14, "1\ta\tb\tc", "{}:14: 4 columns separated by tabs, but"),
+  ],
+)
+def test_a_bad_row_is_named_before_anything_is_written(
+  refused, data, file, line, row, sentence
+):
+  path = data / f"{file}.tsv"
+  lines = path.read_text("utf-8").splitlines()
+  lines[line - 1] = row
+  path.write_bytes("\n".join(lines).encode(errors="surrogateescape"))
+  said = refused("--do_eval", "--do_predict", data_dir=data)
+  assert said.startswith(sentence.format(path))
+
+
+def test_a_missing_file_of_a_later_phase_is_named_first(refused, data):
+  (data / "test.tsv").unlink()
+  said = refused("--do_predict", data_dir=data)
+  assert said.startswith(f"{data}/test.tsv: no such file")
+
+
+@pytest.mark.parametrize("phase", ["do_eval", "do_predict"])
+def test_there_are_no_results_of_random_weights(
+  refused, model, golden_task, phase
+):
+  config = f"{golden_task}/checkpoint/bert_config.json"
+  flags = {"do_train": False, phase: True}
+  without = dict(flags, init_checkpoint=None, bert_config_file=config)
+  assert refused(**without).startswith("there are no trained weights: ")
+  keep_variables(model, "bert/")
+  said = refused(init_checkpoint=model, **flags)
+  assert "does not hold a trained classifier for this task" in said
+  assert "random numbers in output_weights, output_bias" in said
+
+
+def keep_variables(model, prefix, **others):
+  """Writes the checkpoint again with those of its variables, and others."""
+  path = str(model / "bert_model.ckpt")
+  reader = tf.train.load_checkpoint(path)
+  names = reader.get_variable_to_shape_map()
+  kept = {n: reader.get_tensor(n) for n in names if n.startswith(prefix)}
+  with tf.Graph().as_default(), tf.Session() as session:
+    variables = {
+      name: tf.Variable(value, name=name)
+      for name, value in {**kept, **others}.items()
+    }
+    session.run(tf.global_variables_initializer())
+    tf.train.Saver(variables).save(session, path, write_meta_graph=False)
+
+
+@pytest.mark.parametrize(
+  ("prefix", "sentence"),
+  [
+    ("output", "has not one variable that fits the model's encoder"),
+    ("bert/embeddings", "does not cover the whole encoder: it lacks"),
+    ("bert/encoder/layer_0", "it has 1 encoder layers, but num_hidden_layers"),
+  ],
+)
+def test_weights_that_cover_too_little_are_refused(
+  refused, model, prefix, sentence
+):
+  keep_variables(model, prefix)
+  assert sentence in refused(init_checkpoint=model)
+
+
+def test_a_head_for_other_labels_is_refused(refused, model):
+  head = dict(output_weights=np.zeros([5, 48]), output_bias=np.zeros([5]))
+  keep_variables(model, "bert/", **head)
+  said = refused(init_checkpoint=model)
+  assert "output_weights [5, 48]" in said and "--reinit_head" in said
+
+
+def spoil_config(model, **changes):
+  path = model / "bert_config.json"
+  path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+  ("changes", "sentence"),
+  [
+    (dict(vocab_size=210), "has 211 lines, but"),
+    (dict(hidden_size=50), "hidden_size 50 is not a multiple of num_attention"),
+    (dict(hidden_size=44), "[211, 48] there, but hidden_size is 44"),
+    (dict(num_hidden_layers=2), "3 encoder layers, but num_hidden_layers is 2"),
+    (dict(type_vocab_size=1), "pairs of texts need 2"),
+    (dict(hidden_size="48"), "hidden_size"),
+    (dict(hidden_act="swish"), "swish"),
+    (dict(hidden_dropout_prob=1.5), "1.5"),
+  ],
+)
+def test_sizes_that_do_not_belong_together_are_named(
+  refused, model, changes, sentence
+):
+  spoil_config(model, **changes)
+  flags = dict(init_checkpoint=model, vocab_file=model / "vocab.txt")
+  assert sentence in refused(**flags)
+
+
+def test_broken_files_of_the_model_are_named(refused, model):
+  (model / "bert_config.json").write_text('{"vocab_size": 211,')
+  assert f"{model}/bert_config.json" in refused(init_checkpoint=model)
+  (model / "bert_model.ckpt.index").write_bytes(b"half")
+  assert "bert_model.ckpt.index is damaged" in refused(init_checkpoint=model)
+
+
+def test_a_vocabulary_of_another_kind_is_named(refused, tmp_path):
+  path = tmp_path / "vocab.txt"
+  path.write_text("a\nb\n")
+  assert f"{path}:2: the vocabulary ends without" in refused(vocab_file=path)
+  path.write_text("[UNK]\n[CLS]\n[SEP]\nDog\nCat\n")
+  assert "--do_lower_case" in refused(vocab_file=path)
+
+
+@pytest.mark.parametrize("name", ["out", "data"])
+def test_a_file_in_the_place_of_a_folder_is_named(refused, tmp_path, name):
+  (tmp_path / name).write_text("mine")
+  said = refused(
+    **{dict(out="output_dir", data="data_dir")[name]: tmp_path / name}
+  )
+  assert str(tmp_path / name) in said
+
+
+def script(*arguments):
+  command = [sys.executable, str(ROOT / "run_classifier.py"), *arguments]
+  return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_a_flag_that_is_not_known_is_an_error_with_the_nearest_one():
+  done = script("--do_train", "--learning_rat=1e-4")
+  assert done.returncode == 1 and "Traceback" not in done.stderr
+  assert "'learning_rat'. Did you mean: learning_rate" in done.stderr
