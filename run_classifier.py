@@ -16,6 +16,7 @@ into output_dir. The same command again goes on where a killed run stopped.
 import contextlib
 import functools
 import os
+import re
 import sys
 import tempfile
 from typing import NamedTuple, Optional
@@ -1162,9 +1163,22 @@ def telling_the_user(*mistakes):
     )
     sys.exit(130)
   except mistakes as error:
-    text = error.message if isinstance(error, tf.errors.OpError) else error
-    logging.error("%s", text)
+    logging.error("%s", in_a_sentence(error))
     sys.exit(1)
+
+
+def in_a_sentence(error):
+  """What an error says, without the graph's own traceback."""
+  if isinstance(error, tf.train.NanLossDuringTrainingError):
+    return (
+      f"the loss became NaN at --learning_rate={FLAGS.learning_rate}: train"
+      " from the start with a lower one (--overwrite_output_dir), or a longer"
+      " --warmup_proportion"
+    )
+  if not isinstance(error, tf.errors.OpError):
+    return str(error)
+  text = re.sub(r"(?s)^.*\nNode: \S+\n", "", error.message)
+  return text.partition("[[")[0].strip()
 
 
 # What a user can get wrong before anything is computed, and what can happen

@@ -40,7 +40,8 @@ class OutputDir(NamedTuple):
 
   Attributes:
     path: the folder.
-    checkpoint: prefix of the newest checkpoint, or None.
+    checkpoint: prefix of the newest checkpoint, or None; its files may be
+      gone.
     step: its global step; 0 where there is none.
     settings: dictionary by phase ("model", "training") of the settings it was
       trained with, empty where no manifest is there.
@@ -54,7 +55,9 @@ class OutputDir(NamedTuple):
 
 def inspect(output_dir):
   """Looks at a folder, which need not exist."""
-  checkpoint = tf.train.latest_checkpoint(output_dir)
+  # Not latest_checkpoint, to which a checkpoint whose files are gone is none.
+  state = tf.train.get_checkpoint_state(output_dir)
+  checkpoint = state.model_checkpoint_path if state else None
   step = re.search(r"-(\d+)$", checkpoint) if checkpoint else None
   manifest = files.read_json(os.path.join(output_dir, _MANIFEST)) or {}
   return OutputDir(

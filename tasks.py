@@ -208,7 +208,7 @@ class DataProcessor:
         f" of {others}"
         if others
         else f"{path}: no row beside the header"
-        if table.header
+        if table.header and tf.io.gfile.stat(path).length
         else f"{path}: the file is empty"
       )
 

@@ -346,6 +346,40 @@ def test_the_cache_is_made_in_data_dir_by_default(
   assert len(list(data.glob("cached_dev_24_mrpc_*"))) == 2
 
 
+def test_a_checkpoint_whose_files_are_gone_is_not_passed_over(
+  output_dir, training, classify, config_file
+):
+  for path in output_dir.glob("model.ckpt-13.index"):
+    path.unlink()
+  predicting = dict(do_predict=True, bert_config_file=config_file)
+  for flags in (training, predicting):
+    outcome = classify(output_dir=output_dir, **flags)
+    assert outcome.status == 1
+    assert "not model.ckpt-13.index; copy it there" in outcome.log
+
+
+def test_a_damaged_checkpoint_is_named_without_a_traceback(
+  output_dir, classify, config_file
+):
+  (path,) = output_dir.glob("model.ckpt-13.data*")
+  content = bytearray(path.read_bytes())
+  content[5000:5100] = b"\xff" * 100
+  path.write_bytes(content)
+  flags = dict(output_dir=output_dir, bert_config_file=config_file)
+  outcome = classify("--do_predict", **flags)
+  assert outcome.status == 1 and "most recent call" not in outcome.log
+  assert f"{output_dir}/model.ckpt-13" in outcome.log.splitlines()[-1]
+
+
+def test_a_loss_that_is_no_number_ends_with_advice(
+  training, classify, tmp_path
+):
+  flags = dict(training, learning_rate=1e30, output_dir=tmp_path / "out")
+  outcome = classify(**flags)
+  assert outcome.status == 1
+  assert "NaN at --learning_rate=1e+30: train from" in outcome.log
+
+
 # ---------------------------------------------------------------------------
 # Metrics
 

@@ -192,6 +192,9 @@ def test_a_header_alone_and_a_row_unlike_its_header_are_named(tmp_path):
   write(tmp_path / "train.tsv", *PAIRS)
   with pytest.raises(ValueError, match="train.tsv: no row beside the header"):
     read(MrpcProcessor(), tmp_path)
+  write(tmp_path / "train.tsv")
+  with pytest.raises(ValueError, match="train.tsv: the file is empty"):
+    read(MrpcProcessor(), tmp_path)
   header = f"{MNLI}\tlabel1\tgold_label"
   write(tmp_path / "train.tsv", header, [*"abcdefghij", "neutral"])
   with pytest.raises(ValueError, match=r"tsv:2: 11 columns .*header has 12"):
