@@ -1,0 +1,86 @@
+"""What is said about devices, and what a TPU is refused."""
+
+import os
+import re
+
+import pytest
+
+import devices
+
+
+def test_session_uses_the_threads_that_were_asked_for():
+  config = devices.session_config(3)
+  assert config.intra_op_parallelism_threads == 3
+  assert config.inter_op_parallelism_threads == 3
+  assert config.gpu_options.allow_growth
+
+
+def test_machine_without_a_gpu_is_described_as_a_cpu():
+  assert re.match(r"CPU, 1 thread, [\d.]+ GiB of memory", devices.describe(1))
+  assert devices.describe(4).startswith("CPU, 4 threads")
+  cores = len(os.sched_getaffinity(0))
+  assert re.match(rf"CPU, {cores} threads?,", devices.describe(0))
+
+
+def test_gpu_is_named_with_its_model(monkeypatch):
+  class Gpu:
+    name = "/physical_device:GPU:0"
+
+  config = devices.tf.config
+  monkeypatch.setattr(config, "list_physical_devices", lambda kind: [Gpu()])
+  details = {"device_name": "Fast One"}
+  monkeypatch.setattr(
+    config.experimental, "get_device_details", lambda gpu: details
+  )
+  words = devices.describe(1)
+  assert "GPU:0" in words
+  assert "Fast One" in words
+  assert "CPU" not in words
+
+
+def test_free_memory_is_at_most_what_the_machine_has():
+  machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  assert 0 <= devices.free_memory() <= machine
+
+
+def test_free_memory_is_the_smaller_of_machine_and_container(monkeypatch):
+  monkeypatch.setattr(devices, "_meminfo_available", lambda: 5 << 30)
+  for left, expected in (
+    (3 << 30, 3 << 30),
+    (9 << 30, 5 << 30),
+    (None, 5 << 30),
+  ):
+    monkeypatch.setattr(devices, "_control_group_left", lambda left=left: left)
+    assert devices.free_memory() == expected
+
+
+def test_local_paths_are_refused_by_flag_name():
+  paths = {
+    "output_dir": "out",
+    "cache_dir": None,
+    "init_checkpoint": "gs://b/c",
+  }
+  with pytest.raises(ValueError, match="--output_dir=out") as error:
+    devices.refuse_local_paths("my-tpu", paths)
+  assert "init_checkpoint" not in str(error.value)
+  assert "cache_dir" not in str(error.value)
+  assert "gs://" in str(error.value)
+  assert "--tpu_name=local" in str(error.value)
+
+
+@pytest.mark.parametrize(
+  "name, path", [("local", "out"), ("my-tpu", "gs://bucket/out")]
+)
+def test_paths_that_the_tpu_can_read_are_accepted(name, path):
+  assert devices.refuse_local_paths(name, {"output_dir": path}) is None
+
+
+@pytest.mark.parametrize("name", [None, ""])
+def test_tpu_needs_a_name(name):
+  with pytest.raises(ValueError, match="--tpu_name"):
+    devices.refuse_local_paths(name, {})
+
+
+def test_local_tpu_is_in_this_process():
+  cluster = devices.tpu_cluster("local", None, None)
+  assert cluster.master() == ""

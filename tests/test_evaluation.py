@@ -1,0 +1,199 @@
+"""Metrics, against scikit-learn and NumPy; the files of results."""
+
+import warnings
+
+import numpy as np
+import pytest
+from sklearn import metrics
+import tensorflow.compat.v1 as tf
+
+import evaluation
+from tasks import InputExample
+
+pytestmark = pytest.mark.usefixtures("graph")
+
+
+def evaluate(batches, num_labels, **options):
+  """`metric_fn` over batches of (losses, labels, logits, weights)."""
+  feeds = [
+    tf.placeholder(tf.float32, [None]),
+    tf.placeholder(tf.int32, [None]),
+    tf.placeholder(tf.float32, [None, num_labels]),
+    tf.placeholder(tf.int32, [None]),
+  ]
+  pairs = evaluation.metric_fn(*feeds, num_labels=num_labels, **options)
+  with tf.Session() as session:
+    session.run(tf.local_variables_initializer())
+    for batch in batches:
+      session.run([u for _, u in pairs.values()], dict(zip(feeds, batch)))
+    return session.run({name: value for name, (value, _) in pairs.items()})
+
+
+def batches_of(size, losses, labels, logits, weights):
+  """Slices of `size` rows."""
+  return [
+    [
+      column[start : start + size]
+      for column in (losses, labels, logits, weights)
+    ]
+    for start in range(0, len(labels), size)
+  ]
+
+
+def rows(labels, predictions, num_labels, seed=0):
+  """Columns for `batches_of`: random losses, logits with that argmax."""
+  numbers = np.random.RandomState(seed)
+  logits = numbers.uniform(-1, 0, [len(labels), num_labels])
+  logits[np.arange(len(labels)), predictions] += 2
+  return [
+    numbers.uniform(0, 3, len(labels)).astype(np.float32),
+    np.asarray(labels),
+    logits,
+    np.ones(len(labels), np.int32),
+  ]
+
+
+RANDOM = np.random.RandomState(5)
+CASES = {
+  "random": (RANDOM.randint(0, 2, 53), RANDOM.randint(0, 2, 53)),
+  "perfect": ([0, 1, 1, 0], [0, 1, 1, 0]),
+  "all wrong": ([0, 1, 1, 0], [1, 0, 0, 1]),
+  "1 never predicted": ([0, 1, 1, 0, 0], [0] * 5),
+  "0 never predicted": ([0, 1, 1, 0, 0], [1] * 5),
+  "1 never present": ([0] * 5, [0, 1, 1, 0, 0]),
+  "0 never present": ([1] * 5, [0, 1, 1, 0, 0]),
+  "1 nowhere": ([0] * 5, [0] * 5),
+  "one row": ([1], [0]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+  "metric, oracle",
+  [
+    ("f1", lambda y, p: metrics.f1_score(y, p, zero_division=0)),
+    ("matthews_correlation", metrics.matthews_corrcoef),
+  ],
+)
+def test_metrics_of_two_classes_equal_scikit_learn(case, metric, oracle):
+  labels, predictions = CASES[case]
+  batches = batches_of(7, *rows(labels, predictions, 2))
+  results = evaluate(batches, 2, metric=metric)
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # of a class that is not there
+    expected = oracle(labels, predictions)
+  assert results[f"eval_{metric}"] == pytest.approx(expected, abs=1e-6)
+  expected = metrics.accuracy_score(labels, predictions)
+  assert results["eval_accuracy"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_matthews_correlation_of_many_classes_equals_scikit_learn():
+  labels, predictions = np.random.RandomState(6).randint(0, 4, [2, 90])
+  labels[:40] = predictions[:40]
+  batches = batches_of(16, *rows(labels, predictions, 4))
+  results = evaluate(batches, 4, metric="matthews_correlation")
+  expected = metrics.matthews_corrcoef(labels, predictions)
+  assert results["eval_matthews_correlation"] == pytest.approx(
+    expected, abs=1e-6
+  )
+
+
+def test_rows_of_weight_zero_count_for_nothing():
+  labels, predictions = np.random.RandomState(7).randint(0, 2, [2, 40])
+  columns = rows(labels, predictions, 2)
+  real = np.arange(40) < 29
+  columns[-1] = real.astype(np.int32)
+  results = evaluate(batches_of(8, *columns), 2, metric="f1")
+  expected = {
+    "eval_accuracy": metrics.accuracy_score(labels[real], predictions[real]),
+    "eval_loss": columns[0][real].mean(),
+    "eval_f1": metrics.f1_score(labels[real], predictions[real]),
+  }
+  assert results == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("computed", [8, 16, 24, 64])
+def test_loss_is_the_mean_of_means_of_eight_rows(computed):
+  columns = rows([0] * 53, [0] * 53, 2)
+  results = evaluate(batches_of(computed, *columns), 2, loss_rows=8)
+  means = [columns[0][i : i + 8].mean() for i in range(0, 53, 8)]
+  results = evaluation.tidy_results({"loss": 0.0, **results})
+  assert results["loss"] == pytest.approx(np.mean(means), rel=1e-5)
+  assert results["eval_loss"] == pytest.approx(columns[0].mean(), rel=1e-5)
+  assert set(results) == {"eval_accuracy", "eval_loss", "loss"}
+
+
+def test_results_keep_their_loss_where_no_other_was_measured():
+  assert evaluation.tidy_results({"loss": 0.5}) == {"loss": 0.5}
+
+
+def test_results_are_sorted_lines_with_numbers_of_eight_digits(tmp_path):
+  path = tmp_path / "eval_results.txt"
+  evaluation.write_results(
+    str(path),
+    {
+      "loss": np.float32(1.1),
+      "global_step": np.int64(343),
+      "eval_accuracy": np.float32(0.845588),
+    },
+  )
+  assert path.read_text() == (
+    "eval_accuracy = 0.845588\nglobal_step = 343\nloss = 1.1\n"
+  )
+
+
+def write_predictions(tmp_path, examples, probabilities):
+  """The two files' lines, split into cells."""
+  paths = [tmp_path / "test_results.tsv", tmp_path / "test_predictions.tsv"]
+  count = evaluation.write_predictions(
+    examples, iter(np.float32(probabilities)), ["no", "yes"], *map(str, paths)
+  )
+  assert count == len(examples)
+  return [
+    [line.split("\t") for line in path.read_text().split("\n")[:-1]]
+    for path in paths
+  ]
+
+
+def test_predictions_say_of_what_they_are(tmp_path):
+  examples = [
+    InputExample("test-1", "a", "b", row_id="77", gold="yes"),
+    InputExample("test-2", "c\td", None, gold="no"),
+  ]
+  results, predictions = write_predictions(
+    tmp_path, examples, [[0.1, 0.9], [0.7, 0.3]]
+  )
+  assert results == [["0.1", "0.9"], ["0.7", "0.3"]]
+  assert predictions == [
+    ["id", "text_a", "text_b", "gold", "label", "probability"]
+    + ["probability_no", "probability_yes"],
+    ["77", "a", "b", "yes", "yes", "0.9", "0.1", "0.9"],
+    ["test-2", "c d", "", "no", "no", "0.7", "0.7", "0.3"],
+  ]
+
+
+def test_predictions_have_no_gold_column_where_the_file_has_none(tmp_path):
+  _, predictions = write_predictions(
+    tmp_path, [InputExample("test-1", "a\u2028b\rc")], [[0.5, 0.5]]
+  )
+  assert "gold" not in predictions[0]
+  assert predictions[1][:4] == ["test-1", "a b c", "", "no"]
+
+
+def test_rows_beyond_the_test_set_are_not_written(tmp_path):
+  results, _ = write_predictions(
+    tmp_path, [InputExample("test-1", "a")], [[0.4, 0.6], [0.5, 0.5]]
+  )
+  assert results == [["0.4", "0.6"]]
+
+
+def test_predictions_that_fail_leave_no_file(tmp_path):
+  def failing():
+    yield np.float32([0.4, 0.6])
+    raise RuntimeError("out of memory")
+
+  examples = [InputExample(f"test-{i}", "a") for i in range(2)]
+  paths = (str(tmp_path / "results.tsv"), str(tmp_path / "predictions.tsv"))
+  with pytest.raises(RuntimeError):
+    evaluation.write_predictions(examples, failing(), ["no", "yes"], *paths)
+  assert not list(tmp_path.iterdir())

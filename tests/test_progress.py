@@ -1,0 +1,110 @@
+"""The progress line, the form of the log, and the docstrings' examples."""
+
+import doctest
+import importlib
+import io
+import logging
+import pathlib
+import re
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+import progress
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+  "path", sorted(ROOT.glob("*.py")), ids=lambda p: p.stem
+)
+def test_examples_in_docstrings_hold(path):
+  assert doctest.testmod(importlib.import_module(path.stem)).failed == 0
+
+
+class Terminal(io.StringIO):
+  def isatty(self):
+    return True
+
+
+@pytest.mark.parametrize(
+  "seconds, words",
+  [
+    (0, "0 s"),
+    (59.6, "1 min 00 s"),
+    (3599.7, "1 h 00 min"),
+    (90061, "25 h 01 min"),
+  ],
+)
+def test_time_is_told_in_the_two_units_that_matter(seconds, words):
+  assert progress.duration(seconds) == words
+
+
+def test_status_line_renews_itself_and_goes_away():
+  stream = Terminal()
+  status = progress.StatusLine(stream)
+  status.clear()
+  assert stream.getvalue() == ""
+  status.show("one")
+  status.show("two")
+  status.clear()
+  status.clear()
+  assert stream.getvalue() == "\r\x1b[Kone\r\x1b[Ktwo\r\x1b[K"
+
+
+def train(steps, log_steps):
+  """Runs the hook over a session that counts, for batches of 4 of 10 rows."""
+  loss = tf.identity(2.5, progress.ProgressHook.LOSS)
+  rate = tf.identity(1e-4, progress.ProgressHook.RATE)
+  step = tf.train.get_or_create_global_step()
+  count = tf.assign_add(step, 1)
+  hook = progress.ProgressHook(steps, 4, 10, log_steps)
+  with tf.train.MonitoredSession(hooks=[hook]) as session:
+    for _ in range(steps):
+      session.run([count, loss, rate])
+
+
+def told(caplog):
+  """The lines of progress in the log."""
+  texts = [record.getMessage() for record in caplog.records]
+  return [text for text in texts if text.startswith("step ")]
+
+
+def test_line_comes_at_the_first_step_and_every_log_steps(graph, caplog):
+  caplog.set_level(logging.INFO, logger="absl")
+  train(steps=10, log_steps=4)
+  lines = told(caplog)
+  assert [line.split(",")[0] for line in lines] == [
+    "step 1/10",
+    "step 4/10",
+    "step 8/10",
+  ]
+  assert re.fullmatch(
+    r"step 4/10, epoch 1\.60, loss 2\.5000, learning rate 1\.00e-04,"
+    r" [\d.]+ examples/s, \d+ s left",
+    lines[1],
+  )
+
+
+def test_terminal_has_no_lines_in_the_log(graph, caplog, monkeypatch):
+  caplog.set_level(logging.INFO, logger="absl")
+  stream = Terminal()
+  monkeypatch.setattr(progress, "STATUS", progress.StatusLine(stream))
+  monkeypatch.setattr(progress, "_RENEW_SECONDS", 0)
+  train(steps=3, log_steps=1)
+  assert not told(caplog)
+  shown = re.findall(r"step (\d)/3", stream.getvalue())
+  assert shown == ["1", "2", "3"]
+  assert stream.getvalue().endswith("\r\x1b[K")
+
+
+def test_log_line_has_time_and_level():
+  formatter = progress._Formatter("%(asctime)s [%(level)s] %(message)s")
+  levels = {"INFO": "INFO ", "WARNING": "WARN ", "ERROR": "ERROR"}
+  for level, shown in levels.items():
+    number = getattr(logging, level)
+    record = logging.LogRecord("absl", number, "f.py", 1, "text", (), None)
+    line = formatter.format(record)
+    assert re.fullmatch(
+      rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d{{3}} \[{shown}\] text", line
+    )
