@@ -493,33 +493,45 @@ class _Memory(dict):
   Args:
     make: function from key to value.
     size: number of entries that bounds the memory.
-    keeps: function that says of a key whether its value is kept; all are
-      without one.
+    longest: length of the longest key that is kept, where keys have a length.
   """
 
-  def __init__(self, make, size, keeps=None):
+  def __init__(self, make, size, longest=None):
     super().__init__()
-    self.make, self.size, self.keeps = make, size, keeps
+    self.make, self.size, self.longest = make, size, longest
 
   def __missing__(self, key):
     value = self.make(key)
-    if self.keeps is not None and not self.keeps(key):
-      return value
-    if len(self) >= self.size:
-      self.clear()
-    self[key] = value
+    if self.longest is None or len(key) <= self.longest:
+      if len(self) >= self.size:
+        self.clear()
+      self[key] = value
     return value
 
 
+# Printable ASCII without a space: words and punctuation.
+_ascii_words = re.compile(r"[0-9A-Za-z]+|[!-~]").findall
+
+# Characters that are words whatever stands beside them: ideographs, and of the
+# marks between them those that no rule of lower-casing looks through.
+_LONE = "\u3001\u3002\uff01\uff0c\uff1f" + "".join(
+  f"{chr(first)}-{chr(last)}" for first, last in _IDEOGRAPH_BLOCKS
+)
+_at_lone_characters = re.compile(f"([{_LONE}]+)").split
+
+
 class _RememberedIds:
-  """Text to ids by three dictionaries: of pieces of text, words, characters.
+  """Text to ids by dictionaries of pieces of text, words and characters.
 
   What stands between two spaces becomes the same ids whatever stands beside it,
   and so does a word in it; text repeats both. What a character becomes depends
   on its neighbours in two cases only, for which the plain way is taken.
+
+  Starting empty this is 15 (MNLI, Chinese XNLI) to 20 (CoLA) times as fast as
+  the plain stages; a third of the time on Chinese is saved by `_LONE`.
   """
 
-  # Entries of the dictionaries of pieces and of words; some 30 MB when full.
+  # Entries of a dictionary; some 30 MB when full.
   SIZE = 1 << 17
   # Longer pieces, such as whole Chinese sentences, do not come again.
   LONGEST_PIECE = 24
@@ -529,37 +541,55 @@ class _RememberedIds:
 
   def __init__(self, wordpiece, do_lower_case):
     self.plain = BasicTokenizer(do_lower_case)
-    self.vocab = wordpiece.vocab
     self.unknown = (wordpiece.vocab[wordpiece.unk_token],)
     self.longest_word = wordpiece.max_input_chars_per_word
+    self.vocab = wordpiece.vocab
+    self.longest_token = max(map(len, self.vocab))
+    if self.longest_token > self.longest_word:
+      # A word is looked up before its length is: no longer one may be found.
+      self.vocab = {
+        token: number
+        for token, number in self.vocab.items()
+        if len(token) <= self.longest_word
+      }
     self.continuing = {
       token[2:]: number
-      for token, number in wordpiece.vocab.items()
-      if token.startswith("##")
+      for token, number in self.vocab.items()
+      if token[:2] == "##"
     }
-    self.longest_token = max(map(len, wordpiece.vocab))
-    self.of_piece = _Memory(self._piece, self.SIZE, self._is_short)
-    self.of_word = _Memory(self._word, self.SIZE, self._is_short)
+    self.of_piece = _Memory(self._piece, self.SIZE, self.LONGEST_PIECE)
+    self.of_word = _Memory(self._word, self.SIZE, self.LONGEST_PIECE)
+    self.of_lone = _Memory(self._lone, self.SIZE)
     self.of_character = _Memory(self._character, self.SIZE)
 
   def ids(self, text):
     """The ids of a text, as a list."""
     # Of what is not printable some vanishes that str.split takes for a space.
-    if text.isprintable():
-      parts = map(self.of_piece.__getitem__, text.split())
-    else:
-      parts = map(self.of_word.__getitem__, self._words(text))
-    return list(itertools.chain.from_iterable(parts))
-
-  def _is_short(self, piece):
-    return len(piece) <= self.LONGEST_PIECE
+    if not text.isprintable():
+      return self._ids_of_words(self._words(text))
+    pieces = map(self.of_piece.__getitem__, text.split())
+    return list(itertools.chain.from_iterable(pieces))
 
   def _piece(self, piece):
-    if piece.isascii() and piece.isalnum():
-      word = piece.lower() if self.plain.do_lower_case else piece
-      return self.of_word[word]
-    words = map(self.of_word.__getitem__, self._words(piece))
-    return tuple(itertools.chain.from_iterable(words))
+    """The ids of printable text without a space."""
+    if piece.isascii():
+      piece = piece.lower() if self.plain.do_lower_case else piece
+      if piece.isalnum() and (number := self.vocab.get(piece)) is not None:
+        return (number,)
+      return self._ids_of_words(_ascii_words(piece))
+    others, *parts = _at_lone_characters(piece)
+    if not parts:
+      return self._ids_of_words(self._words(piece))
+    numbers = list(self.of_piece[others])
+    for lone, others in zip(parts[::2], parts[1::2]):
+      numbers.extend(map(self.of_lone.__getitem__, lone))
+      numbers.extend(self.of_piece[others])
+    return numbers
+
+  def _lone(self, char):
+    word = _lower(char) if self.plain.do_lower_case else char
+    (number,) = self._ids_of_words([word])
+    return number
 
   def _words(self, text):
     """The words of a text, as `BasicTokenizer` gives them."""
@@ -579,13 +609,20 @@ class _RememberedIds:
         return self.NEIGHBOURS_MATTER
     return "".join(map(_set_off, cleaned))
 
+  def _ids_of_words(self, words):
+    numbers = []
+    for word in words:
+      number = self.vocab.get(word)
+      if number is None:
+        numbers.extend(self.of_word[word])
+      else:
+        numbers.append(number)
+    return numbers
+
   def _word(self, word):
     """The ids of a word's pieces, as `WordpieceTokenizer` finds them."""
     if len(word) > self.longest_word:
       return self.unknown
-    number = self.vocab.get(word)
-    if number is not None:
-      return (number,)
     numbers, tokens, start = [], self.vocab, 0
     while start < len(word):
       end = min(start + self.longest_token, len(word))

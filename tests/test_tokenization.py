@@ -117,15 +117,22 @@ def test_fast_ids_equal_the_plain_stages_on_random_unicode(tmp_path, lower):
 
 @pytest.mark.parametrize("lower", [True, False])
 def test_fast_ids_equal_the_plain_stages_on_characters(tmp_path, lower):
-  # All of the first 12,000, then some of each script up to the private planes.
-  codes = [
-    *range(0x3000),
-    *range(0x3000, 0x30000, 29),
-    *range(0xE0000, 0xE0200),
-  ]
+  # All of the first 12,000 and of the full-width forms, some of the others up
+  # to the private planes; beside a sigma, lower-cased by what is before it.
+  codes = [*range(0x3000), *range(0x3000, 0x30000, 29), *range(0xFF00, 0xFF60)]
+  codes += range(0xE0000, 0xE0200)
   texts = [f"a{chr(code)}N {chr(code)}" for code in codes]
+  texts += [f"a{chr(code)}\u03a3" for code in codes]
   tokenizer = tokenizer_that_knows(tmp_path, texts, lower)
   assert differing(tokenizer, texts) == []
+
+
+def test_a_very_long_word_is_unknown_though_it_is_in_the_vocabulary(tmp_path):
+  content = f"[UNK]\n[CLS]\n[SEP]\n{'a' * 200}\n{'a' * 201}\n".encode()
+  tokenizer = tokenization.FullTokenizer(write(tmp_path, content))
+  text = f"{'a' * 200} {'a' * 201} {'A' * 200}, \u00e1{'a' * 200}"
+  assert tokenizer.ids(text) == [3, 0, 3, 0, 0]
+  assert differing(tokenizer, [text]) == []
 
 
 def test_memory_of_the_fast_way_is_bounded(tokenizers, monkeypatch):
