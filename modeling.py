@@ -27,6 +27,9 @@ import zlib
 from absl import logging
 import tensorflow.compat.v1 as tf
 
+import kernels
+import layout
+
 # ---------------------------------------------------------------------------
 # Configuration
 
@@ -258,8 +261,9 @@ class BertConfig:
 
   def read_as_hugging_face(self):
     """Takes `hidden_act` as Hugging Face means it: "gelu" is the exact form."""
-    if isinstance(self.hidden_act, str) and self.hidden_act.lower() == "gelu":
-      self.hidden_act = "gelu_erf"
+    if isinstance(self.hidden_act, str):
+      theirs = self.hidden_act.lower()
+      self.hidden_act = _HUGGING_FACE_ACTIVATIONS.get(theirs, self.hidden_act)
 
   def architecture(self):
     """The keys and values that decide what is computed."""
@@ -289,18 +293,27 @@ class BertForSequenceClassification:
     num_labels: L.
     use_one_hot_embeddings: look words up by a product with a one-hot matrix,
       which is the fast way on a TPU.
+    skip_padding: compute real tokens only, see `BertModel`.
   """
 
   # Set in the 2018 head, whatever the configuration says.
   HEAD_DROPOUT = 0.1
   HEAD_STDDEV = 0.02
 
-  def __init__(self, config, num_labels, *, use_one_hot_embeddings=False):
+  def __init__(
+    self,
+    config,
+    num_labels,
+    *,
+    use_one_hot_embeddings=False,
+    skip_padding=False,
+  ):
     if num_labels < 1:
       raise ValueError(f"num_labels is {num_labels}, but must be at least 1")
     self.config = config
     self.num_labels = num_labels
     self.use_one_hot_embeddings = use_one_hot_embeddings
+    self.skip_padding = skip_padding
 
   def __call__(self, features, *, is_training=False, dropout_key=None):
     """Adds the model to the graph.
@@ -325,6 +338,8 @@ class BertForSequenceClassification:
       token_type_ids=features.get("segment_ids"),
       use_one_hot_embeddings=self.use_one_hot_embeddings,
       dropout=dropout,
+      skip_padding=self.skip_padding,
+      only_pooled=True,
     )
     pooled = dropout(bert.get_pooled_output(), self.HEAD_DROPOUT)  # [B, H]
     logits = self._head(pooled)  # [B, L]
@@ -366,6 +381,11 @@ class BertModel:
     scope: variable scope; "bert" where not given.
     dropout: a `Dropout` to share with the layers that follow; one of its own
       where not given.
+    skip_padding: compute only the positions that the mask shows, in shapes
+      that depend on the batch (not for a TPU); the others are zeros in what
+      the getters return.
+    only_pooled: compute only what the pooled output needs: of the last layer
+      the first token, and its getters are not to be called.
 
   Raises:
     ValueError: the number of heads does not divide the hidden size, or the
@@ -383,6 +403,8 @@ class BertModel:
     scope=None,
     *,
     dropout=None,
+    skip_padding=False,
+    only_pooled=False,
   ):
     if config.hidden_size % config.num_attention_heads:
       raise ValueError(
@@ -390,28 +412,39 @@ class BertModel:
         f" num_attention_heads {config.num_attention_heads}; change one of"
         " them in the configuration"
       )
-    batch, length = get_shape_list(input_ids, expected_rank=2)
+    shape = get_shape_list(input_ids, expected_rank=2)  # [B, S]
     if input_mask is None:
-      input_mask = tf.ones([batch, length], tf.int32)
+      input_mask = tf.ones(shape, tf.int32)
     if token_type_ids is None:
-      token_type_ids = tf.zeros([batch, length], tf.int32)
+      token_type_ids = tf.zeros(shape, tf.int32)
     if not is_training:
       dropout = no_dropout
     elif dropout is None:
       dropout = Dropout()
 
-    self._shape = [batch, length, config.hidden_size]
+    arrange = layout.RealTokens if skip_padding else layout.EveryPosition
+    self._where = arrange(input_mask, shape, config.num_attention_heads)
+    self._only_pooled = only_pooled
     with tf.variable_scope(scope, default_name="bert"):
       with tf.variable_scope("embeddings"):
+        _check_length(shape[1], config.max_position_embeddings)
         self._embeddings, self._table = embed(
-          input_ids, token_type_ids, config, dropout, use_one_hot_embeddings
+          input_ids,
+          token_type_ids,
+          self._where,
+          config,
+          dropout,
+          use_one_hot_embeddings,
         )
       with tf.variable_scope("encoder"):
-        mask = attention_mask(input_mask)  # [B, 1, 1, S]
-        self._layers = encode(self._embeddings, mask, config, dropout)
+        self._layers = encode(
+          self._embeddings, self._where, config, dropout, only_pooled
+        )
       with tf.variable_scope("pooler"):
-        output = self._layers[-1] if self._layers else self._embeddings
-        first = tf.reshape(output, self._shape)[:, 0, :]  # [B, H]
+        if only_pooled and self._layers:
+          first = self._layers[-1]  # [B, H]
+        else:
+          first = self._where.first([self._embeddings, *self._layers][-1])
         self._pooled = dense(
           first, config.hidden_size, config, "dense", tf.tanh
         )
@@ -425,54 +458,59 @@ class BertModel:
     return self.get_all_encoder_layers()[-1]
 
   def get_all_encoder_layers(self):
-    """The output of every layer, each <float32>[B, S, H]."""
-    return [tf.reshape(layer, self._shape) for layer in self._layers]
+    """The output of every layer, each <float32>[B, S, H].
+
+    Raises:
+      ValueError: the model was built with `only_pooled`.
+    """
+    if self._only_pooled:
+      raise ValueError("with only_pooled the last layer is not all computed")
+    return [self._where.positions(layer) for layer in self._layers]
 
   def get_embedding_output(self):
     """<float32>[B, S, H], what the first layer reads."""
-    return tf.reshape(self._embeddings, self._shape)
+    return self._where.positions(self._embeddings)
 
   def get_embedding_table(self):
     """<float32>[V, H], the variable of the word embeddings."""
     return self._table
 
 
-def embed(input_ids, token_type_ids, config, dropout, use_one_hot_embeddings):
+def embed(
+  input_ids, token_type_ids, where, config, dropout, use_one_hot_embeddings
+):
   """Sum of word, segment and position embeddings, normalized.
 
   Args:
     input_ids, token_type_ids: <int32>[B, S].
+    where: which positions to compute, see `layout`.
 
   Returns:
     <float32>[M, H] and the word embedding variable <float32>[V, H].
   """
-  length = get_shape_list(input_ids)[1]
+  width, stddev = config.hidden_size, config.initializer_range
   words, table = embedding_lookup(
-    input_ids,
+    where.rows(input_ids),
     config.vocab_size,
-    config.hidden_size,
-    config.initializer_range,
+    width,
+    stddev,
     "word_embeddings",
     use_one_hot_embeddings,
-  )  # [B, S, H]
+  )  # [M, H]
   # So few types that the product with a one-hot matrix is the fast form, and
   # its gradient is dense, as the clipping norm of the original wants it.
   types, _ = embedding_lookup(
-    token_type_ids,
+    where.rows(token_type_ids),
     config.type_vocab_size,
-    config.hidden_size,
-    config.initializer_range,
+    width,
+    stddev,
     "token_type_embeddings",
     use_one_hot_embeddings=True,
-  )  # [B, S, H]
+  )  # [M, H]
   positions = new_matrix(
-    "position_embeddings",
-    [config.max_position_embeddings, config.hidden_size],
-    config.initializer_range,
+    "position_embeddings", [config.max_position_embeddings, width], stddev
   )  # [P, H]
-  _check_length(length, config.max_position_embeddings)
-  total = words + types + positions[:length]  # [B, S, H]
-  rows = tf.reshape(total, [-1, config.hidden_size])  # [M, H]
+  rows = where.add_positions(words + types, positions)  # [M, H]
   return dropout(layer_norm(rows), config.hidden_dropout_prob), table
 
 
@@ -484,19 +522,25 @@ def _check_length(length, longest):
     )
 
 
-def encode(rows, mask, config, dropout):
+def encode(rows, where, config, dropout, only_pooled=False):
   """The stack of layers: list of <float32>[M, H], one for each layer.
 
   Args:
     rows: <float32>[M, H].
-    mask: <float32>[B, 1, 1, S], added to the attention scores.
+    where: where the rows stand, see `layout`.
+    only_pooled: of the last layer compute the first tokens alone: [B, H].
   """
   layers = []
   for number in range(config.num_hidden_layers):
+    only_first = only_pooled and number == config.num_hidden_layers - 1
     with tf.variable_scope(f"layer_{number}"):
       with tf.variable_scope("attention"):
         with tf.variable_scope("self"):
-          context = self_attention(rows, mask, config, dropout)  # [M, H]
+          context = self_attention(
+            rows, where, config, dropout, only_first
+          )  # [M, H]
+        if only_first:
+          rows = where.first(rows)  # [B, H], from here on
         with tf.variable_scope("output"):
           rows = residual(context, rows, config, dropout)  # [M, H]
       with tf.variable_scope("intermediate"):
@@ -521,42 +565,30 @@ def residual(branch, rows, config, dropout):
   return layer_norm(rows + dropout(branch, config.hidden_dropout_prob))
 
 
-def self_attention(rows, mask, config, dropout):
+def self_attention(rows, where, config, dropout, only_first):
   """Scaled dot-product attention of every head (arXiv:1706.03762, 3.2).
 
   Args:
     rows: <float32>[M, H].
-    mask: <float32>[B, 1, 1, S].
+    where: where the rows stand, see `layout`.
+    only_first: whether only the first tokens look around.
 
   Returns:
-    <float32>[M, H], the heads side by side.
+    <float32>[M, H], the heads side by side; [B, H] where `only_first`.
   """
-  batch, _, _, length = get_shape_list(mask)
-  heads = config.num_attention_heads
-  width = config.hidden_size // heads
-
-  def split(name):
-    projected = dense(rows, config.hidden_size, config, name)  # [M, H]
-    apart = tf.reshape(projected, [batch, length, heads, width])
-    return tf.transpose(apart, [0, 2, 1, 3])  # [B, N, S, D]
-
-  query, key, value = split("query"), split("key"), split("value")
-  scores = tf.matmul(query, key, transpose_b=True)  # [B, N, S, S]
-  weights = tf.nn.softmax(scores * width**-0.5 + mask)  # [B, N, S, S]
-  weights = dropout(weights, config.attention_probs_dropout_prob)
-  context = tf.matmul(weights, value)  # [B, N, S, D]
-  together = tf.transpose(context, [0, 2, 1, 3])  # [B, S, N, D]
-  return tf.reshape(together, [-1, config.hidden_size])  # [M, H]
-
-
-def attention_mask(input_mask):
-  """0 where attention may go and -10000 where not: <float32>[B, 1, 1, S].
-
-  Added before the softmax, -10000 leaves a weight that rounds to 0, save in a
-  row that may look nowhere: there all positions are equal again.
-  """
-  closed = 1.0 - tf.cast(input_mask, tf.float32)  # [B, S]
-  return closed[:, tf.newaxis, tf.newaxis, :] * -10000.0
+  rate = config.attention_probs_dropout_prob
+  looking = where.first(rows) if only_first else rows  # [M or B, H]
+  query = dense(looking, config.hidden_size, config, "query")
+  key = dense(rows, config.hidden_size, config, "key")  # [M, H]
+  value = dense(rows, config.hidden_size, config, "value")  # [M, H]
+  return where.attend(
+    query,
+    key,
+    # Scales up the weights [B, N, Q, K]; there is less to do on the value.
+    dropout.scaled_up(value, rate),
+    lambda shape: dropout.mask(shape, rate),
+    only_first,
+  )
 
 
 # ---------------------------------------------------------------------------
@@ -593,10 +625,9 @@ def layer_norm(input_tensor, name=None):
     width = input_tensor.shape[-1]
     beta = new_vector("beta", width)
     gamma = new_vector("gamma", width, tf.ones_initializer())
-    mean, variance = tf.nn.moments(input_tensor, axes=[-1], keepdims=True)
-    return tf.nn.batch_normalization(
-      input_tensor, mean, variance, beta, gamma, 1e-12
-    )
+    rows = tf.reshape(input_tensor, [-1, width])  # [M, H]
+    normal = kernels.normalize(rows, gamma, beta)
+    return tf.reshape(normal, get_shape_list(input_tensor))
 
 
 def embedding_lookup(
@@ -607,10 +638,10 @@ def embedding_lookup(
   word_embedding_name="word_embeddings",
   use_one_hot_embeddings=False,
 ):
-  """Rows of a table: <float32>[B, S, H], and the table <float32>[V, H].
+  """Rows of a table: <float32>[..., H], and the table <float32>[V, H].
 
   Args:
-    input_ids: <int32>[B, S].
+    input_ids: <int32>[...].
     vocab_size: V.
     embedding_size: H.
     initializer_range: standard deviation of a new table.
@@ -622,7 +653,7 @@ def embedding_lookup(
     word_embedding_name, [vocab_size, embedding_size], initializer_range
   )
   if not use_one_hot_embeddings:
-    return tf.gather(table, input_ids), table  # [B, S, H]
+    return tf.gather(table, input_ids), table  # [..., H]
   flat = tf.one_hot(tf.reshape(input_ids, [-1]), vocab_size)  # [M, V]
   rows = tf.matmul(flat, table)  # [M, H]
   return tf.reshape(rows, get_shape_list(input_ids) + [embedding_size]), table
@@ -689,12 +720,45 @@ class Dropout:
     Returns:
       The same shape.
     """
+    kept = self.mask(_shape(input_tensor), dropout_prob)
+    if kept is None:
+      return input_tensor
+    return self.scaled_up(input_tensor * kept, dropout_prob)
+
+  def mask(self, shape, dropout_prob):
+    """<float32>[shape] of 1 and 0, or None where everything is kept."""
+    if not dropout_prob:
+      return None
+    seed = self._key + tf.constant([next(self._sites), 0], tf.int64)
+    return kernels.keep_mask(shape, seed, dropout_prob)
+
+  def scaled_up(self, input_tensor, dropout_prob):
+    """What makes up for the elements that are lost."""
     if not dropout_prob:
       return input_tensor
-    seed = self._key + tf.constant([next(self._sites), 0], tf.int64)
-    drawn = tf.random.stateless_uniform(get_shape_list(input_tensor), seed)
-    kept = tf.cast(drawn >= dropout_prob, input_tensor.dtype)
-    return input_tensor * (kept / (1.0 - dropout_prob))
+    return input_tensor * (1.0 / kernels.kept_share(dropout_prob))
+
+
+class _NoDropout(Dropout):
+  """Stands in for a `Dropout` outside training."""
+
+  def __init__(self):
+    pass
+
+  def mask(self, shape, dropout_prob):
+    return None
+
+  def scaled_up(self, input_tensor, dropout_prob):
+    return input_tensor
+
+
+no_dropout = _NoDropout()
+
+
+def _shape(tensor):
+  """A list of numbers where it is static, else <int32>[rank]."""
+  static = tensor.shape.as_list()
+  return tf.shape(tensor) if None in static else static
 
 
 def dropout_key(seed, step, replica=0):
@@ -714,12 +778,6 @@ def dropout(input_tensor, dropout_prob):
   return Dropout()(input_tensor, dropout_prob)
 
 
-def no_dropout(input_tensor, dropout_prob):
-  """What stands in for a `Dropout` outside training."""
-  del dropout_prob
-  return input_tensor
-
-
 # ---------------------------------------------------------------------------
 # Activations
 
@@ -730,8 +788,7 @@ def gelu(x):
   0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), section 2 of
   https://arxiv.org/abs/1606.08415.
   """
-  inner = math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)
-  return 0.5 * x * (1.0 + tf.tanh(inner))
+  return kernels.gelu(x)
 
 
 def gelu_erf(x):
@@ -742,12 +799,14 @@ def gelu_erf(x):
 _ACTIVATIONS = {
   "gelu": gelu,
   "gelu_erf": gelu_erf,
+  "gelu_new": gelu,
   "relu": tf.nn.relu,
   "tanh": tf.tanh,
   "linear": None,
   "none": None,
   "": None,
 }
+_HUGGING_FACE_ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu"}
 
 
 def get_activation(activation_string):

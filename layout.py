@@ -1,0 +1,221 @@
+"""Which positions the layers compute, and how attention puts them in rows.
+
+The layers of the encoder see a matrix with a row for each token. A layout says
+which positions [B, S] are rows of it, and computes what needs to know where a
+token stands: position embeddings, the first token, attention.
+
+`EveryPosition` keeps all B * S of them, in static shapes, as a TPU and XLA
+want it. `RealTokens` keeps those that the mask shows, T of them, and cuts
+attention at the longest sequence: at 128 positions CoLA's sentences have 11
+tokens, so that nine tenths of the work was padding.
+
+Axis letters: B batch, S sequence, T real tokens, M rows of the matrix (B * S
+or T), H hidden, N heads, D head width, Q queries, K keys, G rows of a group.
+"""
+
+import tensorflow.compat.v1 as tf
+
+import kernels
+
+_CLOSED = -10000.0  # added to a score, leaves a weight that rounds to 0
+
+
+class EveryPosition:
+  """All positions are rows, batch by batch.
+
+  Args:
+    input_mask: <int32>[B, S], 1 where attention may go; any 0/1 mask is valid.
+      In a sequence of zeros only all positions are equal again.
+    shape: B and S, numbers where they are static.
+    heads: N.
+  """
+
+  def __init__(self, input_mask, shape, heads):
+    self._batch, self._length = shape
+    self._heads = heads
+    closed = 1.0 - tf.cast(input_mask, tf.float32)  # [B, S]
+    self._mask = closed[:, tf.newaxis, tf.newaxis, :] * _CLOSED
+
+  def rows(self, values):
+    """<int32>[B, S] to <int32>[M]."""
+    return tf.reshape(values, [-1])
+
+  def add_positions(self, rows, table):
+    """Adds to each row <float32>[M, H] the embedding of its position."""
+    width = rows.shape[-1]
+    apart = tf.reshape(rows, [self._batch, self._length, width])
+    return tf.reshape(apart + table[: self._length], [-1, width])
+
+  def first(self, rows):
+    """The row of each sequence's first token: <float32>[B, H]."""
+    width = rows.shape[-1]
+    return tf.reshape(rows, [self._batch, self._length, width])[:, 0]
+
+  def positions(self, rows):
+    """<float32>[M, H] back to <float32>[B, S, H]."""
+    return tf.reshape(rows, [self._batch, self._length, rows.shape[-1]])
+
+  def attend(self, query, key, value, draw_kept, only_first):
+    """Attention of each head within each sequence.
+
+    Args:
+      query: <float32>[M, H]; [B, H], that of the first tokens, where
+        `only_first`.
+      key, value: <float32>[M, H].
+      draw_kept: function from the shape of the scores to what dropout keeps of
+        them, see `kernels.attention`.
+      only_first: whether only the first tokens look around.
+
+    Returns:
+      <float32>, the shape of `query`.
+    """
+    # Scaled after the product, as in the original: next to -10000 a score
+    # keeps three decimals, and which they are depends on the order.
+    scale = (query.shape[-1] // self._heads) ** -0.5
+    query = self._split(query, 1 if only_first else self._length)
+    key, value = (self._split(rows, self._length) for rows in (key, value))
+    context = kernels.attention(
+      query,
+      key,
+      value,
+      self._mask,
+      draw_kept(_scores_shape(query, key)),
+      scale,
+    )  # [B, N, Q, D]
+    width = self._heads * context.shape[-1]
+    return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, width])
+
+  def _split(self, rows, length):
+    """<float32>[B * Q, H] to <float32>[B, N, Q, D]."""
+    width = rows.shape[-1] // self._heads
+    apart = tf.reshape(rows, [self._batch, length, self._heads, width])
+    return tf.transpose(apart, [0, 2, 1, 3])
+
+
+class RealTokens:
+  """The rows are the tokens that the mask shows, and each sequence's first.
+
+  The first is kept whatever its mask, for the pooler reads it, and so is a
+  sequence of zeros, in which all positions are equal again. For attention the
+  sequences go, by length, into two groups, each as wide as its longest,
+  divided where the least is left to compute.
+
+  Args:
+    input_mask: <int32>[B, S], 1 where attention may go; any 0/1 mask is valid.
+    shape: B and S.
+    heads: N.
+  """
+
+  def __init__(self, input_mask, shape, heads):
+    self._shape, self._heads = shape, heads
+    batch, length = shape
+    real = tf.concat([tf.ones([batch, 1], tf.int32), input_mask[:, 1:]], 1)
+    shown = tf.reduce_max(input_mask, 1, keepdims=True)  # [B, 1]
+    real = tf.maximum(real, 1 - shown)  # [B, S]
+    places = tf.where(tf.reshape(real > 0, [-1]))[:, 0]
+    self._places = tf.cast(places, tf.int32)  # [T], in B * S
+    self._lengths = tf.reduce_sum(real, 1)  # [B]
+    self._starts = tf.cumsum(self._lengths, exclusive=True)  # [B], in T
+    self._open = tf.gather(tf.reshape(input_mask, [-1]), self._places)  # [T]
+    self._group(batch)
+
+  def rows(self, values):
+    return tf.gather(tf.reshape(values, [-1]), self._places)  # [T]
+
+  def add_positions(self, rows, table):
+    length = self._shape[1]
+    # Sliced first: the gradient of a slice is dense, as the original's is.
+    return rows + tf.gather(table[:length], self._places % length)  # [T, H]
+
+  def first(self, rows):
+    return tf.gather(rows, self._starts)  # [B, H]
+
+  def positions(self, rows):
+    """<float32>[T, H] to <float32>[B, S, H], zeros where there is no token."""
+    batch, length = self._shape
+    width = rows.shape[-1]
+    spread = tf.scatter_nd(
+      self._places[:, tf.newaxis], rows, [batch * length, width]
+    )  # [B * S, H]
+    return tf.reshape(spread, [batch, length, width])
+
+  def attend(self, query, key, value, draw_kept, only_first):
+    """See `EveryPosition.attend`."""
+    if only_first:
+      split, merge, back = (
+        self._split_first,
+        self._split_first,
+        self._back_first,
+      )
+    else:
+      split, merge, back = self._split, self._merge, self._back
+    query *= (query.shape[-1] // self._heads) ** -0.5
+    queries = kernels.split_heads(query, split, back)
+    keys = kernels.split_heads(key, self._split, self._back)
+    values = kernels.split_heads(value, self._split, self._back)
+    contexts = [
+      kernels.attention(q, k, v, mask, draw_kept(_scores_shape(q, k)))
+      for q, k, v, mask in zip(queries, keys, values, self._masks)
+    ]  # [G, N, Q, D] each
+    return kernels.merge_heads(contexts, merge, back)
+
+  def _group(self, batch):
+    """Makes the indices that put heads into groups and back."""
+    order = tf.argsort(self._lengths, stable=True)  # [B]
+    shorter = _division(tf.gather(self._lengths, order), batch)
+    head = tf.range(self._heads)  # [N]
+    rank = tf.math.invert_permutation(order)[:, tf.newaxis]  # [B, 1]
+    self._split_first = [
+      (group[:, tf.newaxis] * self._heads + head)[:, :, tf.newaxis]
+      for group in (order[:shorter], order[shorter:])
+    ]  # [G, N, 1] each
+    self._back_first = rank * self._heads + head  # [B, N]
+    self._split, self._merge, self._masks = [], [], []
+    rows_before, back = 0, []
+    for begin, group in ((0, order[:shorter]), (shorter, order[shorter:])):
+      longest = tf.reduce_max(tf.gather(self._lengths, group))
+      longest = tf.maximum(longest, 1)  # of no sequences there is no longest
+      self._index(group, longest)
+      row = rows_before + (rank - begin) * self._heads * longest  # [B, 1]
+      back.append(row + head * longest)  # [B, N]
+      rows_before = tf.size(group) * self._heads * longest
+    back = tf.where_v2(rank < shorter, *back)  # [B, N], of a sequence's token 0
+    sequence = self._places // self._shape[1]  # [T]
+    inside = tf.range(tf.size(sequence)) - tf.gather(self._starts, sequence)
+    self._back = tf.gather(back, sequence) + inside[:, tf.newaxis]  # [T, N]
+
+  def _index(self, group, longest):
+    """Indices and mask of one group of sequences <int32>[G]."""
+    tokens = tf.size(self._places)
+    step = tf.range(longest)  # [K]
+    real = step < tf.gather(self._lengths, group)[:, tf.newaxis]  # [G, K]
+    token = tf.gather(self._starts, group)[:, tf.newaxis] + step  # [G, K]
+    token = tf.where_v2(real, token, tokens)
+    rows = (
+      token[:, tf.newaxis, :] * self._heads
+      + tf.range(self._heads)[:, tf.newaxis]
+    )  # [G, N, K]
+    end = tokens * self._heads
+    self._split.append(tf.minimum(rows, end - 1))
+    self._merge.append(tf.minimum(rows, end))
+    is_open = tf.gather(tf.pad(self._open, [[0, 1]]), token) > 0  # [G, K]
+    mask = tf.where_v2(is_open, 0.0, _CLOSED)
+    self._masks.append(mask[:, tf.newaxis, tf.newaxis, :])  # [G, 1, 1, K]
+
+
+def _division(lengths, batch):
+  """How many of the sorted sequences <int32>[B] go into the shorter group.
+
+  Attention computes longest^2 scores for each sequence of a group.
+  """
+  count = tf.range(1, batch + 1)  # [B]
+  scores = count * lengths**2 + (batch - count) * lengths[-1] ** 2
+  return tf.argmin(scores, output_type=tf.int32) + 1
+
+
+def _scores_shape(query, key):
+  """Of <float32>[B, N, Q, D] and [B, N, K, D]: [B, N, Q, K]."""
+  static = [*query.shape[:3], key.shape[2]]
+  if None not in static:
+    return static
+  return tf.concat([tf.shape(query)[:3], tf.shape(key)[2:3]], 0)
