@@ -1,0 +1,407 @@
+"""Gives TensorFlow 2.16 to 2.21 back its Estimator, TPUEstimator included.
+
+  pip install "tensorflow>=2.15,<2.22" tensorflow-estimator==2.15.0
+
+  import estimator_bridge  # noqa: F401  (before any use of tf.estimator)
+  import tensorflow.compat.v1 as tf
+  tf.estimator.tpu.TPUEstimator(...)
+
+TensorFlow 2.15 was the last to carry tf.estimator. The package behind it,
+tensorflow-estimator 2.15.0, still installs beside later versions (its
+repository is archived: no other version will follow), but leans on pieces of
+TensorFlow that 2.16 removed. Importing this file puts these back:
+
+  missing since 2.16                         what stands in here
+  -----------------------------------------  ----------------------------------
+  tensorflow.python.util.tf_export:          the "estimator" entries of its
+    ESTIMATOR_API_NAME, API_ATTRS[_V1]       two tables of API names
+  tensorflow.python.tpu.tpu_embedding        the seven classes that are looked
+                                             up at import, empty
+  tensorflow.python.tpu.                     an empty module
+    tpu_embedding_gradient
+  tensorflow.python.tpu.session_support      the shutdown hook that training on
+                                             TPU asks for, doing nothing
+  tensorflow.python.distribute.              its five functions: Estimator
+    estimator_training                       under tf.distribute and TF_CONFIG
+  tf.estimator, tf.compat.v1.estimator,      the package's own two namespaces,
+    tf.compat.v2.estimator                   as attributes and as modules
+
+On 2.15 nothing is touched: there all of it is TensorFlow's own. The import
+order does not matter, nor does importing twice or from two copies. What does
+not come back: embedding tables on TPU (EmbeddingConfigSpec), the checkpoint
+that a preempted TPU worker writes on its way out (training goes on from the
+last regular one), and DistributeConfig's remote_cluster. Each says so when it
+is asked for.
+
+quiet() hides the deprecation notices that an Estimator's user can do nothing
+about; it is not called by the import. TensorFlow's start-up banners are gone
+with os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") before the first import
+of TensorFlow, which is the calling script's to decide.
+
+Verified on the last release of each version from 2.15 to 2.21; any other is
+refused rather than guessed at. This file needs nothing but TensorFlow and
+tensorflow-estimator, so it can be copied into any project.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.metadata
+import os
+import re
+import sys
+import types
+import warnings
+
+import tensorflow as tf
+
+FIRST, LAST = (2, 15), (2, 21)  # TensorFlow versions that are known to work
+ESTIMATOR = "2.15.0"
+PIP_LINE = (
+  f'pip install "tensorflow>=2.{FIRST[1]},<2.{LAST[1] + 1}" '
+  f"tensorflow-estimator=={ESTIMATOR}"
+)
+
+
+def check(tensorflow_version, estimator_version):
+  """Refuses a pair of versions that this bridge does not know.
+
+  Args:
+    tensorflow_version: `str`, like tf.__version__.
+    estimator_version: `str`, or None where the package is not installed.
+
+  Raises:
+    ImportError: with what is installed, what is supported and the pip line.
+  """
+  numbers = re.match(r"(\d+)\.(\d+)", tensorflow_version)
+  known = numbers and FIRST <= tuple(map(int, numbers.groups())) <= LAST
+  if known and estimator_version == ESTIMATOR:
+    return
+  raise ImportError(
+    f"estimator_bridge found TensorFlow {tensorflow_version} with "
+    f"tensorflow-estimator {estimator_version or '(not installed)'}, but "
+    f"supports TensorFlow {FIRST[0]}.{FIRST[1]} to {LAST[0]}.{LAST[1]} with "
+    f"tensorflow-estimator {ESTIMATOR}: {PIP_LINE}"
+  )
+
+
+def install():
+  """Makes tf.estimator and tf.compat.v1.estimator be there; again is no harm.
+
+  Raises:
+    ImportError: see check.
+  """
+  try:
+    estimator_version = importlib.metadata.version("tensorflow-estimator")
+  except importlib.metadata.PackageNotFoundError:
+    estimator_version = None
+  check(tf.__version__, estimator_version)
+  if hasattr(tf.compat.v1, "estimator"):
+    return  # TensorFlow 2.15, or bridged already
+  _restore_export_registry()
+  _stand_in(
+    "tensorflow.python.tpu.tpu_embedding",
+    {name: type(name, (), {}) for name in _EMBEDDING_PARAMETERS},
+  )
+  _stand_in("tensorflow.python.tpu.tpu_embedding_gradient", {})
+  _stand_in(
+    "tensorflow.python.tpu.session_support",
+    {
+      "GracefulShutdownHook": _GracefulShutdownHook,
+      "ResetComputation": _ResetComputation,
+    },
+  )
+  _stand_in(
+    "tensorflow.python.distribute.estimator_training",
+    {
+      "init_run_config": _init_run_config,
+      "should_run_distribute_coordinator": _runs_in_cluster,
+      "train_and_evaluate": _train_and_evaluate,
+      "estimator_train": _refuse_lone_call,
+      "estimator_evaluate": _refuse_lone_call,
+    },
+  )
+  _publish()
+
+
+def quiet():
+  """Hides deprecation notices that nobody who uses Estimator can act upon.
+
+  Those are the ones that advise tf.keras in Estimator's place, and those about
+  calls that TensorFlow or the package makes itself, about thirty in a run. A
+  notice about any other deprecated call in the user's own files still shows,
+  and so does every other message. A second call changes nothing.
+  """
+  tf.get_logger().addFilter(_is_useful)
+  for start in (
+    # TensorFlow itself, for each input under a tf.distribute strategy.
+    "To make it possible to preserve tf.data options across serialization",
+    # protobuf 6, about the graph.pbtxt that TensorFlow 2.20 writes.
+    "float_format is deprecated for text_format",
+  ):
+    warnings.filterwarnings("ignore", message=start)
+
+
+def _is_useful(record):
+  """Whether a logging.LogRecord of TensorFlow's logger is to be shown."""
+  notice, args = str(record.msg), record.args
+  # All notices share this form; where the call stands comes first, what to use
+  # in its place last.
+  if not (notice.startswith("From %s: ") and " is deprecated" in notice):
+    return True
+  place, advice = str(args[0]), str(args[-1])
+  return not (
+    place.startswith(_LIBRARIES)
+    or advice == "Use tf.keras instead."
+    or advice.startswith("tf.compat.v1.estimator.")
+  )
+
+
+_SITE_PACKAGES = os.path.dirname(os.path.dirname(os.path.abspath(tf.__file__)))
+_LIBRARIES = tuple(
+  os.path.join(_SITE_PACKAGES, name, "")
+  for name in ("tensorflow", "tensorflow_estimator")
+)
+
+
+# --- tf_export: since 2.16 it no longer knows an API named "estimator" -------
+
+
+def _restore_export_registry():
+  """Registers the attributes in which estimator_export notes a symbol's names.
+
+  The package's decorators look them up for every public class at import.
+  """
+  from tensorflow.python.util import tf_export
+
+  name = "estimator"
+  tf_export.ESTIMATOR_API_NAME = name
+  for table, suffix in (
+    (tf_export.API_ATTRS, ""),
+    (tf_export.API_ATTRS_V1, "_v1"),
+  ):
+    entry = type(table[tf_export.TENSORFLOW_API_NAME])
+    table[name] = entry(
+      f"_{name}_api_names{suffix}", f"_{name}_api_constants{suffix}"
+    )
+
+
+# --- tensorflow.python.tpu: three modules gone since 2.16 --------------------
+
+# A TPUEstimator without embedding tables only lists these classes in a tuple.
+_EMBEDDING_PARAMETERS = (
+  "AdagradParameters",
+  "AdamParameters",
+  "FtrlParameters",
+  "MomentumParameters",
+  "ProximalAdagradParameters",
+  "RMSPropParameters",
+  "StochasticGradientDescentParameters",
+)
+
+
+class _ResetComputation:
+  """What TPU training hands to the hook below by default; never called."""
+
+
+class _GracefulShutdownHook(tf.compat.v1.train.SessionRunHook):
+  """Takes the original hook's arguments and stays out of the way.
+
+  The original saved a checkpoint when a TPU worker announced its end. Without
+  it the session fails there, and training goes on from the last checkpoint.
+  """
+
+  def __init__(self, checkpoint_prefix, saver=None, on_shutdown_hooks=None):
+    del checkpoint_prefix, saver, on_shutdown_hooks
+
+
+# --- tensorflow.python.distribute.estimator_training: gone since 2.16 --------
+
+
+def _init_run_config(config, tf_config):
+  """Sets a RunConfig's place in the cluster where it names a strategy.
+
+  Args:
+    config: the RunConfig under construction, changed in place.
+    tf_config: `dict`, the parsed TF_CONFIG.
+
+  Raises:
+    ValueError: if a strategy is given twice, or a remote cluster is asked for.
+  """
+  extra = config._experimental_distribute
+  if extra and extra.remote_cluster:
+    raise ValueError(
+      "DistributeConfig(remote_cluster=...) needs TensorFlow 2.15; later "
+      "versions take the cluster from TF_CONFIG, set for each worker"
+    )
+  for field in ("train_distribute", "eval_distribute") if extra else ():
+    strategy = getattr(extra, field)
+    if strategy and getattr(config, "_" + field):
+      raise ValueError(f"{field} is set both directly and by DistributeConfig")
+    if strategy:
+      setattr(config, "_" + field, strategy)
+
+  cluster = tf.train.ClusterSpec(tf_config.get("cluster", {}))
+  in_cluster = bool(
+    cluster and config._train_distribute and "master" not in cluster.jobs
+  )
+  # In a cluster each worker learns its own place later, from the coordinator
+  # (_own_estimator); until then its settings are those of a single machine.
+  config._init_distributed_setting_from_environment_var(
+    {} if in_cluster else tf_config
+  )
+  config._distribute_coordinator_mode = None
+  if in_cluster:
+    from tensorflow.python.distribute import distribute_coordinator
+
+    mode = distribute_coordinator.CoordinatorMode.INDEPENDENT_WORKER
+    config._distribute_coordinator_mode = mode
+    config._cluster_spec = cluster
+  else:
+    config._maybe_overwrite_session_config_for_distributed_training()
+
+
+def _runs_in_cluster(config):
+  """Whether train_and_evaluate has to go through the coordinator."""
+  # A RunConfig without a strategy never passed through _init_run_config.
+  mode = getattr(config, "_distribute_coordinator_mode", None)
+  return bool(mode and config.cluster_spec)
+
+
+def _train_and_evaluate(estimator, train_spec, eval_spec, executor_cls):
+  """Runs this process's task of the cluster: train, evaluate or serve.
+
+  Args:
+    estimator: the Estimator; every task works on a copy of its own.
+    train_spec, eval_spec: the TrainSpec and the EvalSpec.
+    executor_cls: the package's class whose objects follow a training run's
+      checkpoints and evaluate each.
+  """
+  from tensorflow.python.distribute import distribute_coordinator
+
+  def train(strategy):
+    _own_estimator(estimator, "train", strategy).train(
+      train_spec.input_fn,
+      hooks=list(train_spec.hooks),
+      max_steps=train_spec.max_steps,
+    )
+
+  def evaluate(strategy):
+    executor = executor_cls(
+      _own_estimator(estimator, "eval", strategy), train_spec, eval_spec
+    )
+    executor._start_continuous_evaluation()
+
+  config = estimator.config
+  distribute_coordinator.run_distribute_coordinator(
+    train,
+    config.train_distribute,
+    eval_fn=evaluate,
+    eval_strategy=config.eval_distribute,
+    mode=config._distribute_coordinator_mode,
+    session_config=config.session_config,
+  )
+
+
+def _own_estimator(estimator, role, strategy):
+  """Returns a copy of an estimator that knows its task in the cluster.
+
+  Args:
+    estimator: the Estimator that the user built.
+    role: "train" or "eval".
+    strategy: the tf.distribute strategy, configured for this task, or None.
+  """
+  from tensorflow.python.distribute import (
+    distribute_coordinator_context,
+    multi_worker_util,
+  )
+
+  own = copy.deepcopy(estimator)
+  setattr(own, f"_{role}_distribution", strategy)
+  config = own._config
+  setattr(config, f"_{role}_distribute", strategy)
+  # train and evaluate are to do the work now, not to ask the coordinator again.
+  config._distribute_coordinator_mode = None
+
+  task = distribute_coordinator_context.get_current_worker_context()
+  config._service = None
+  config._task_type, config._task_id = task.task_type, task.task_id
+  config._is_chief = task.is_chief
+  config._master = config._evaluation_master = task.master_target
+  if task.task_type == "evaluator":
+    # It follows the checkpoints by itself and must not wait for the others.
+    config._cluster_spec = tf.train.ClusterSpec({})
+    config._num_ps_replicas = config._num_worker_replicas = 0
+    config._global_id_in_cluster = None
+    return own
+
+  def count(job):
+    return multi_worker_util.task_count(task.cluster_spec, job)
+
+  config._cluster_spec = task.cluster_spec
+  config._num_ps_replicas = count("ps")
+  config._num_worker_replicas = count("chief") + count("worker")
+  before = count("chief") if task.task_type == "worker" else 0
+  config._global_id_in_cluster = before + (task.task_id or 0)
+  return own
+
+
+def _refuse_lone_call(estimator, run, hooks):
+  """Stands for Estimator.train and .evaluate on several machines.
+
+  Raises:
+    ValueError: always, as TensorFlow 2.15 does with workers under TF_CONFIG.
+  """
+  del estimator, run, hooks
+  raise ValueError(
+    "Estimator.train and Estimator.evaluate work on one machine only: with a "
+    "cluster in TF_CONFIG and a strategy call tf.estimator.train_and_evaluate"
+  )
+
+
+# --- putting it in place -----------------------------------------------------
+
+
+def _stand_in(name, members):
+  """Adds a module that TensorFlow no longer has.
+
+  Args:
+    name: `str`, the module's full name; nothing happens if it can be imported.
+    members: `dict`, what the module holds; any other name is an
+      AttributeError that says where it went.
+  """
+  try:
+    importlib.import_module(name)
+    return
+  except ModuleNotFoundError:
+    pass
+
+  def missing(attribute):
+    raise AttributeError(
+      f"{name}.{attribute} left TensorFlow with 2.16 and estimator_bridge has "
+      "nothing in its place: what needs it runs on TensorFlow 2.15 only"
+    )
+
+  module = types.ModuleType(name, "Put here by estimator_bridge.")
+  module.__dict__.update(members, __getattr__=missing)
+  sys.modules[name] = module
+  parent, _, leaf = name.rpartition(".")
+  setattr(importlib.import_module(parent), leaf, module)
+
+
+def _publish():
+  """Puts the package's namespaces where TensorFlow 2.15 has them."""
+  api = "tensorflow_estimator.python.estimator.api"
+  v1 = importlib.import_module(f"{api}._v1.estimator")
+  v2 = importlib.import_module(f"{api}._v2.estimator")
+  for parent, namespace in (
+    ("tensorflow", v2),
+    ("tensorflow.compat.v2", v2),
+    ("tensorflow.compat.v1", v1),
+  ):
+    sys.modules[f"{parent}.estimator"] = namespace
+    importlib.import_module(parent).estimator = namespace
+
+
+install()

@@ -1,0 +1,309 @@
+"""tf.estimator on the installed TensorFlow, whichever of 2.15 to 2.21 it is."""
+
+import importlib.metadata
+import importlib.util
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import estimator_bridge
+
+pytestmark = pytest.mark.filterwarnings(
+  # TensorFlow's own code under a strategy; protobuf 6 under TensorFlow 2.20.
+  "ignore:To make it possible to preserve tf.data options",
+  "ignore:float_format is deprecated",
+)
+
+NATIVE = tf.__version__.startswith("2.15.")
+ROWS = np.random.RandomState(0).randn(64, 3).astype(np.float32)
+TARGETS = ROWS @ np.array([1.0, -2.0, 0.5], np.float32)
+
+
+def input_fn(params):
+  """Batches of `<float32>[B, 3]` and `<float32>[B]`, in order, for ever."""
+  rows = tf.data.Dataset.from_tensor_slices((ROWS, TARGETS)).repeat()
+  return rows.batch(params["batch_size"], drop_remainder=True)
+
+
+def once(params):
+  """The same rows, a single time."""
+  return input_fn(params).take(len(ROWS) // params["batch_size"])
+
+
+def model_fn(features, labels, mode, params):
+  """Linear regression by plain gradient descent."""
+  del params
+  weights = tf.get_variable("weights", [3], initializer=tf.zeros_initializer())
+  outputs = tf.linalg.matvec(features, weights)
+  if mode == tf.estimator.ModeKeys.PREDICT:
+    return tf.estimator.tpu.TPUEstimatorSpec(mode, {"outputs": outputs})
+  loss = tf.reduce_mean(tf.square(outputs - labels))
+  optimizer = tf.train.GradientDescentOptimizer(0.1)
+  step = tf.train.get_or_create_global_step()
+  return tf.estimator.tpu.TPUEstimatorSpec(
+    mode,
+    loss=loss,
+    train_op=optimizer.minimize(loss, global_step=step),
+    eval_metrics=(
+      lambda x, y: {"error": tf.metrics.mean_squared_error(y, x)},
+      [outputs, labels],
+    ),
+  )
+
+
+def estimator(folder, batch_size=16, use_tpu=False, **config):
+  return tf.estimator.tpu.TPUEstimator(
+    model_fn=model_fn,
+    config=tf.estimator.tpu.RunConfig(model_dir=str(folder), **config),
+    params={},
+    use_tpu=use_tpu,
+    eval_on_tpu=use_tpu,
+    export_to_tpu=False,
+    train_batch_size=batch_size,
+    eval_batch_size=batch_size,
+    predict_batch_size=batch_size,
+  )
+
+
+def set_cluster(monkeypatch, **cluster):
+  """Makes this process the first worker of a cluster."""
+  task = {"type": "worker", "index": 0}
+  monkeypatch.setenv(
+    "TF_CONFIG", json.dumps({"cluster": cluster, "task": task})
+  )
+
+
+def descended(steps, batch_size=16):
+  """The weights after so many steps, by NumPy: `<float32>[3]`."""
+  weights = np.zeros(3, np.float32)
+  for step in range(steps):
+    start = step * batch_size % len(ROWS)
+    rows = ROWS[start : start + batch_size]
+    error = rows @ weights - TARGETS[start : start + batch_size]
+    weights -= 0.1 * 2 / batch_size * error @ rows
+  return weights
+
+
+def test_tpu_estimator_trains_evaluates_exports_and_predicts(tmp_path):
+  tiny = estimator(tmp_path, save_checkpoints_steps=10)
+  exporter = tf.estimator.LatestExporter(
+    "latest",
+    lambda: tf.estimator.export.TensorServingInputReceiver(
+      *[tf.placeholder(tf.float32, [None, 3])] * 2
+    ),
+  )
+  metrics, exported = tf.estimator.train_and_evaluate(
+    tiny,
+    tf.estimator.TrainSpec(input_fn, max_steps=20),
+    tf.estimator.EvalSpec(
+      once, steps=None, throttle_secs=0, exporters=exporter
+    ),
+  )
+  weights = descended(20)
+  assert metrics["global_step"] == 20
+  assert metrics["error"] == pytest.approx(
+    np.mean((ROWS @ weights - TARGETS) ** 2), rel=1e-3
+  )
+  predicted = [row["outputs"] for row in tiny.predict(once)]
+  np.testing.assert_allclose(predicted, ROWS @ weights, rtol=1e-4, atol=1e-5)
+  assert tf.saved_model.contains_saved_model(tf.compat.as_str(exported[0]))
+
+
+def test_early_stopping_stops(tmp_path):
+  tiny = estimator(tmp_path, save_checkpoints_steps=2)
+  os.makedirs(tiny.eval_dir())
+  stop = tf.estimator.experimental.make_early_stopping_hook(
+    tiny, lambda: True, run_every_secs=None, run_every_steps=1
+  )
+  tiny.train(input_fn, max_steps=50, hooks=[stop])
+  assert tiny.get_variable_value("global_step") < 50
+
+
+# Under a strategy AutoGraph rewrites the package's source first, some 5 s.
+fast = tf.autograph.experimental.do_not_convert
+
+
+def mirrored(*devices):
+  """A MirroredStrategy that leaves the process's eager devices alone."""
+  with tf.Graph().as_default():
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def test_two_mirrored_replicas_equal_one_with_the_whole_batch(tmp_path):
+  two = estimator(
+    tmp_path,
+    batch_size=8,  # a replica's
+    train_distribute=mirrored("/cpu:0", "/cpu:1"),
+    session_config=tf.ConfigProto(
+      device_count={"CPU": 2}, allow_soft_placement=True
+    ),
+  )
+  fast(two.train)(input_fn, max_steps=6)
+  np.testing.assert_allclose(
+    two.get_variable_value("weights"), descended(6), rtol=1e-4
+  )
+
+
+CLUSTER_JOB = """
+import sys
+import estimator_bridge
+import tensorflow.compat.v1 as tf
+tf.disable_eager_execution()
+from test_estimator_bridge import estimator, fast, input_fn, once
+strategy = tf.distribute.experimental.MultiWorkerMirroredStrategy()
+fast(tf.estimator.train_and_evaluate)(
+  estimator(sys.argv[1], train_distribute=strategy),
+  tf.estimator.TrainSpec(input_fn, max_steps=6),
+  tf.estimator.EvalSpec(once, steps=None),
+)
+"""
+
+
+def test_multi_worker_mirrored_trains_a_cluster(tmp_path, monkeypatch):
+  with socket.socket() as free:
+    free.bind(("127.0.0.1", 0))
+    set_cluster(monkeypatch, worker=[f"127.0.0.1:{free.getsockname()[1]}"])
+  here = os.path.dirname(os.path.abspath(__file__))
+  monkeypatch.setenv("PYTHONPATH", here + os.pathsep + os.path.dirname(here))
+  command = [sys.executable, "-c", CLUSTER_JOB, str(tmp_path)]
+  subprocess.run(command, check=True, timeout=120)
+  reader = tf.train.load_checkpoint(str(tmp_path))
+  np.testing.assert_allclose(
+    reader.get_tensor("weights"), descended(6), rtol=1e-4
+  )
+
+
+def test_train_alone_is_refused_in_a_cluster(tmp_path, monkeypatch):
+  set_cluster(monkeypatch, worker=["127.0.0.1:1", "127.0.0.1:2"])
+  one = estimator(tmp_path, train_distribute=mirrored("/cpu:0"))
+  with pytest.raises(ValueError, match="train"):
+    one.train(input_fn, max_steps=1)
+
+
+class _Stop(Exception):
+  """Raised once a graph is built."""
+
+
+class _Built(tf.train.SessionRunHook):
+  def begin(self):
+    self.ops = {op.type for op in tf.get_default_graph().get_operations()}
+    raise _Stop
+
+
+def test_the_tpu_graph_builds(tmp_path):
+  one_core = tf.estimator.tpu.TPUConfig(num_shards=1, iterations_per_loop=2)
+  tiny = estimator(tmp_path, use_tpu=True, tpu_config=one_core)
+  hook = _Built()
+  with pytest.raises(_Stop):
+    tiny.train(input_fn, max_steps=2, hooks=[hook])
+  assert "TPUReplicateMetadata" in hook.ops
+
+
+@pytest.mark.parametrize(
+  "versions",
+  [
+    ("2.14.1", "2.15.0"),
+    ("2.22.0-rc0", "2.15.0"),
+    ("3.0.0", "2.15.0"),
+    ("unknown", "2.15.0"),
+    ("2.15.1", "2.14.0"),
+    ("2.21.0", None),
+  ],
+)
+def test_unknown_versions_are_refused_in_one_sentence(versions):
+  with pytest.raises(ImportError) as refusal:
+    estimator_bridge.check(*versions)
+  message = str(refusal.value)
+  assert f"TensorFlow {versions[0]} " in message and "\n" not in message
+  assert f"{versions[1] or '(not installed)'}" in message
+  assert "2.15 to 2.21" in message
+  assert message.endswith(
+    'pip install "tensorflow>=2.15,<2.22" tensorflow-estimator==2.15.0'
+  )
+
+
+def test_the_installed_versions_are_what_is_checked(monkeypatch):
+  monkeypatch.setattr(tf, "__version__", "2.15.0")  # a look-alike only
+  tensorflow = sys.modules["tensorflow"]
+  monkeypatch.setattr(tensorflow, "__version__", "2.99.0")
+  with pytest.raises(ImportError, match=r"TensorFlow 2\.99\.0"):
+    estimator_bridge.install()
+
+
+def test_a_missing_package_is_named(monkeypatch):
+  def version(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+
+  monkeypatch.setattr(importlib.metadata, "version", version)
+  with pytest.raises(ImportError, match=r"tensorflow-estimator \(not inst"):
+    estimator_bridge.install()
+
+
+def test_a_second_copy_changes_nothing():
+  import tensorflow
+
+  before = tensorflow.estimator, tf.estimator, tf.estimator.tpu.TPUEstimator
+  spec = importlib.util.find_spec("estimator_bridge")
+  spec.loader.exec_module(importlib.util.module_from_spec(spec))
+  assert before == (
+    tensorflow.estimator,
+    tf.estimator,
+    tf.estimator.tpu.TPUEstimator,
+  )
+  assert tensorflow.estimator.Estimator is not tf.estimator.Estimator
+
+
+@pytest.mark.skipif(NATIVE, reason="TensorFlow 2.15 has tf.estimator itself")
+def test_what_has_no_stand_in_says_so():
+  from tensorflow.python.tpu import tpu_embedding
+
+  with pytest.raises(AttributeError, match="TensorFlow 2.15 only"):
+    tpu_embedding.TPUEmbedding  # noqa: B018
+  from tensorflow.estimator import Estimator
+
+  assert Estimator is sys.modules["tensorflow"].estimator.Estimator
+
+
+@pytest.mark.skipif(not NATIVE, reason="there is nothing native to leave")
+def test_the_native_estimator_is_left_alone():
+  from tensorflow.python.distribute import estimator_training
+  from tensorflow.python.tpu import session_support, tpu_embedding
+
+  for module in (estimator_training, session_support, tpu_embedding):
+    assert os.path.isfile(module.__file__)
+
+
+@pytest.fixture
+def shown():
+  """What TensorFlow's logger lets through after quiet()."""
+  records = []
+  handler = logging.Handler()
+  handler.emit = lambda record: records.append(record.getMessage())
+  logger = tf.get_logger()
+  logger.addHandler(handler)
+  estimator_bridge.quiet()
+  yield records
+  logger.removeHandler(handler)
+  logger.removeFilter(estimator_bridge._is_useful)
+
+
+def test_quiet_hides_only_what_nobody_can_change(shown, tmp_path, monkeypatch):
+  from tensorflow.python.util import deprecation
+
+  # Each notice is given once a process, and other tests ran before this one.
+  monkeypatch.setattr(deprecation, "_PRINTED_WARNING", {})
+  tf.logging.set_verbosity(tf.logging.WARN)
+  estimator(tmp_path).train(input_fn, max_steps=1)
+  assert shown == []
+  tf.logging.warning("%s is deprecated", "mine")
+  with tf.Graph().as_default():
+    tf.train.input_producer(tf.zeros([3]))  # deprecated, with a way out
+  assert shown[0] == "mine is deprecated"
+  assert len(shown) == 2 and "input_producer" in shown[1]
