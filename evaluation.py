@@ -71,7 +71,8 @@ def confusion_matrix(label_ids, predictions, weights, num_labels):
     <float64>[L, L], labels down and predictions across, and its update.
   """
   total = tf.Variable(
-    tf.zeros([num_labels, num_labels], tf.float64),
+    # A function, for on a TPU's host this runs inside a loop of the graph.
+    lambda: tf.zeros([num_labels, num_labels], tf.float64),
     trainable=False,
     collections=[tf.GraphKeys.LOCAL_VARIABLES, tf.GraphKeys.METRIC_VARIABLES],
     name="confusion_matrix",

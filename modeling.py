@@ -455,7 +455,8 @@ class BertModel:
 
   def get_sequence_output(self):
     """<float32>[B, S, H], the last layer, padded positions included."""
-    return self.get_all_encoder_layers()[-1]
+    layers = self.get_all_encoder_layers()
+    return layers[-1] if layers else self.get_embedding_output()
 
   def get_all_encoder_layers(self):
     """The output of every layer, each <float32>[B, S, H].

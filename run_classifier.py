@@ -14,23 +14,24 @@ into output_dir. The same command again goes on where a killed run stopped.
 """
 
 import contextlib
+import difflib
 import functools
 import os
 import re
 import sys
-import tempfile
-from typing import NamedTuple, Optional
+import types
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no banner at the import
 
 from absl import app, flags, logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorflow.python.ops import summary_ops_v2
 
-import checkpoints
 import devices
+import estimator_bridge
 import evaluation
 from features import (  # noqa: F401 - the 2018 script's names, for importers
-  FeatureCache,
   InputFeatures,
   convert_examples_to_features,
   convert_single_example,
@@ -39,9 +40,9 @@ from features import (  # noqa: F401 - the 2018 script's names, for importers
   padding_features,
   serialize,
 )
-import files
 import modeling
 import optimization
+import preparation
 import progress
 import run_state
 from tasks import (  # noqa: F401 - the 2018 script's names, for importers
@@ -54,7 +55,6 @@ from tasks import (  # noqa: F401 - the 2018 script's names, for importers
   PaddingInputExample,
   XnliProcessor,
 )
-import tokenization
 
 FLAGS = flags.FLAGS
 
@@ -173,6 +173,12 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_integer("log_steps", 100, "Steps between two lines of progress.")
 flags.DEFINE_integer("num_threads", 0, "Threads to compute with; 0: all cores.")
+flags.DEFINE_bool(
+  "skip_padding",
+  True,
+  "Compute real tokens only; false computes all max_seq_length positions, as a"
+  " TPU always does. The results are the same, within rounding.",
+)
 
 # --- TPU
 flags.DEFINE_bool("use_tpu", False, "Compute on a TPU.")
@@ -249,7 +255,9 @@ def file_based_input_fn_builder(
         start_row=start_row,
       )
     elif drop_remainder:
-      rows = filled_up(rows, seq_length, batch_size)
+      # The cores of a TPU take their batches in turn, all of them in a step.
+      cores = params["context"].num_replicas if "context" in params else 1
+      rows = filled_up(rows, seq_length, batch_size * cores)
     parse = functools.partial(parse_batch, spec=spec)
     return (
       rows.batch(batch_size, drop_remainder=drop_remainder)
@@ -390,6 +398,7 @@ def model_fn_builder(
   metric=None,
   loss_rows=None,
   fresh_variables=(),
+  skip_padding=False,
 ):
   """A model_fn for TPUEstimator.
 
@@ -406,15 +415,21 @@ def model_fn_builder(
     seed: of dropout.
     metric, loss_rows: see `evaluation.metric_fn`.
     fresh_variables: names that are not to be taken from init_checkpoint.
+    skip_padding: compute real tokens only, in shapes that are not static.
   """
   model = modeling.BertForSequenceClassification(
-    bert_config, num_labels, use_one_hot_embeddings=use_one_hot_embeddings
+    bert_config,
+    num_labels,
+    use_one_hot_embeddings=use_one_hot_embeddings,
+    skip_padding=skip_padding,
   )
 
   def model_fn(features, labels, mode, params, config):
     del labels, params
     training = mode == tf.estimator.ModeKeys.TRAIN
-    step = tf.train.get_or_create_global_step()
+    global_step = tf.train.get_or_create_global_step()
+    # Read once, so that nothing sees the count that the update ends with.
+    step = global_step.read_value()
     key = (
       modeling.dropout_key(seed, step, replica(use_tpu)) if training else None
     )
@@ -437,7 +452,9 @@ def model_fn_builder(
     tf.identity(rate, progress.ProgressHook.RATE)
     return make_spec(
       loss=outputs["loss"],
-      train_op=optimization.training_step(outputs["loss"], rate, step, use_tpu),
+      train_op=optimization.training_step(
+        outputs["loss"], rate, global_step, use_tpu
+      ),
       host_call=summaries(outputs["loss"], rate, step, config.model_dir)
       if use_tpu
       else None,
@@ -506,468 +523,87 @@ def summaries(loss, rate, step, model_dir):
   def write(loss, rate, step):
     """Runs on the host; <float32>[cores], <float32>[cores], <int64>[cores]."""
     writer = summary_ops_v2.create_file_writer_v2(model_dir)
-    with writer.as_default(step=step[0]), summary_ops_v2.record_if(True):
-      summary_ops_v2.scalar_v2("loss", tf.reduce_mean(loss))
-      summary_ops_v2.scalar_v2("learning_rate", rate[0])
+    with writer.as_default(), summary_ops_v2.record_if(True):
+      summary_ops_v2.scalar("loss", tf.reduce_mean(loss), step=step[0])
+      summary_ops_v2.scalar("learning_rate", rate[0], step=step[0])
       return tf.summary.all_v2_summary_ops()
 
   return write, [tf.reshape(value, [1]) for value in (loss, rate, step)]
 
 
 # ---------------------------------------------------------------------------
-# Preparation: all that can be wrong is found before anything is computed
-
-
-def check_flags(argv):
-  """Holds the flags against their ranges and each other.
-
-  Raises:
-    ValueError: says flag, value and what is allowed.
-  """
-  if len(argv) > 1:
-    raise ValueError(
-      f"{argv[1]!r} belongs to no flag: values are given as --flag=value,"
-      " switches as --flag, --noflag or --flag=false"
-    )
-  if not (FLAGS.do_train or FLAGS.do_eval or FLAGS.do_predict):
-    raise ValueError(
-      "there is nothing to do: give at least one of --do_train, --do_eval,"
-      " --do_predict"
-    )
-  for name in ("task_name", "data_dir", "output_dir"):
-    if not FLAGS[name].value:
-      raise ValueError(f"--{name} is needed: {FLAGS[name].help}")
-  for name, least in _LEAST.items():
-    value = FLAGS[name].value
-    if value is not None and not value >= least:
-      raise ValueError(f"--{name} is {value}, but must be at least {least}")
-  if FLAGS.seed > _MAX_SEED:
-    raise ValueError(f"--seed is {FLAGS.seed}, but must be at most {_MAX_SEED}")
-  for name in ("learning_rate", "num_train_epochs"):
-    if not 0 < FLAGS[name].value < float("inf"):
-      raise ValueError(
-        f"--{name} is {FLAGS[name].value}, but must be a finite number over 0"
-      )
-  if not 0 <= FLAGS.warmup_proportion <= 1:
-    raise ValueError(
-      f"--warmup_proportion is {FLAGS.warmup_proportion}, but must be from 0"
-      " to 1"
-    )
-  if FLAGS.overwrite_output_dir and (FLAGS.resume or not FLAGS.do_train):
-    raise ValueError(
-      "--overwrite_output_dir trains from the start: it needs --do_train and"
-      " goes against --resume"
-    )
-
-
-_LEAST = {
-  "train_batch_size": 1,
-  "eval_batch_size": 1,
-  "predict_batch_size": 1,
-  "max_seq_length": 3,
-  "save_checkpoints_steps": 1,
-  "keep_checkpoint_max": 0,
-  "log_steps": 1,
-  "num_threads": 0,
-  "seed": 0,
-  "shuffle_buffer_size": 1,
-  "iterations_per_loop": 1,
-  "num_tpu_cores": 1,
-}
-_MAX_SEED = 2**31 - 1
-
-
-class Model(NamedTuple):
-  """What a run computes with.
-
-  Attributes:
-    config: `modeling.BertConfig`.
-    vocab_file: path of the vocabulary.
-    tokenizer: `tokenization.FullTokenizer`.
-    weights: `checkpoints.Checkpoint` to begin with, or None.
-    variables: dictionary from name to shape.
-  """
-
-  config: modeling.BertConfig
-  vocab_file: str
-  tokenizer: tokenization.FullTokenizer
-  weights: Optional[checkpoints.Checkpoint]
-  variables: dict
-
-
-def prepare_task():
-  """The processor that the flags name.
-
-  Raises:
-    ValueError: there is no such task, or a length too short for its texts.
-  """
-  processors = {name.lower(): PROCESSORS[name] for name in PROCESSORS}
-  name = FLAGS.task_name.lower()
-  if name not in processors:
-    raise ValueError(
-      f"--task_name={FLAGS.task_name} is not one of {', '.join(processors)}"
-    )
-  if name == "xnli":
-    processor = processors[name](FLAGS.xnli_language)
-  else:
-    processor = processors[name]()
-  if processor.has_pairs() and FLAGS.max_seq_length < 5:
-    raise ValueError(
-      f"--max_seq_length={FLAGS.max_seq_length} leaves no room for the pairs"
-      f" of texts of {name}: it must be at least 5"
-    )
-  return processor
-
-
-def prepare_model(processor):
-  """Reads configuration, vocabulary and the list of weights; compares sizes.
-
-  Raises:
-    FileNotFoundError, ValueError: a file is missing or broken, or two of them
-      do not belong together.
-  """
-  weights = None
-  if FLAGS.init_checkpoint:
-    weights = checkpoints.open_checkpoint(FLAGS.init_checkpoint)
-  config_file = _given_or_beside("bert_config_file", weights, "config_file")
-  vocab_file = _given_or_beside("vocab_file", weights, "vocab_file")
-  config = modeling.BertConfig.from_json_file(config_file)
-  if (
-    weights.kind == "huggingface" if weights else hasattr(config, "model_type")
-  ):
-    config.read_as_hugging_face()
-  tokenizer = tokenization.FullTokenizer(vocab_file, FLAGS.do_lower_case)
-  tokenization.validate_case_matches_vocab(FLAGS.do_lower_case, tokenizer.vocab)
-  check_sizes(config, config_file, tokenizer, vocab_file, processor)
-  num_labels = len(processor.get_labels())
-  variables = checkpoints.model_variables(config, num_labels)
-  return Model(config, vocab_file, tokenizer, weights, variables)
-
-
-def _given_or_beside(flag, weights, attribute):
-  """The path in a flag, or the file that lies beside init_checkpoint."""
-  path = FLAGS[flag].value or (weights and getattr(weights, attribute))
-  if not path:
-    where = (
-      f"there is none beside {weights.path}"
-      if weights
-      else ("there is no --init_checkpoint to take it from")
-    )
-    raise ValueError(f"--{flag} is needed: {where}")
-  return path
-
-
-def check_sizes(config, config_file, tokenizer, vocab_file, processor):
-  """Compares vocabulary, configuration, length and task.
-
-  Raises:
-    ValueError: an id, a position or a segment would have no embedding.
-  """
-  size = max(tokenizer.vocab.values()) + 1
-  if size > config.vocab_size:
-    raise ValueError(
-      f"{vocab_file} has {size} lines, but {config_file} has a vocab_size of"
-      f" {config.vocab_size}: the two do not belong together"
-    )
-  if size < config.vocab_size:
-    logging.warning(
-      "%s has %d lines, fewer than the vocab_size %d of %s: do the two belong"
-      " together?",
-      vocab_file,
-      size,
-      config.vocab_size,
-      config_file,
-    )
-  if FLAGS.max_seq_length > config.max_position_embeddings:
-    raise ValueError(
-      f"--max_seq_length={FLAGS.max_seq_length} is more than the"
-      f" max_position_embeddings {config.max_position_embeddings} of"
-      f" {config_file}"
-    )
-  if config.type_vocab_size < 2 and processor.has_pairs():
-    raise ValueError(
-      f"{config_file} has a type_vocab_size of {config.type_vocab_size}, but"
-      " pairs of texts need 2"
-    )
-  if config.hidden_size % config.num_attention_heads:
-    raise ValueError(
-      f"{config_file}: hidden_size {config.hidden_size} is not a multiple of"
-      f" num_attention_heads {config.num_attention_heads}"
-    )
-
-
-def prepare_settings(processor, model):
-  """The settings that decide what is trained, by phase."""
-  settings = {
-    "model": {
-      "task_name": FLAGS.task_name.lower(),
-      "language": processor.language,
-      "labels": list(processor.get_labels()),
-      "max_seq_length": FLAGS.max_seq_length,
-      "do_lower_case": FLAGS.do_lower_case,
-      "vocabulary (SHA-256)": files.digest(model.vocab_file),
-      **model.config.architecture(),
-    }
-  }
-  if FLAGS.do_train:
-    settings["training"] = {
-      "training data (SHA-256)": processor.source_digest(
-        FLAGS.data_dir, "train"
-      ),
-      **{name: FLAGS[name].value for name in _TRAINING_SETTINGS},
-    }
-  return settings
-
-
-_TRAINING_SETTINGS = (
-  "init_checkpoint",
-  "train_batch_size",
-  "learning_rate",
-  "num_train_epochs",
-  "warmup_proportion",
-  "seed",
-  "shuffle_buffer_size",
-)
-
-
-def prepare_weights(model, found):
-  """Makes sure that there are weights for what is asked for.
-
-  Args:
-    model: `Model`.
-    found: `run_state.OutputDir`.
-
-  Returns:
-    `checkpoints.Coverage` of init_checkpoint, or None where it is not used.
-
-  Raises:
-    ValueError: weights do not fit the model, or results would be those of
-      random ones.
-  """
-  if found.checkpoint and not FLAGS.overwrite_output_dir:
-    trained = checkpoints.open_checkpoint(found.checkpoint)
-    trained.coverage(model.variables).accept(trained_needed=True)
-    if model.weights:
-      logging.info(
-        "weights: %s (step %d), not init_checkpoint", trained.path, found.step
-      )
-    return None
-  if model.weights is None:
-    if not FLAGS.do_train:
-      raise ValueError(
-        f"there are no trained weights: {FLAGS.output_dir} holds no"
-        " checkpoint and --init_checkpoint is not given. Train first, or"
-        " give --init_checkpoint"
-      )
-    logging.warning("training from random weights: no --init_checkpoint")
-    return None
-  own = map(os.path.realpath, run_state.own_files(FLAGS.output_dir))
-  if (
-    FLAGS.overwrite_output_dir
-    and os.path.realpath(f"{model.weights.path}.index") in own
-  ):
-    raise ValueError(
-      f"--overwrite_output_dir would remove --init_checkpoint="
-      f"{FLAGS.init_checkpoint}, which a run wrote into {FLAGS.output_dir}:"
-      " give another --output_dir"
-    )
-  return model.weights.coverage(model.variables).accept(
-    allow_partial_init=FLAGS.allow_partial_init,
-    reinit_head=FLAGS.reinit_head,
-    trained_needed=not FLAGS.do_train,
-  )
-
-
-def prepare_cache(processor, model):
-  """The cache of features, in the first folder that can be written."""
-  folder = FLAGS.cache_dir
-  if not folder:
-    usable = not FLAGS.use_tpu and files.is_writable(FLAGS.data_dir)
-    folder = FLAGS.data_dir if usable else FLAGS.output_dir
-  return FeatureCache(
-    processor,
-    FLAGS.task_name.lower(),
-    data_dir=FLAGS.data_dir,
-    cache_dir=folder,
-    max_seq_length=FLAGS.max_seq_length,
-    tokenizer_inputs={
-      "vocabulary": files.digest(model.vocab_file),
-      "do_lower_case": FLAGS.do_lower_case,
-    },
-    tokenizer=model.tokenizer,
-  )
-
-
-class Schedule(NamedTuple):
-  """How long training takes: rows an epoch, steps in all, steps of warmup."""
-
-  rows: int
-  steps: int
-  warmup_steps: int
-
-
-def prepare_schedule(rows):
-  """The steps that so many training rows make.
-
-  Raises:
-    ValueError: there are too few rows for a single step.
-  """
-  steps = int(rows / FLAGS.train_batch_size * FLAGS.num_train_epochs)
-  if not steps:
-    raise ValueError(
-      f"{rows} training rows in batches of --train_batch_size="
-      f"{FLAGS.train_batch_size} over --num_train_epochs="
-      f"{FLAGS.num_train_epochs} make no step: a smaller batch or more"
-      " epochs are needed"
-    )
-  return Schedule(rows, steps, int(steps * FLAGS.warmup_proportion))
-
-
-class Run(NamedTuple):
-  """All that a run needs, checked and ready.
-
-  Attributes:
-    processor: `tasks.DataProcessor`.
-    model: `Model`.
-    found: `run_state.OutputDir`, as it was before.
-    settings: see `prepare_settings`.
-    coverage: see `prepare_weights`.
-    schedule: `Schedule`, or None where nothing is trained.
-    features: dictionary from split to `features.Features`.
-    cluster: a TPUClusterResolver, or None.
-  """
-
-  processor: DataProcessor
-  model: Model
-  found: run_state.OutputDir
-  settings: dict
-  coverage: Optional[checkpoints.Coverage]
-  schedule: Optional[Schedule]
-  features: dict
-  cluster: Optional[object]
-
-  def is_finished(self):
-    """Whether output_dir has all the steps that are asked for."""
-    if FLAGS.overwrite_output_dir:
-      return False
-    return bool(self.found.checkpoint) and (
-      self.found.step >= self.schedule.steps
-    )
-
-
-def prepare(argv):
-  """From flags to features; raises for all that a user can have got wrong."""
-  check_flags(argv)
-  cluster = prepare_tpu() if FLAGS.use_tpu else None
-  processor = prepare_task()
-  model = prepare_model(processor)
-  found = run_state.inspect(FLAGS.output_dir)
-  settings = prepare_settings(processor, model)
-  if not (FLAGS.resume or FLAGS.overwrite_output_dir):
-    run_state.check_settings(found, settings)
-  coverage = prepare_weights(model, found)
-  cache = prepare_cache(processor, model)
-  # Looks at every row of every file before anything is written.
-  counts = {split: cache.count(split) for split in wanted(processor)}
-  schedule = prepare_schedule(counts["train"]) if FLAGS.do_train else None
-  tf.io.gfile.makedirs(FLAGS.output_dir)
-  features = {split: cache.features(split) for split in wanted(processor)}
-  return Run(
-    processor, model, found, settings, coverage, schedule, features, cluster
-  )
-
-
-def prepare_tpu():
-  """Finds the TPU, after a look at its batches and the paths it would read."""
-  for name in ("train_batch_size", "eval_batch_size", "predict_batch_size"):
-    if FLAGS[name].value % FLAGS.num_tpu_cores:
-      raise ValueError(
-        f"--{name} is {FLAGS[name].value}, but must be a multiple of"
-        f" --num_tpu_cores={FLAGS.num_tpu_cores}: every core takes as many rows"
-      )
-  paths = ("output_dir", "cache_dir", "init_checkpoint")
-  devices.refuse_local_paths(
-    FLAGS.tpu_name, {name: FLAGS[name].value for name in paths}
-  )
-  return devices.tpu_cluster(FLAGS.tpu_name, FLAGS.tpu_zone, FLAGS.gcp_project)
-
-
-def wanted(processor):
-  """The splits that the flags ask for, second evaluation sets where there."""
-  splits = [
-    split
-    for asked, split in (
-      (FLAGS.do_train, "train"),
-      (FLAGS.do_eval, "dev"),
-      (FLAGS.do_predict, "test"),
-    )
-    if asked
-  ]
-  second = [f"{split}_mismatched" for split in splits]
-  return splits + [
-    split for split in second if processor.has_split(FLAGS.data_dir, split)
-  ]
-
-
-# ---------------------------------------------------------------------------
 # The run
 
 
-def make_estimator(run, scratch):
+def make_estimator(run, init_checkpoint):
   """The TPUEstimator, which computes on CPU or GPU where use_tpu is off.
 
   Args:
-    run: `Run`.
-    scratch: folder for weights that are converted first.
+    run: `preparation.Run`.
+    init_checkpoint: prefix of a TensorFlow checkpoint, or None.
   """
-  schedule = run.schedule or Schedule(0, 0, 0)
-  init_checkpoint = None
-  if run.coverage:
-    remote = FLAGS.output_dir.startswith("gs://")
-    folder = os.path.join(FLAGS.output_dir, "converted") if remote else scratch
-    init_checkpoint = run.model.weights.as_tensorflow(folder)
-    run.coverage.log()
+  options, schedule = run.options, run.schedule or preparation.NO_STEPS
   model_fn = model_fn_builder(
     run.model.config,
     len(run.processor.get_labels()),
     init_checkpoint,
-    FLAGS.learning_rate,
+    options.learning_rate,
     schedule.steps,
     schedule.warmup_steps,
-    FLAGS.use_tpu,
-    FLAGS.use_tpu,
-    seed=FLAGS.seed,
+    options.use_tpu,
+    options.use_tpu,
+    seed=options.seed,
     metric=run.processor.metric,
-    loss_rows=FLAGS.eval_batch_size,
+    loss_rows=options.eval_batch_size,
     fresh_variables=run.coverage.fresh if run.coverage else (),
+    skip_padding=options.skip_padding and not options.use_tpu,
   )
   return tf.estimator.tpu.TPUEstimator(
-    use_tpu=FLAGS.use_tpu,
-    eval_on_tpu=FLAGS.use_tpu,
+    use_tpu=options.use_tpu,
+    eval_on_tpu=options.use_tpu,
     model_fn=model_fn,
-    config=run_config(run.cluster),
+    config=run_config(options, run.cluster),
     params={},
-    train_batch_size=FLAGS.train_batch_size,
-    eval_batch_size=FLAGS.eval_batch_size,
-    predict_batch_size=FLAGS.predict_batch_size,
+    train_batch_size=options.train_batch_size,
+    eval_batch_size=options.eval_rows,
+    predict_batch_size=options.predict_rows,
     export_to_tpu=False,
   )
 
 
-def run_config(cluster):
+@contextlib.contextmanager
+def weights_to_begin_with(run):
+  """Gives the prefix of init_checkpoint, converted where it must be, or None.
+
+  What is converted lies in output_dir, where a TPU can read it too, as long as
+  it is needed.
+  """
+  if run.coverage is None:
+    yield None
+    return
+  run.coverage.log()
+  folder = os.path.join(run.options.output_dir, "converted_weights")
+  try:
+    yield run.model.weights.as_tensorflow(folder)
+  finally:
+    if tf.io.gfile.isdir(folder):
+      tf.io.gfile.rmtree(folder)
+
+
+def run_config(options, cluster):
   """Where and how often the estimator saves and what it computes on."""
   return tf.estimator.tpu.RunConfig(
     cluster=cluster,
-    master=FLAGS.master,
-    model_dir=FLAGS.output_dir,
-    tf_random_seed=FLAGS.seed,
-    save_checkpoints_steps=FLAGS.save_checkpoints_steps,
-    keep_checkpoint_max=FLAGS.keep_checkpoint_max or None,
+    master=options.master,
+    model_dir=options.output_dir,
+    tf_random_seed=options.seed,
+    save_checkpoints_steps=options.save_checkpoints_steps,
+    keep_checkpoint_max=options.keep_checkpoint_max or None,
     log_step_count_steps=None,  # ProgressHook tells more
-    session_config=devices.session_config(FLAGS.num_threads),
+    session_config=devices.session_config(options.num_threads),
     tpu_config=tf.estimator.tpu.TPUConfig(
-      iterations_per_loop=FLAGS.iterations_per_loop,
-      num_shards=FLAGS.num_tpu_cores,
+      iterations_per_loop=options.iterations_per_loop,
+      num_shards=options.num_tpu_cores,
       per_host_input_for_training=(
         tf.estimator.tpu.InputPipelineConfig.PER_HOST_V2
       ),
@@ -981,20 +617,22 @@ def input_fn_for(run, split):
   training = split == "train"
   return file_based_input_fn_builder(
     features.path,
-    FLAGS.max_seq_length,
+    run.options.max_seq_length,
     is_training=training,
-    drop_remainder=training or FLAGS.use_tpu,
-    seed=FLAGS.seed,
-    shuffle_buffer_size=shuffle_buffer_size(features) if training else None,
+    drop_remainder=training or run.options.use_tpu,
+    seed=run.options.seed,
+    shuffle_buffer_size=shuffle_buffer_size(run.options, features)
+    if training
+    else None,
     records=features.records,
-    start_row=estimator_step(run) * FLAGS.train_batch_size,
+    start_row=run.first_step * run.options.train_batch_size,
   )
 
 
-def shuffle_buffer_size(features):
+def shuffle_buffer_size(options, features):
   """Rows to shuffle among: all, or what a quarter of the free memory holds."""
-  if FLAGS.shuffle_buffer_size:
-    return FLAGS.shuffle_buffer_size
+  if options.shuffle_buffer_size:
+    return options.shuffle_buffer_size
   free = devices.free_memory()
   row_bytes = features.bytes / features.records + _BUFFER_ROW_OVERHEAD
   if free is None or features.records * row_bytes <= free / 4:
@@ -1018,29 +656,28 @@ def train(estimator, run):
   Returns:
     The results of the evaluation at the last step, or None.
   """
-  if FLAGS.overwrite_output_dir:
-    removed = run_state.remove_own_files(FLAGS.output_dir)
-    logging.info("removed %d files from %s", removed, FLAGS.output_dir)
-  run_state.record(FLAGS.output_dir, run.settings)
+  run_state.record(run.options.output_dir, run.settings)
+  if run.may_keep_files():
+    run.model.keep_files(run.options.output_dir)
   schedule = run.schedule
   logging.info(
     "training on %d rows: steps %d to %d of %d examples, %d of warmup, on %s",
     schedule.rows,
-    estimator_step(run) + 1,
+    run.first_step + 1,
     schedule.steps,
-    FLAGS.train_batch_size,
+    run.options.train_batch_size,
     schedule.warmup_steps,
-    devices_in_words(),
+    devices_in_words(run.options),
   )
   hook = progress.ProgressHook(
     schedule.steps,
-    FLAGS.train_batch_size,
+    run.options.train_batch_size,
     schedule.rows,
-    FLAGS.log_steps,
-    FLAGS.iterations_per_loop if FLAGS.use_tpu else 1,
+    run.options.log_steps,
+    run.options.iterations_per_loop if run.options.use_tpu else 1,
   )
   input_fn = input_fn_for(run, "train")
-  if FLAGS.use_tpu or not FLAGS.do_eval:
+  if run.options.use_tpu or not run.options.do_eval:
     estimator.train(input_fn, max_steps=schedule.steps, hooks=[hook])
     return None
   results, _ = tf.estimator.train_and_evaluate(
@@ -1075,15 +712,10 @@ class IntermediateResults(tf.estimator.Exporter):
       log_results(evaluation.tidy_results(eval_result))
 
 
-def estimator_step(run):
-  """The step that training goes on from."""
-  return 0 if FLAGS.overwrite_output_dir else run.found.step
-
-
-def devices_in_words():
-  if FLAGS.use_tpu:
-    return f"TPU {FLAGS.tpu_name}, {FLAGS.num_tpu_cores} cores"
-  return devices.describe(FLAGS.num_threads)
+def devices_in_words(options):
+  if options.use_tpu:
+    return f"TPU {options.tpu_name}, {options.num_tpu_cores} cores"
+  return devices.describe(options.num_threads)
 
 
 def log_results(results):
@@ -1104,14 +736,17 @@ def evaluate(estimator, run, split, results=None):
   rows = run.features[split].records
   if results is None:
     logging.info(
-      "evaluating the %d rows of %s on %s", rows, split, devices_in_words()
+      "evaluating the %d rows of %s on %s",
+      rows,
+      split,
+      devices_in_words(run.options),
     )
-    steps = -(-rows // FLAGS.eval_batch_size) if FLAGS.use_tpu else None
+    steps = -(-rows // run.options.eval_rows) if run.options.use_tpu else None
     results = estimator.evaluate(
       input_fn_for(run, split), steps, name=suffix[1:] or None
     )
   results = evaluation.tidy_results(results)
-  path = os.path.join(FLAGS.output_dir, f"eval_results{suffix}.txt")
+  path = os.path.join(run.options.output_dir, f"eval_results{suffix}.txt")
   evaluation.write_results(path, results)
   logging.info("results of %s, in %s:", split, path)
   log_results(results)
@@ -1127,17 +762,20 @@ def predict(estimator, run, split):
   suffix = split[len("test") :]
   rows = run.features[split].records
   logging.info(
-    "predicting the %d rows of %s on %s", rows, split, devices_in_words()
+    "predicting the %d rows of %s on %s",
+    rows,
+    split,
+    devices_in_words(run.options),
   )
   batches = estimator.predict(
     input_fn_for(run, split), yield_single_examples=False
   )
   paths = [
-    os.path.join(FLAGS.output_dir, f"{name}{suffix}.tsv")
+    os.path.join(run.options.output_dir, f"{name}{suffix}.tsv")
     for name in ("test_results", "test_predictions")
   ]
   written = evaluation.write_predictions(
-    run.processor.examples(FLAGS.data_dir, split),
+    run.processor.examples(run.options.data_dir, split),
     (row for batch in batches for row in batch["probabilities"]),
     run.processor.get_labels(),
     *paths,
@@ -1151,7 +789,7 @@ def predict(estimator, run, split):
 
 
 @contextlib.contextmanager
-def telling_the_user(*mistakes):
+def telling_the_user(options, *mistakes):
   """Ends the program with a sentence, not a traceback, for these errors."""
   try:
     yield
@@ -1159,19 +797,19 @@ def telling_the_user(*mistakes):
     progress.STATUS.clear()
     logging.error(
       "interrupted; the same command goes on from the last checkpoint in %s",
-      FLAGS.output_dir,
+      options.output_dir,
     )
     sys.exit(130)
   except mistakes as error:
-    logging.error("%s", in_a_sentence(error))
+    logging.error("%s", in_a_sentence(error, options))
     sys.exit(1)
 
 
-def in_a_sentence(error):
+def in_a_sentence(error, options):
   """What an error says, without the graph's own traceback."""
   if isinstance(error, tf.train.NanLossDuringTrainingError):
     return (
-      f"the loss became NaN at --learning_rate={FLAGS.learning_rate}: train"
+      f"the loss became NaN at --learning_rate={options.learning_rate}: train"
       " from the start with a lower one (--overwrite_output_dir), or a longer"
       " --warmup_proportion"
     )
@@ -1195,22 +833,28 @@ _MISHAPS = (
 
 def main(argv):
   progress.set_up_logging()
-  with telling_the_user(*_MISTAKES):
-    run = prepare(argv)
+  estimator_bridge.quiet()
+  options = read_options()
+  with telling_the_user(options, *_MISTAKES):
+    refuse_stray_words(argv)
+    run = preparation.prepare(options)
+    if options.overwrite_output_dir:
+      removed = run_state.remove_own_files(options.output_dir)
+      logging.info("removed %d files from %s", removed, options.output_dir)
   with (
-    telling_the_user(*_MISHAPS),
-    tempfile.TemporaryDirectory() as scratch,
+    telling_the_user(options, *_MISHAPS),
+    weights_to_begin_with(run) as init_checkpoint,
   ):
-    estimator = make_estimator(run, scratch)
+    estimator = make_estimator(run, init_checkpoint)
     last_lines = []
     results = None
-    if FLAGS.do_train and run.is_finished():
+    if options.do_train and run.is_finished:
       last_lines.append(not_training(run))
       logging.warning(last_lines[0])
-    elif FLAGS.do_train:
+    elif options.do_train:
       results = train(estimator, run)
       last_lines.append(
-        f"trained up to step {run.schedule.steps}: {FLAGS.output_dir}"
+        f"trained up to step {run.schedule.steps}: {options.output_dir}"
       )
     for split in run.features:
       if split.startswith("dev"):
@@ -1224,10 +868,59 @@ def main(argv):
     logging.info("%s", line)
 
 
+def read_options():
+  """The flags as an object with a value for each, read here and nowhere else.
+
+  Off TPU, where `eval_batch_size` is not given, more rows are computed at a
+  time than the default of 2018, which still decides what `loss` is.
+  """
+  options = types.SimpleNamespace(**FLAGS.flag_values_dict())
+  for name in ("eval", "predict"):
+    rows = FLAGS[f"{name}_batch_size"].value
+    if FLAGS[f"{name}_batch_size"].using_default_value and not FLAGS.use_tpu:
+      rows *= _BATCHES_AT_A_TIME
+    setattr(options, f"{name}_rows", rows)
+  return options
+
+
+_BATCHES_AT_A_TIME = 4  # 32 rows: beyond, a CPU gains nothing
+
+
+def refuse_stray_words(argv):
+  """Words that belong to no flag are mistakes.
+
+  Raises:
+    ValueError: names the first of them.
+  """
+  if len(argv) > 1:
+    raise ValueError(
+      f"{argv[1]!r} belongs to no flag: values are given as --flag=value,"
+      " switches as --flag, --noflag or --flag=false"
+    )
+
+
+def parse_flags(argv):
+  """Reads the command line; a mistake ends the program with a sentence."""
+  try:
+    return FLAGS(argv)
+  except flags.UnrecognizedFlagError as error:
+    own = [
+      flag.name
+      for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])
+    ]
+    nearest = difflib.get_close_matches(error.flagname, own, n=1, cutoff=0.0)
+    message = (
+      f"there is no flag --{error.flagname}; the nearest is --{nearest[0]}"
+    )
+  except flags.Error as error:
+    message = str(error)
+  sys.exit(f"{message}. --help lists all flags")
+
+
 def not_training(run):
   """Why nothing is trained, and what can be done about it."""
   return (
-    f"NOT TRAINING: {FLAGS.output_dir} holds a checkpoint of step"
+    f"NOT TRAINING: {run.options.output_dir} holds a checkpoint of step"
     f" {run.found.step}, and {run.schedule.steps} steps are asked for. Give"
     " another --output_dir, more --num_train_epochs to go on, or"
     " --overwrite_output_dir to train from the start"
@@ -1241,4 +934,4 @@ def one_line(results):
 
 
 if __name__ == "__main__":
-  app.run(main)
+  app.run(main, flags_parser=parse_flags)

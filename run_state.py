@@ -30,6 +30,7 @@ _OWN_FILES = {
       re.escape(_MANIFEST),
     ]
   ),
+  "converted_weights": r"converted\.ckpt.*",
   "eval": _EVENTS,
   "eval_mismatched": _EVENTS,
 }

@@ -71,9 +71,9 @@ def model(golden_task, tmp_path):
     (dict(seed=2**31), "--seed is 2147483648, but must be at most 2147483647"),
     (dict(do_train=False), "nothing to do: give at least one of --do_train"),
     (dict(task_name="sst2"), "--task_name=sst2 is not one of cola, mnli, mrpc"),
-    (dict(task_name=None), "--task_name is needed: Task, in any case: cola"),
-    (dict(data_dir=None), "--data_dir is needed: Folder"),
-    (dict(output_dir=None), "--output_dir is needed: Folder"),
+    (dict(task_name=None), "--task_name is needed: one of cola"),
+    (dict(data_dir=None), "--data_dir is needed: the folder"),
+    (dict(output_dir=None), "--output_dir is needed: the folder"),
     (dict(vocab_file=None), "--vocab_file is needed: there is none beside"),
     (
       dict(init_checkpoint=None),

@@ -19,6 +19,8 @@ import tensorflow.compat.v1 as tf
 
 import checkpoints
 
+pytestmark = pytest.mark.quick
+
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 PREFIX = "bert_model.ckpt"
 DATA = PREFIX + ".data-00000-of-00001"

@@ -15,11 +15,14 @@ import tensorflow.compat.v1 as tf
 
 import estimator_bridge
 
-pytestmark = pytest.mark.filterwarnings(
-  # TensorFlow's own code under a strategy; protobuf 6 under TensorFlow 2.20.
-  "ignore:To make it possible to preserve tf.data options",
-  "ignore:float_format is deprecated",
-)
+pytestmark = [
+  pytest.mark.quick,
+  pytest.mark.filterwarnings(
+    # TensorFlow's own code under a strategy; protobuf 6 under TensorFlow 2.20.
+    "ignore:To make it possible to preserve tf.data options",
+    "ignore:float_format is deprecated",
+  ),
+]
 
 NATIVE = tf.__version__.startswith("2.15.")
 ROWS = np.random.RandomState(0).randn(64, 3).astype(np.float32)

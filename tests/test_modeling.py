@@ -12,6 +12,8 @@ import tensorflow.compat.v1 as tf
 import checkpoints
 import modeling
 
+pytestmark = pytest.mark.quick
+
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
 
 # ---------------------------------------------------------------------------

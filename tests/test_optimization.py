@@ -9,7 +9,7 @@ import tensorflow.compat.v1 as tf
 import modeling
 import optimization
 
-pytestmark = pytest.mark.usefixtures("graph")
+pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("graph")]
 
 # ---------------------------------------------------------------------------
 # Equal to the original

@@ -98,6 +98,7 @@ def shell(*arguments, code=None):
 # Equal to the 2018 script
 
 
+@pytest.mark.quick
 def test_the_golden_command_gives_the_golden_results(golden_task, tmp_path):
   flags = tmp_path / "run.flags"
   flags.write_text(

@@ -12,6 +12,8 @@ import pytest
 
 import tokenization
 
+pytestmark = pytest.mark.quick
+
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden", "unicode")
 VOCAB = os.path.join(GOLDEN, "vocab.txt")
 

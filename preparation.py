@@ -1,0 +1,483 @@
+"""Preparation: from flags to a run that can only fail for want of resources.
+
+All that a user can have got wrong is found here, before anything is computed
+and, as far as that goes, before anything is written: `prepare` looks at flags,
+task, model, output_dir, weights and every row of the data, in this order, and
+raises a ValueError, FileNotFoundError or the like that says what to do.
+
+Every function takes `options`, an object with a value for each flag.
+"""
+
+import os
+from typing import NamedTuple, Optional
+
+from absl import logging
+import tensorflow.compat.v1 as tf
+
+import checkpoints
+import devices
+from features import FeatureCache
+import files
+import modeling
+import run_state
+from tasks import PROCESSORS, DataProcessor
+import tokenization
+
+
+class Model(NamedTuple):
+  """What a run computes with.
+
+  Attributes:
+    config: `modeling.BertConfig`.
+    vocab_file: path of the vocabulary.
+    tokenizer: `tokenization.FullTokenizer`.
+    weights: `checkpoints.Checkpoint` to begin with, or None.
+    variables: dictionary from name to shape.
+  """
+
+  config: modeling.BertConfig
+  vocab_file: str
+  tokenizer: tokenization.FullTokenizer
+  weights: Optional[checkpoints.Checkpoint]
+  variables: dict
+
+  def keep_files(self, output_dir):
+    """Puts configuration and vocabulary beside what is trained with them."""
+    config = modeling.BertConfig(**self.config.architecture())
+    files.write_text(
+      os.path.join(output_dir, _CONFIG), [config.to_json_string()]
+    )
+    kept = os.path.join(output_dir, _VOCABULARY)
+    if os.path.realpath(self.vocab_file) != os.path.realpath(kept):
+      tf.io.gfile.copy(self.vocab_file, kept, overwrite=True)
+
+
+# Names of the two in output_dir, as in a released checkpoint's folder.
+_CONFIG, _VOCABULARY = "bert_config.json", "vocab.txt"
+
+
+class Schedule(NamedTuple):
+  """How long training takes: rows an epoch, steps in all, steps of warmup."""
+
+  rows: int
+  steps: int
+  warmup_steps: int
+
+
+NO_STEPS = Schedule(rows=0, steps=0, warmup_steps=0)
+
+
+class Run(NamedTuple):
+  """All that a run needs, checked and ready.
+
+  Attributes:
+    options: an object with a value for each flag.
+    processor: `tasks.DataProcessor`.
+    model: `Model`.
+    found: `run_state.OutputDir`, as it was before.
+    settings: see `prepare_settings`.
+    coverage: see `prepare_weights`.
+    schedule: `Schedule`, or None where nothing is trained.
+    features: dictionary from split to `features.Features`.
+    cluster: a TPUClusterResolver, or None.
+  """
+
+  options: object
+  processor: DataProcessor
+  model: Model
+  found: run_state.OutputDir
+  settings: dict
+  coverage: Optional[checkpoints.Coverage]
+  schedule: Optional[Schedule]
+  features: dict
+  cluster: Optional[object]
+
+  @property
+  def first_step(self):
+    """The step that training goes on from."""
+    return 0 if self.options.overwrite_output_dir else self.found.step
+
+  def may_keep_files(self):
+    """Whether output_dir has no configuration or vocabulary of the user's."""
+    folder = self.options.output_dir
+    foreign = any(
+      tf.io.gfile.exists(os.path.join(folder, name))
+      for name in (_CONFIG, _VOCABULARY)
+    )
+    return bool(self.found.settings) or not foreign
+
+  @property
+  def is_finished(self):
+    """Whether output_dir has all the steps that are asked for."""
+    has_weights = (
+      self.found.checkpoint and not self.options.overwrite_output_dir
+    )
+    return bool(has_weights) and self.first_step >= self.schedule.steps
+
+
+def prepare(options):
+  """The `Run` that the flags ask for.
+
+  Raises:
+    ValueError, FileNotFoundError, ...: all that a user can have got wrong.
+  """
+  check_flags(options)
+  cluster = prepare_tpu(options) if options.use_tpu else None
+  processor = prepare_task(options)
+  model = prepare_model(options, processor)
+  found = run_state.inspect(options.output_dir)
+  settings = prepare_settings(options, processor, model)
+  if not (options.resume or options.overwrite_output_dir):
+    run_state.check_settings(found, settings)
+  coverage = prepare_weights(options, model, found)
+  cache = prepare_cache(options, processor, model)
+  splits = wanted(options, processor)
+  # Looks at every row of every file before anything is written.
+  counts = {split: cache.count(split) for split in splits}
+  schedule = None
+  if options.do_train:
+    schedule = prepare_schedule(options, counts["train"])
+  tf.io.gfile.makedirs(options.output_dir)
+  features = {split: cache.features(split) for split in splits}
+  return Run(
+    options,
+    processor,
+    model,
+    found,
+    settings,
+    coverage,
+    schedule,
+    features,
+    cluster,
+  )
+
+
+def check_flags(options):
+  """Holds the flags against their ranges and each other.
+
+  Raises:
+    ValueError: says flag, value and what is allowed.
+  """
+  if not (options.do_train or options.do_eval or options.do_predict):
+    raise ValueError(
+      "there is nothing to do: give at least one of --do_train, --do_eval,"
+      " --do_predict"
+    )
+  for name in _NEEDED:
+    if not getattr(options, name):
+      raise ValueError(f"--{name} is needed: {_NEEDED[name]}")
+  for name, least in _LEAST.items():
+    value = getattr(options, name)
+    if value is not None and not value >= least:
+      raise ValueError(f"--{name} is {value}, but must be at least {least}")
+  if options.seed > _MAX_SEED:
+    raise ValueError(
+      f"--seed is {options.seed}, but must be at most {_MAX_SEED}"
+    )
+  for name in ("learning_rate", "num_train_epochs"):
+    if not 0 < getattr(options, name) < float("inf"):
+      raise ValueError(
+        f"--{name} is {getattr(options, name)}, but must be a finite number"
+        " over 0"
+      )
+  if not 0 <= options.warmup_proportion <= 1:
+    raise ValueError(
+      f"--warmup_proportion is {options.warmup_proportion}, but must be from 0"
+      " to 1"
+    )
+  if options.overwrite_output_dir and (options.resume or not options.do_train):
+    raise ValueError(
+      "--overwrite_output_dir trains from the start: it needs --do_train and"
+      " goes against --resume"
+    )
+
+
+_NEEDED = {
+  "task_name": f"one of {', '.join(PROCESSORS)}",
+  "data_dir": "the folder of the task's files",
+  "output_dir": "the folder for checkpoints, results and predictions",
+}
+_LEAST = {
+  "train_batch_size": 1,
+  "eval_batch_size": 1,
+  "predict_batch_size": 1,
+  "max_seq_length": 3,
+  "save_checkpoints_steps": 1,
+  "keep_checkpoint_max": 0,
+  "log_steps": 1,
+  "num_threads": 0,
+  "seed": 0,
+  "shuffle_buffer_size": 1,
+  "iterations_per_loop": 1,
+  "num_tpu_cores": 1,
+}
+_MAX_SEED = 2**31 - 1
+
+
+def prepare_task(options):
+  """The processor that the flags name.
+
+  Raises:
+    ValueError: there is no such task, or a length too short for its texts.
+  """
+  processors = {name.lower(): PROCESSORS[name] for name in PROCESSORS}
+  name = options.task_name.lower()
+  if name not in processors:
+    raise ValueError(
+      f"--task_name={options.task_name} is not one of {', '.join(processors)}"
+    )
+  if name == "xnli":
+    processor = processors[name](options.xnli_language)
+  else:
+    processor = processors[name]()
+  if processor.has_pairs() and options.max_seq_length < 5:
+    raise ValueError(
+      f"--max_seq_length={options.max_seq_length} leaves no room for the pairs"
+      f" of texts of {name}: it must be at least 5"
+    )
+  return processor
+
+
+def prepare_model(options, processor):
+  """Reads configuration, vocabulary and the list of weights; compares sizes.
+
+  Raises:
+    FileNotFoundError, ValueError: a file is missing or broken, or two of them
+      do not belong together.
+  """
+  weights = None
+  if options.init_checkpoint:
+    weights = checkpoints.open_checkpoint(options.init_checkpoint)
+  config_file = _find(options, "bert_config_file", weights, _CONFIG)
+  vocab_file = _find(options, "vocab_file", weights, _VOCABULARY)
+  config = modeling.BertConfig.from_json_file(config_file)
+  if _is_hugging_face(config, weights):
+    config.read_as_hugging_face()
+  tokenizer = tokenization.FullTokenizer(vocab_file, options.do_lower_case)
+  tokenization.validate_case_matches_vocab(
+    options.do_lower_case, tokenizer.vocab
+  )
+  check_sizes(options, config, config_file, tokenizer, vocab_file, processor)
+  num_labels = len(processor.get_labels())
+  variables = checkpoints.model_variables(config, num_labels)
+  return Model(config, vocab_file, tokenizer, weights, variables)
+
+
+def _find(options, flag, weights, kept):
+  """The file that a flag names, or lies beside init_checkpoint, or was kept."""
+  beside = weights and {
+    "bert_config_file": weights.config_file,
+    "vocab_file": weights.vocab_file,
+  }.get(flag)
+  kept = os.path.join(options.output_dir, kept)
+  path = getattr(options, flag) or beside
+  if path or tf.io.gfile.exists(kept):
+    return path or kept
+  raise ValueError(
+    f"--{flag} is needed: "
+    + (
+      f"there is none beside {weights.path}"
+      if weights
+      else "there is no --init_checkpoint to take it from"
+    )
+  )
+
+
+def _is_hugging_face(config, weights):
+  """Whether the configuration's names are theirs: the weights decide."""
+  if weights is None:
+    return hasattr(config, "model_type")
+  return weights.kind == "huggingface"
+
+
+def check_sizes(options, config, config_file, tokenizer, vocab_file, processor):
+  """Compares vocabulary, configuration, length and task.
+
+  Raises:
+    ValueError: an id, a position or a segment would have no embedding.
+  """
+  size = max(tokenizer.vocab.values()) + 1
+  if size > config.vocab_size:
+    raise ValueError(
+      f"{vocab_file} has {size} lines, but {config_file} has a vocab_size of"
+      f" {config.vocab_size}: the two do not belong together"
+    )
+  if size < config.vocab_size:
+    logging.warning(
+      "%s has %d lines, fewer than the vocab_size %d of %s: do the two belong"
+      " together?",
+      vocab_file,
+      size,
+      config.vocab_size,
+      config_file,
+    )
+  if options.max_seq_length > config.max_position_embeddings:
+    raise ValueError(
+      f"--max_seq_length={options.max_seq_length} is more than the"
+      f" max_position_embeddings {config.max_position_embeddings} of"
+      f" {config_file}"
+    )
+  if config.type_vocab_size < 2 and processor.has_pairs():
+    raise ValueError(
+      f"{config_file} has a type_vocab_size of {config.type_vocab_size}, but"
+      " pairs of texts need 2"
+    )
+  if config.hidden_size % config.num_attention_heads:
+    raise ValueError(
+      f"{config_file}: hidden_size {config.hidden_size} is not a multiple of"
+      f" num_attention_heads {config.num_attention_heads}"
+    )
+
+
+def prepare_settings(options, processor, model):
+  """The settings that decide what is trained, by phase."""
+  settings = {
+    "model": {
+      "task_name": options.task_name.lower(),
+      "language": processor.language,
+      "labels": list(processor.get_labels()),
+      "max_seq_length": options.max_seq_length,
+      "do_lower_case": options.do_lower_case,
+      "vocabulary (SHA-256)": files.digest(model.vocab_file),
+      **model.config.architecture(),
+    }
+  }
+  if options.do_train:
+    settings["training"] = {
+      "training data (SHA-256)": processor.source_digest(
+        options.data_dir, "train"
+      ),
+      **{name: getattr(options, name) for name in _TRAINING_SETTINGS},
+    }
+  return settings
+
+
+_TRAINING_SETTINGS = (
+  "init_checkpoint",
+  "train_batch_size",
+  "learning_rate",
+  "num_train_epochs",
+  "warmup_proportion",
+  "seed",
+  "shuffle_buffer_size",
+)
+
+
+def prepare_weights(options, model, found):
+  """Makes sure that there are weights for what is asked for.
+
+  Args:
+    model: `Model`.
+    found: `run_state.OutputDir`.
+
+  Returns:
+    `checkpoints.Coverage` of init_checkpoint, or None where it is not used.
+
+  Raises:
+    ValueError: weights do not fit the model, or results would be those of
+      random ones.
+  """
+  if found.checkpoint and not options.overwrite_output_dir:
+    trained = checkpoints.open_checkpoint(found.checkpoint)
+    trained.coverage(model.variables).accept(trained_needed=True)
+    if model.weights:
+      logging.info(
+        "weights: %s (step %d), not init_checkpoint", trained.path, found.step
+      )
+    return None
+  if model.weights is None:
+    if not options.do_train:
+      raise ValueError(
+        f"there are no trained weights: {options.output_dir} holds no"
+        " checkpoint and --init_checkpoint is not given. Train first, or"
+        " give --init_checkpoint"
+      )
+    logging.warning("training from random weights: no --init_checkpoint")
+    return None
+  own = map(os.path.realpath, run_state.own_files(options.output_dir))
+  if (
+    options.overwrite_output_dir
+    and os.path.realpath(f"{model.weights.path}.index") in own
+  ):
+    raise ValueError(
+      f"--overwrite_output_dir would remove --init_checkpoint="
+      f"{options.init_checkpoint}, which a run wrote into {options.output_dir}:"
+      " give another --output_dir"
+    )
+  return model.weights.coverage(model.variables).accept(
+    allow_partial_init=options.allow_partial_init,
+    reinit_head=options.reinit_head,
+    trained_needed=not options.do_train,
+  )
+
+
+def prepare_cache(options, processor, model):
+  """The cache of features, in the first folder that can be written."""
+  folder = options.cache_dir
+  if not folder:
+    usable = not options.use_tpu and files.is_writable(options.data_dir)
+    folder = options.data_dir if usable else options.output_dir
+  return FeatureCache(
+    processor,
+    options.task_name.lower(),
+    data_dir=options.data_dir,
+    cache_dir=folder,
+    max_seq_length=options.max_seq_length,
+    tokenizer_inputs={
+      "vocabulary": files.digest(model.vocab_file),
+      "do_lower_case": options.do_lower_case,
+    },
+    tokenizer=model.tokenizer,
+  )
+
+
+def prepare_schedule(options, rows):
+  """The steps that so many training rows make.
+
+  Raises:
+    ValueError: there are too few rows for a single step.
+  """
+  steps = int(rows / options.train_batch_size * options.num_train_epochs)
+  if not steps:
+    raise ValueError(
+      f"{rows} training rows in batches of --train_batch_size="
+      f"{options.train_batch_size} over --num_train_epochs="
+      f"{options.num_train_epochs} make no step: a smaller batch or more"
+      " epochs are needed"
+    )
+  return Schedule(rows, steps, int(steps * options.warmup_proportion))
+
+
+def prepare_tpu(options):
+  """Finds the TPU, after a look at its batches and the paths it would read."""
+  for name in ("train_batch_size", "eval_batch_size", "predict_batch_size"):
+    if getattr(options, name) % options.num_tpu_cores:
+      raise ValueError(
+        f"--{name} is {getattr(options, name)}, but must be a multiple of"
+        f" --num_tpu_cores={options.num_tpu_cores}: every core takes as many"
+        " rows"
+      )
+  paths = ("output_dir", "cache_dir", "init_checkpoint")
+  devices.refuse_local_paths(
+    options.tpu_name, {name: getattr(options, name) for name in paths}
+  )
+  return devices.tpu_cluster(
+    options.tpu_name, options.tpu_zone, options.gcp_project
+  )
+
+
+def wanted(options, processor):
+  """The splits that the flags ask for, second evaluation sets where there."""
+  splits = [
+    split
+    for asked, split in (
+      (options.do_train, "train"),
+      (options.do_eval, "dev"),
+      (options.do_predict, "test"),
+    )
+    if asked
+  ]
+  second = [f"{split}_mismatched" for split in splits]
+  return splits + [
+    split for split in second if processor.has_split(options.data_dir, split)
+  ]
