@@ -1,0 +1,332 @@
+"""The graphs of a TPU with eight cores, built and checked where there is none.
+
+What runs here is the command line with --use_tpu, up to where a session would
+send the graph to the TPU. That the graph runs there is not shown; that it is
+built, split over the cores, and made of what XLA compiles, is.
+"""
+
+import collections
+import json
+import types
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+from tensorflow.python.client import session
+from tensorflow.python.framework import kernels
+from tensorflow.python.tpu import tpu_system_metadata
+from tensorflow.python.training import monitored_session
+
+import modeling
+import run_classifier
+
+CORES = 8
+BATCH = {"train": 16, "eval": 32, "predict": 24}  # over all cores
+LENGTH = 24
+VARIABLES = 57  # of the golden task's model
+MODES = list(BATCH)
+
+
+class GraphIsBuiltError(Exception):
+  """Ends the script where a session would begin."""
+
+
+def graph_of(mode, classify, folder):
+  """The GraphDef, with shapes, that the script makes for a mode."""
+  devices = tuple(
+    session._DeviceAttributes(f"/device:TPU:{core}", "TPU", 0, 0)
+    for core in range(CORES)
+  )
+  system = tpu_system_metadata.TPUSystemMetadata(CORES, 1, CORES, None, devices)
+  built = []
+
+  def stop(scaffold):
+    del scaffold
+    built.append(tf.get_default_graph().as_graph_def(add_shapes=True))
+    raise GraphIsBuiltError
+
+  checkpoint = f"{classify.defaults['init_checkpoint']}"
+  with open(f"{checkpoint}/bert_config.json", encoding="utf-8") as reader:
+    config = json.load(reader)
+  config["hidden_dropout_prob"] = config["attention_probs_dropout_prob"] = 0.1
+  (folder / "config.json").write_text(json.dumps(config))
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(GraphIsBuiltError):
+    patch.setattr(
+      tpu_system_metadata, "_query_tpu_system_metadata", lambda *_, **__: system
+    )
+    patch.setattr(monitored_session.Scaffold, "finalize", stop)
+    classify(
+      f"--do_{mode}",
+      "--use_tpu",
+      tpu_name="local",
+      bert_config_file=folder / "config.json",
+      output_dir=folder / "out",
+      **{f"{name}_batch_size": size for name, size in BATCH.items()},
+    )
+  return built[0]
+
+
+@pytest.fixture(scope="module")
+def graphs(classify, tmp_path_factory):
+  """{mode: GraphDef}."""
+  return {
+    mode: graph_of(mode, classify, tmp_path_factory.mktemp(mode))
+    for mode in MODES
+  }
+
+
+def replicated(graph):
+  """{name: node} of what the cores compute, nodes of functions as well."""
+  library = {f.signature.name: f for f in graph.library.function}
+  found, left = {}, [n for n in graph.node if "_tpu_replicate" in n.attr]
+  while left:
+    node = left.pop()
+    found[node.name] = node
+    for value in node.attr.values():
+      for function in (value.func, *value.list.func):
+        if function.name in library:
+          left.extend(library.pop(function.name).node_def)
+  return found
+
+
+def of_type(nodes, *types):
+  return [node for node in nodes.values() if node.op in types]
+
+
+def ancestors(node, nodes, through=None):
+  """What is computed before a node; past ops of the types in `through` only."""
+  found, left = {}, [node]
+  while left:
+    for edge in left.pop().input:
+      name = edge.lstrip("^").partition(":")[0]
+      if name in nodes and name not in found:
+        found[name] = nodes[name]
+        if through is None or nodes[name].op in through:
+          left.append(nodes[name])
+  return found
+
+
+def values_of(nodes, op, attribute):
+  """The attribute's list in the only node of that type."""
+  (node,) = of_type(nodes, op)
+  return node.attr[attribute].list
+
+
+# ---------------------------------------------------------------------------
+# All three graphs
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_each_core_is_fed_its_share_of_the_batch(graphs, mode):
+  nodes = replicated(graphs[mode])
+  infeed = values_of(nodes, "InfeedDequeueTuple", "shapes").shape
+  shapes = sorted([dim.size for dim in shape.dim] for shape in infeed)
+  rows = BATCH[mode] // CORES
+  # TPUEstimator.predict adds which rows only pad and whether this is the end.
+  added = [[rows], [rows, 1]] if mode == "predict" else []
+  assert shapes == sorted([[rows]] * 2 + [[rows, LENGTH]] * 3 + added)
+  ops = [node.op for node in graphs[mode].node]
+  library = graphs[mode].library.function
+  ops += [node.op for function in library for node in function.node_def]
+  assert ops.count("InfeedEnqueueTuple") == CORES
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_features_are_int32(graphs, mode):
+  infeed = values_of(replicated(graphs[mode]), "InfeedDequeueTuple", "dtypes")
+  found = collections.Counter(tf.as_dtype(number) for number in infeed.type)
+  # In predict a flag for the end, and which rows only pad, by the estimator.
+  added = {tf.int32: 1, tf.bool: 1} if mode == "predict" else {}
+  assert found == collections.Counter({tf.int32: 5}) + collections.Counter(
+    added
+  )
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_shape_on_a_core_is_static(graphs, mode):
+  dynamic = [
+    node.name
+    for node in replicated(graphs[mode]).values()
+    for shape in node.attr["_output_shapes"].list.shape
+    if shape.unknown_rank or any(dim.size < 0 for dim in shape.dim)
+  ]
+  assert not dynamic
+
+
+@pytest.fixture(scope="module")
+def compiled_ops():
+  """Types of the operations that XLA has a kernel for."""
+  tf.function(lambda: tf.constant(1.0) + 1, jit_compile=True)()  # registers
+  registered = kernels.get_all_registered_kernels().kernel
+  return {k.op for k in registered if k.device_type == "XLA_CPU_JIT"}
+
+
+# Only a TPU has these: queues between host and core, sums over the cores.
+TPU_ONLY = {
+  "CrossReplicaSum",
+  "InfeedDequeueTuple",
+  "OutfeedEnqueueTuple",
+  "TPUReplicateMetadata",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_operation_on_a_core_has_an_xla_kernel(
+  graphs, compiled_ops, mode
+):
+  nodes = replicated(graphs[mode])
+  assert len(nodes) > 400
+  foreign = {n.op for n in nodes.values()} - compiled_ops - TPU_ONLY
+  assert not foreign
+
+
+@pytest.mark.parametrize(
+  "mode, types",
+  [
+    ("train", [tf.float32, tf.float32, tf.int64]),  # loss, rate, step
+    ("eval", [tf.float32, tf.int32, tf.float32, tf.int32]),
+    ("predict", [tf.float32]),
+  ],
+)
+def test_results_leave_every_core(graphs, mode, types):
+  outfeed = values_of(replicated(graphs[mode]), "OutfeedEnqueueTuple", "dtypes")
+  found = collections.Counter(tf.as_dtype(number) for number in outfeed.type)
+  if mode == "predict":  # and the signal that the rows have ended
+    assert found >= collections.Counter(types)
+  else:
+    assert found == collections.Counter(types)
+  ops = [node.op for node in graphs[mode].node]
+  assert ops.count("OutfeedDequeueTuple") == CORES
+
+
+# ---------------------------------------------------------------------------
+# Training
+
+
+def test_loss_and_rate_are_summarized_on_the_host(graphs):
+  nodes = {node.name: node for node in graphs["train"].node}
+  assert len(of_type(nodes, "WriteScalarSummary")) == 2
+  assert not of_type(replicated(graphs["train"]), "WriteScalarSummary")
+
+
+def test_gradients_are_summed_over_the_cores_and_then_clipped(graphs):
+  nodes = replicated(graphs["train"])
+  sums = of_type(nodes, "CrossReplicaSum")
+  norms = of_type(nodes, "L2Loss")
+  assert len(sums) == len(norms) == VARIABLES
+  for norm in norms:
+    before = ancestors(norm, nodes, through=("Identity",))
+    assert len(of_type(before, "CrossReplicaSum")) == 1
+  for reduced in sums:
+    assert not of_type(ancestors(reduced, nodes), "L2Loss")
+  updates = of_type(nodes, "ResourceApplyAdam")
+  assert len(updates) == VARIABLES
+  for update in updates:
+    assert len(of_type(ancestors(update, nodes), "L2Loss")) == VARIABLES
+
+
+def test_dropout_differs_from_core_to_core(graphs):
+  nodes = replicated(graphs["train"])
+  drawn = [node for node in nodes.values() if "StatelessRandomUni" in node.op]
+  assert len(drawn) > 3
+  for node in drawn:
+    assert of_type(ancestors(node, nodes), "XlaReplicaId")
+
+
+def test_step_is_read_before_it_is_counted(graphs):
+  nodes = replicated(graphs["train"])
+  (count,) = of_type(nodes, "AssignAddVariableOp")
+  before = ancestors(count, nodes)
+  reads = [
+    node
+    for node in of_type(nodes, "ReadVariableOp")
+    if node.input[0] == count.input[0]
+  ]
+  assert reads
+  assert all(read.name in before for read in reads)
+
+
+# ---------------------------------------------------------------------------
+# Rows
+
+
+def test_evaluation_has_a_batch_for_every_core_in_every_step(
+  classify, tmp_path, monkeypatch
+):
+  given = []
+
+  def evaluate(estimator, input_fn, steps, name):
+    del estimator, name
+    given.extend([input_fn, steps])
+    raise GraphIsBuiltError
+
+  monkeypatch.setattr(tf.estimator.tpu.TPUEstimator, "evaluate", evaluate)
+  with pytest.raises(GraphIsBuiltError):
+    classify(
+      "--do_eval", "--use_tpu", tpu_name="local", output_dir=tmp_path / "out"
+    )
+  input_fn, steps = given
+  context = types.SimpleNamespace(num_replicas=CORES)
+  with tf.Graph().as_default(), tf.Session() as running:
+    rows = input_fn({"batch_size": 1, "context": context})
+    row = tf.data.make_one_shot_iterator(rows).get_next()["is_real_example"]
+    real = [running.run(row).item() for _ in range(steps * CORES)]
+  assert steps == 3  # 21 rows in batches of 8
+  assert real == [1] * 21 + [0] * 3
+
+
+def test_local_paths_are_refused_before_any_data_is_read(classify, tmp_path):
+  outcome = classify(
+    "--do_train",
+    "--use_tpu",
+    tpu_name="my-tpu",
+    data_dir=tmp_path / "nowhere",
+    output_dir=tmp_path / "out",
+  )
+  assert outcome.status == 1
+  assert f"--output_dir={tmp_path}/out" in outcome.log
+  assert "nowhere" not in outcome.log
+  assert not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------------------
+# The step under XLA
+
+
+def losses(golden, config, checkpoint, *, compiled):
+  """Losses of four training steps in static shapes, from the golden weights."""
+  names = ["input_ids", "input_mask", "segment_ids", "label_ids"]
+  model_fn = run_classifier.model_fn_builder(
+    config, 3, None, 1e-3, 10, 2, use_tpu=False, use_one_hot_embeddings=True
+  )
+
+  def step(*columns):
+    features = dict(zip(names, columns))
+    spec = model_fn(features, None, tf.estimator.ModeKeys.TRAIN, {}, None)
+    with tf.control_dependencies([spec.train_op]):
+      return tf.identity(spec.loss)
+
+  with tf.Graph().as_default(), tf.Session() as running:
+    columns = [tf.constant(golden[name]) for name in names]
+    if compiled:
+      (loss,) = tf.xla.experimental.compile(step, columns)
+    else:
+      loss = step(*columns)
+    running.run(tf.global_variables_initializer())
+    tf.train.Saver(tf.trainable_variables()).restore(running, checkpoint)
+    return [running.run(loss) for _ in range(4)]
+
+
+def test_step_compiled_by_xla_trains_as_the_plain_one(
+  golden, golden_config, golden_checkpoint, monkeypatch
+):
+  # XLA draws other masks from the same key, so there must be none.
+  classifier = modeling.BertForSequenceClassification
+  monkeypatch.setattr(classifier, "HEAD_DROPOUT", 0.0)
+  config = modeling.BertConfig.from_json_file(golden_config)
+  both = [
+    losses(golden, config, golden_checkpoint, compiled=compiled)
+    for compiled in (True, False)
+  ]
+  np.testing.assert_allclose(*both, rtol=1e-5)
+  assert len(set(both[0])) > 2
