@@ -16,12 +16,22 @@ fingerprint of all that they are made of, with a manifest beside it:
 """
 
 import collections
+from concurrent import futures
+import contextlib
+import functools
+import gc
 import hashlib
+import itertools
 import json
+import multiprocessing
 import os
 import re
+import signal
+import sys
+import threading
 import time
 from typing import NamedTuple
+import warnings
 
 from absl import logging
 import tensorflow.compat.v1 as tf
@@ -34,6 +44,10 @@ import tokenization
 FORMAT_VERSION = 1
 LOGGED_EXAMPLES = 5
 PROGRESS_SECONDS = 10.0
+# Rows that are converted before other processes are asked to help.
+ROWS_ALONE = 4096
+# Rows that go to another process at a time.
+CHUNK_ROWS = 512
 
 
 def feature_spec(seq_length):
@@ -81,7 +95,7 @@ class InputFeatures:
 
 
 class Converter:
-  """Turns examples into features and counts what it cut off.
+  """Turns examples into features or records, and counts what it cut off.
 
   Args:
     label_list: the labels, in the order of their ids.
@@ -101,56 +115,99 @@ class Converter:
     self.tokenizer = tokenizer
     self.cls, self.sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
     self.tally = collections.Counter()
+    self._ids = _way_to_ids(tokenizer)
+    self._encode = _RecordEncoder(max_seq_length)
 
   def __call__(self, example):
-    """The features of one example.
+    """The `InputFeatures` of one example.
 
     Raises:
       ValueError: a label that is not in the list.
     """
-    self.tally["records"] += 1
-    if isinstance(example, PaddingInputExample):
+    row = self.row(example)
+    if row is None:
+      self.tally["records"] += 1
       return padding_features(self.max_seq_length)
-    first = self._ids(example.text_a)
-    second = self._ids(example.text_b) if example.text_b else []
-    length = len(first) + len(second) + (3 if second else 2)
-    first, second = truncate(first, second, self.max_seq_length)
-    ids = [self.cls, *first, self.sep]
-    segments = [0] * len(ids)
-    if second:
-      ids += [*second, self.sep]
-      segments += [1] * (len(second) + 1)
-    self._count(length)
+    ids, in_first, label_id = self._numbers(row)
     padding = [0] * (self.max_seq_length - len(ids))
     return InputFeatures(
       ids + padding,
       [1] * len(ids) + padding,
-      segments + padding,
-      self._label_id(example),
+      [0] * in_first + [1] * (len(ids) - in_first) + padding,
+      label_id,
     )
 
-  def _ids(self, text):
-    ids = getattr(self.tokenizer, "ids", None)
-    if ids is not None:
-      return list(ids(text))
-    tokens = self.tokenizer.tokenize(text)
-    return list(self.tokenizer.convert_tokens_to_ids(tokens))
+  def row(self, example):
+    """What of an example is converted: (text_a, text_b, label id), or None.
 
-  def _count(self, length):
-    self.tally["longest"] = max(self.tally["longest"], length)
-    if length > self.max_seq_length:
-      self.tally["truncated"] += 1
-      self.tally["truncated_tokens"] += length - self.max_seq_length
+    None stands for a `PaddingInputExample`.
 
-  def _label_id(self, example):
-    if example.label is None:
-      return 0
-    if example.label not in self.labels:
+    Raises:
+      ValueError: a label that is not in the list.
+    """
+    if isinstance(example, PaddingInputExample):
+      return None
+    label = example.label
+    if label is not None and label not in self.labels:
       raise ValueError(
-        f"{example.guid}: the label {example.label!r} is not one of"
+        f"{example.guid}: the label {label!r} is not one of"
         f" {', '.join(self.labels)}"
       )
-    return self.labels[example.label]
+    label_id = 0 if label is None else self.labels[label]
+    return example.text_a, example.text_b, label_id
+
+  def record(self, row):
+    """The bytes of the `tf.train.Example` of a `row`; see `serialize`."""
+    if row is None:
+      self.tally["records"] += 1
+      return serialize(padding_features(self.max_seq_length))
+    return self._encode(*self._numbers(row))
+
+  def _numbers(self, row):
+    """Of a row: its ids, how many of them are of segment 0, and its label's."""
+    text_a, text_b, label_id = row
+    first = self._ids(text_a)
+    second = self._ids(text_b) if text_b else []
+    length = len(first) + len(second) + (3 if second else 2)
+    tally = self.tally
+    tally["records"] += 1
+    if length > tally["longest"]:
+      tally["longest"] = length
+    if length > self.max_seq_length:
+      tally["truncated"] += 1
+      tally["truncated_tokens"] += length - self.max_seq_length
+      first, second = truncate(first, second, self.max_seq_length)
+    ids = [self.cls, *first, self.sep]
+    in_first = len(ids)
+    if second:
+      ids += second
+      ids.append(self.sep)
+    return ids, in_first, label_id
+
+
+def _way_to_ids(tokenizer):
+  """The function from a text to the list of its ids.
+
+  It is the tokenizer's fast `ids`, unless a subclass or the object itself gives
+  another `tokenize` or `convert_tokens_to_ids`, which `ids` would pass over.
+  """
+
+  def depth(name):
+    """How far up in the classes a method is found; -1: in the object."""
+    if name in getattr(tokenizer, "__dict__", ()):
+      return -1
+    classes = type(tokenizer).__mro__
+    return next(
+      (up for up, kind in enumerate(classes) if name in vars(kind)),
+      len(classes),
+    )
+
+  plain = min(depth("tokenize"), depth("convert_tokens_to_ids"))
+  if hasattr(tokenizer, "ids") and depth("ids") <= plain:
+    return tokenizer.ids
+  return lambda text: list(
+    tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
+  )
 
 
 def padding_features(max_seq_length):
@@ -242,7 +299,11 @@ def convert_examples_to_features(
 ):
   """List of the `InputFeatures` of a list of examples."""
   converter = Converter(label_list, max_seq_length, tokenizer)
-  return list(_convert(examples, converter))
+  examples = iter(examples)
+  first = itertools.islice(examples, LOGGED_EXAMPLES)
+  logged = (_logged(example, converter) for example in first)
+  rest = map(converter, examples)
+  return list(_telling_progress(itertools.chain(logged, rest)))
 
 
 def file_based_convert_examples_to_features(
@@ -254,37 +315,224 @@ def file_based_convert_examples_to_features(
   """
   converter = Converter(label_list, max_seq_length, tokenizer)
   with files.appearing_whole(output_file) as temporary:
-    _write_records(_convert(examples, converter), temporary)
+    _write_records(_records(examples, converter), temporary)
 
 
-def _convert(examples, converter):
-  """Yields the features of examples, telling how far it has come."""
+def _logged(example, converter):
+  """The `InputFeatures` of an example, which is logged."""
+  features = converter(example)
+  log_example(example, features, converter.tokenizer)
+  return features
+
+
+def _telling_progress(items):
+  """Yields the items, telling how far it has come."""
   began = told = time.monotonic()
-  for index, example in enumerate(examples):
-    features = converter(example)
-    if index < LOGGED_EXAMPLES:
-      log_example(example, features, converter.tokenizer)
-    yield features
-    if index % 1000 == 999 and time.monotonic() - told > PROGRESS_SECONDS:
+  for number, item in enumerate(items, 1):
+    yield item
+    if number % 1000 == 0 and time.monotonic() - told > PROGRESS_SECONDS:
       told = time.monotonic()
-      rate = (index + 1) / (told - began)
-      logging.info("converted %d rows, %.0f rows/s", index + 1, rate)
+      rate = number / (told - began)
+      logging.info("converted %d rows, %.0f rows/s", number, rate)
 
 
-def _write_records(features, path):
-  with tf.io.TFRecordWriter(path) as writer:
-    for row in features:
-      writer.write(serialize(row))
+def _write_records(records, path):
+  with (
+    contextlib.closing(records),
+    tf.io.TFRecordWriter(path) as writer,
+  ):
+    for record in _telling_progress(records):
+      writer.write(record)
+
+
+def _records(examples, converter, num_processes=1):
+  """Yields the record of each example, in order."""
+  examples = iter(examples)
+  for example in itertools.islice(examples, LOGGED_EXAMPLES):
+    yield serialize(_logged(example, converter))
+  rows = map(converter.row, examples)
+  if num_processes == 1 or sys.platform != "linux":
+    yield from map(converter.record, rows)
+  else:
+    yield from map(converter.record, itertools.islice(rows, ROWS_ALONE))
+    yield from _records_of_processes(rows, converter, num_processes)
+
+
+# ---------------------------------------------------------------------------
+# Records: the bytes of tf.train.Example
 
 
 def serialize(features):
   """The bytes of the `tf.train.Example` that holds an `InputFeatures`."""
   values = {
-    name: tf.train.Feature(int64_list=tf.train.Int64List(value=value))
-    for name, value in features.as_dict().items()
+    name: b"".join(map(_varint, numbers))
+    for name, numbers in features.as_dict().items()
   }
-  example = tf.train.Example(features=tf.train.Features(feature=values))
-  return example.SerializeToString()
+  return _delimited(1, b"".join(map(_feature, values, values.values())))
+
+
+class _RecordEncoder:
+  """Encodes records from parts that repeat.
+
+  But for the ids, a record depends on three small numbers and S alone, and an
+  id's bytes are always the same: both are kept, so that encoding a row is
+  joining bytes. It gives what `serialize` gives, in MEASURED.
+  """
+
+  # Tails that are kept; some 10 MB where S is 512.
+  KEPT = 1 << 13
+
+  def __init__(self, seq_length):
+    self.seq_length = seq_length
+    self.bytes_of_id = _BytesOfIds()
+    self.head = functools.lru_cache(self.KEPT)(_head)
+    self.tail = functools.lru_cache(self.KEPT)(self._tail)
+
+  def __call__(self, ids, in_first, label_id):
+    """The record of ids, the first `in_first` of them of segment 0."""
+    values = b"".join(map(self.bytes_of_id.__getitem__, ids))
+    tail = self.tail(in_first, len(ids), label_id)
+    padding = self.seq_length - len(ids)
+    return self.head(len(values) + padding, len(tail) - padding) + values + tail
+
+  def _tail(self, in_first, length, label_id):
+    """What follows the ids: their padding, and the other features."""
+    padding = bytes(self.seq_length - length)
+    segments = bytes(in_first) + b"\1" * (length - in_first)
+    return b"".join(
+      [
+        padding,
+        _feature("input_mask", b"\1" * length + padding),
+        _feature("segment_ids", segments + padding),
+        _feature("label_ids", _varint(label_id)),
+        _feature("is_real_example", b"\1"),
+      ]
+    )
+
+
+def _head(size, rest):
+  """What precedes `size` bytes of ids, with `rest` bytes of other features."""
+  whole = _delimited(1, _feature("input_ids", bytes(size)) + bytes(rest))
+  return whole[: len(whole) - size - rest]
+
+
+class _BytesOfIds(dict):
+  """Varints by number, made when first asked for; as many as there are ids."""
+
+  def __missing__(self, number):
+    self[number] = encoded = _varint(number)
+    return encoded
+
+
+def _feature(name, values):
+  """An entry of tf.train.Features: a name, and varints as an int64 list."""
+  numbers = _delimited(3, _delimited(1, values))
+  return _delimited(1, _delimited(1, name.encode()) + _delimited(2, numbers))
+
+
+def _delimited(number, content):
+  """A field of a protocol buffer: its number and type, length, content."""
+  return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(number):
+  """A whole number in groups of 7 bits, the lowest first.
+
+  >>> _varint(5), _varint(300)
+  (b'\\x05', b'\\xac\\x02')
+  """
+  number &= (1 << 64) - 1  # a negative one counts from 2**64
+  groups = bytearray()
+  while number > 127:
+    groups.append(number & 127 | 128)
+    number >>= 7
+  groups.append(number)
+  return bytes(groups)
+
+
+# ---------------------------------------------------------------------------
+# Several processes
+
+
+def _records_of_processes(rows, converter, num_processes):
+  """Yields the records of rows in order, converted in processes of their own.
+
+  This process reads and writes. Few chunks are under way at a time, so that
+  memory stays bounded whatever reads faster than it is converted.
+  """
+  chunks = iter(lambda: list(itertools.islice(rows, CHUNK_ROWS)), [])
+  first = next(chunks, None)
+  if first is None:
+    return
+  under_way = collections.deque()
+  with _forked(converter, num_processes) as pool:
+    for chunk in itertools.chain([first], chunks):
+      under_way.append(pool.submit(_convert_chunk, chunk))
+      if len(under_way) > 2 * num_processes:
+        yield from _finished(under_way.popleft(), converter.tally)
+    while under_way:
+      yield from _finished(under_way.popleft(), converter.tally)
+
+
+def _finished(future, tally):
+  """The records of a chunk; its counts are added to the tally."""
+  records, counts = future.result()
+  longest = max(tally["longest"], counts["longest"])
+  tally.update(counts)
+  tally["longest"] = longest
+  return records
+
+
+@contextlib.contextmanager
+def _forked(converter, num_processes):
+  """A pool of processes that are copies of this one.
+
+  They begin within milliseconds and know the words of the rows before, where
+  new ones would import TensorFlow first, for seconds. A copy lacks the threads
+  of TensorFlow's runtime: it must not call it, and never does.
+  """
+  pool = futures.ProcessPoolExecutor(
+    num_processes,
+    multiprocessing.get_context("fork"),
+    _begin_chunks,
+    (converter, os.getpid()),
+  )
+  try:
+    with warnings.catch_warnings():
+      # Python warns of copying a process with threads; see above.
+      warnings.simplefilter("ignore", DeprecationWarning)
+      gc.freeze()  # so that no copy collects, and closes, a session of this one
+      pool.submit(os.getpid).result()  # makes all of them
+      gc.unfreeze()
+    logging.info("converting in %d more processes", num_processes)
+    yield pool
+  finally:
+    pool.shutdown(cancel_futures=True)
+
+
+_converter = None  # of a process that converts chunks
+
+
+def _begin_chunks(converter, parent):
+  global _converter
+  _converter = converter
+  # Its end is its parent's affair, or comes with its parent's.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)
+  signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent):
+  """Ends this process when its parent has, be it killed."""
+  while os.getppid() == parent:
+    time.sleep(0.5)
+  os._exit(1)
+
+
+def _convert_chunk(rows):
+  """The records of rows, and the counts of them alone."""
+  _converter.tally = collections.Counter()
+  return list(map(_converter.record, rows)), _converter.tally
 
 
 # ---------------------------------------------------------------------------
@@ -321,6 +569,9 @@ class FeatureCache:
     tokenizer_inputs: dictionary of all that the tokens depend on (digest of
       the vocabulary, casing).
     tokenizer: a `tokenization.FullTokenizer`.
+    num_processes: processes that convert what comes after the first rows of a
+      large set, beside this one, which reads and writes; 1, and where the
+      system is not Linux: only this one. The file is the same to the byte.
   """
 
   def __init__(
@@ -333,10 +584,11 @@ class FeatureCache:
     max_seq_length,
     tokenizer_inputs,
     tokenizer,
+    num_processes=1,
   ):
     self._processor = processor
     self._data_dir, self._cache_dir = data_dir, cache_dir
-    self._tokenizer = tokenizer
+    self._tokenizer, self._num_processes = tokenizer, num_processes
     self._inputs = {
       "format_version": FORMAT_VERSION,
       "task": task,
@@ -392,7 +644,8 @@ class FeatureCache:
       examples = self._processor.examples(
         self._data_dir, split, converter.tally
       )
-      manifest = _convert_to_cache(examples, converter, base, inputs)
+      records = _records(examples, converter, self._num_processes)
+      manifest = _write_to_cache(records, converter.tally, base, inputs)
       cached = self._known[split] = _features(base, manifest)
     return cached
 
@@ -415,16 +668,15 @@ def _features(base, manifest):
   return Features(f"{base}.tf_record", *counts)
 
 
-def _convert_to_cache(examples, converter, base, inputs):
+def _write_to_cache(records, tally, base, inputs):
   """Writes records and manifest; the manifest, last, makes them valid."""
   path = f"{base}.tf_record"
   tf.io.gfile.makedirs(os.path.dirname(base) or ".")
   began = time.monotonic()
   with files.appearing_whole(path) as temporary:
-    _write_records(_convert(examples, converter), temporary)
+    _write_records(records, temporary)
     size = tf.io.gfile.stat(temporary).length
     digest = files.digest(temporary)
-  tally = converter.tally
   manifest = {
     "inputs": inputs,
     "records": tally["records"],

@@ -1,0 +1,211 @@
+"""Measures conversion: rows/s from a task's file to cached TFRecord records.
+
+  pip install transformers    # here, or where --hf_python is
+  python benchmarks/conversion.py --task=cola:glue/CoLA:uncased/vocab.txt \
+      --task=mnli:glue/MNLI:uncased/vocab.txt \
+      --task=xnli:XNLI:chinese/vocab.txt --hf_python=hf/bin/python
+
+Three sides take turns on each task, none of them while another is at work, and
+every one with a tokenizer that has seen nothing:
+
+  ours      `FeatureCache.features`: the file is read and checked, its rows
+            become ids, records, a TFRecord file and its digest; one process
+  two       the same with `--processes` of them
+  theirs    `BertTokenizerFast` on lists of the same texts, which it is given
+            for nothing: `--batch` rows a call, cut and padded to the length,
+            one thread; its lists are thrown away
+
+For each task it prints rows/s by wall time, and ratios to `theirs`, round by
+round: the median and the range. Where others use the machine, wall time holds
+their work too: `cpu` is the ratio by processor time, which does not, and the
+one to hold on to. For `two` only wall time means something, and only where so
+many cores are free.
+
+One round, the first, is not counted. `--rows` repeats a task's file up to so
+many rows, as a large set would be: the more of them, the more words are known
+already, and the more several processes gain.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+SIDES = ("ours", "two", "theirs")
+
+
+def arguments():
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    "--task",
+    action="append",
+    metavar="NAME:DATA_DIR:VOCAB_FILE",
+    help="a task's name, folder and vocabulary; may be repeated",
+  )
+  parser.add_argument("--rounds", type=int, default=5)
+  parser.add_argument("--length", type=int, default=128, help="positions, S")
+  parser.add_argument("--rows", type=int, default=0, help="0: the file's")
+  parser.add_argument("--batch", type=int, default=1000, help="theirs, in rows")
+  parser.add_argument("--processes", type=int, default=2, help="of side two")
+  parser.add_argument(
+    "--hf_python", default=sys.executable, help="a Python with transformers"
+  )
+  parser.add_argument("--theirs", action="store_true", help=argparse.SUPPRESS)
+  return parser.parse_args()
+
+
+def main():
+  args = arguments()
+  if args.theirs:
+    serve_theirs()
+    return
+  theirs = subprocess.Popen(
+    [args.hf_python, __file__, "--theirs"],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
+  )
+  with theirs, tempfile.TemporaryDirectory() as folder:
+    for task in args.task or []:
+      measure(args, *task.split(":"), theirs, folder)
+    theirs.stdin.close()
+
+
+def measure(args, name, data_dir, vocab_file, theirs, folder):
+  """Runs the rounds of a task and prints what they gave."""
+  import tasks
+
+  processor = tasks.PROCESSORS[name]()
+  data_dir = repeated(processor, data_dir, args.rows, folder)
+  texts = os.path.join(folder, "texts.json")
+  with open(texts, "w") as file:
+    examples = processor.examples(data_dir, "train")
+    json.dump([(e.text_a, e.text_b) for e in examples], file)
+  job = dict(texts=texts, vocab_file=vocab_file)
+  job.update(length=args.length, batch=args.batch)
+  lower_case = "cased" not in os.path.basename(vocab_file).split("-")
+  job["do_lower_case"] = lower_case
+  rounds = {side: [] for side in SIDES}
+  for _ in range(args.rounds + 1):
+    for side, processes in (("ours", 1), ("two", args.processes)):
+      measured = convert(processor, name, data_dir, job, processes)
+      rounds[side].append(measured)
+    print(json.dumps(job), file=theirs.stdin, flush=True)
+    rounds["theirs"].append(json.loads(theirs.stdout.readline()))
+  report(name, {side: values[1:] for side, values in rounds.items()})
+
+
+def repeated(processor, data_dir, rows, folder):
+  """A folder with the training file, repeated up to `rows` if not 0."""
+  if not rows:
+    return data_dir
+  source = pathlib.Path(processor.path(data_dir, "train"))
+  target = pathlib.Path(processor.path(folder, "train"))
+  target.parent.mkdir(parents=True, exist_ok=True)
+  lines = source.read_text().splitlines(keepends=True)
+  header = lines[: processor.tables["train"].header]
+  body = lines[len(header) :]
+  body = (body * (rows // len(body) + 1))[:rows]
+  target.write_text("".join(header + body))
+  return folder
+
+
+def convert(processor, name, data_dir, job, processes):
+  """Converts once; rows, seconds, and seconds of processor time."""
+  import features
+  import tokenization
+
+  with tempfile.TemporaryDirectory() as cache_dir:
+    cache = features.FeatureCache(
+      processor,
+      name,
+      data_dir=data_dir,
+      cache_dir=cache_dir,
+      max_seq_length=job["length"],
+      tokenizer_inputs={},
+      tokenizer=tokenization.FullTokenizer(
+        job["vocab_file"], job["do_lower_case"]
+      ),
+      num_processes=processes,
+    )
+    return timed(lambda: cache.features("train").records)
+
+
+def timed(work):
+  """What `work` returns, the number of rows; seconds; processor seconds."""
+  began, used = time.perf_counter(), sum(os.times()[:4])
+  rows = work()
+  return rows, time.perf_counter() - began, sum(os.times()[:4]) - used
+
+
+def serve_theirs():
+  """Answers jobs, one a line, as the side `theirs`."""
+  from transformers import BertTokenizerFast
+
+  for line in sys.stdin:
+    job = json.loads(line)
+    with open(job["texts"]) as file:
+      texts = json.load(file)
+    tokenizer = BertTokenizerFast(
+      job["vocab_file"], do_lower_case=job["do_lower_case"]
+    )
+    print(json.dumps(timed(lambda: tokenize(tokenizer, texts, job))))  # noqa: B023
+    sys.stdout.flush()
+
+
+def tokenize(tokenizer, texts, job):
+  """Tokenizes all texts; the number of rows."""
+  first, second = map(list, zip(*texts))
+  pairs = second[0] is not None
+  for start in range(0, len(texts), job["batch"]):
+    batch = slice(start, start + job["batch"])
+    tokenizer(
+      first[batch],
+      second[batch] if pairs else None,
+      padding="max_length",
+      truncation=True,
+      max_length=job["length"],
+    )
+  return len(texts)
+
+
+def report(name, rounds):
+  """Prints rates and ratios of a task."""
+  rows = rounds["ours"][0][0]
+  rates = {
+    side: statistics.median(count / wall for count, wall, _ in values)
+    for side, values in rounds.items()
+  }
+  print(
+    f"{name}: {rows} rows;",
+    ", ".join(f"{side} {rate:.0f} rows/s" for side, rate in rates.items()),
+  )
+  for side, against, clock in (
+    ("ours", "theirs", "cpu"),
+    ("ours", "theirs", "wall"),
+    ("two", "theirs", "wall"),
+    ("two", "ours", "wall"),
+  ):
+    index = ["rows", "wall", "cpu"].index(clock)
+    ratios = sorted(
+      theirs[index] / ours[index]
+      for ours, theirs in zip(rounds[side], rounds[against])
+    )
+    print(
+      f"  {side} against {against}, {clock}: {statistics.median(ratios):.2f}"
+      f" ({ratios[0]:.2f} to {ratios[-1]:.2f})",
+      flush=True,
+    )
+
+
+if __name__ == "__main__":
+  sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+  main()
