@@ -19,6 +19,7 @@ import functools
 import os
 import re
 import sys
+import textwrap
 import types
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no banner at the import
@@ -57,8 +58,16 @@ from tasks import (  # noqa: F401 - the 2018 script's names, for importers
 )
 
 FLAGS = flags.FLAGS
+_GROUPS = {}
 
-# --- The task and its files
+
+def _end_group(title):
+  """Puts the flags that were defined since the last group under a title."""
+  grouped = {flag for group in _GROUPS.values() for flag in group}
+  own = FLAGS.get_key_flags_for_module(sys.modules[__name__])
+  _GROUPS[title] = [flag for flag in own if flag not in grouped]
+
+
 flags.DEFINE_string(
   "task_name", None, f"Task, in any case: {', '.join(PROCESSORS)}."
 )
@@ -72,8 +81,8 @@ flags.DEFINE_string(
   "Folder of the converted features (TFRecord). Default: data_dir, or"
   " output_dir where that cannot be written or --use_tpu is on.",
 )
+_end_group("The task and its files")
 
-# --- The model
 flags.DEFINE_string(
   "init_checkpoint",
   None,
@@ -114,8 +123,8 @@ flags.DEFINE_bool(
   "Start the classifier's head from random values where that of"
   " init_checkpoint has another shape.",
 )
+_end_group("The model")
 
-# --- What to do, and where to
 flags.DEFINE_string(
   "output_dir", None, "Folder of checkpoints, results and predictions."
 )
@@ -133,8 +142,8 @@ flags.DEFINE_bool(
   "Train from the start: remove from output_dir the files that an earlier"
   " run wrote.",
 )
+_end_group("What to do, and where to")
 
-# --- Training
 flags.DEFINE_integer("train_batch_size", 32, "Examples a training step.")
 flags.DEFINE_integer(
   "eval_batch_size",
@@ -163,8 +172,8 @@ flags.DEFINE_integer(
   "Rows among which the next one is drawn. Default: the whole training set,"
   " or what a quarter of the free memory holds.",
 )
+_end_group("Training")
 
-# --- The run
 flags.DEFINE_integer(
   "save_checkpoints_steps", 1000, "Steps between two checkpoints."
 )
@@ -179,8 +188,8 @@ flags.DEFINE_bool(
   "Compute real tokens only; false computes all max_seq_length positions, as a"
   " TPU always does. The results are the same, within rounding.",
 )
+_end_group("The run")
 
-# --- TPU
 flags.DEFINE_bool("use_tpu", False, "Compute on a TPU.")
 flags.DEFINE_string(
   "tpu_name", None, "Name of the TPU; local for the one in this machine."
@@ -200,6 +209,7 @@ flags.DEFINE_integer(
   1000,
   "Training steps that a TPU takes between two reports to the host.",
 )
+_end_group("TPU")
 
 
 # ---------------------------------------------------------------------------
@@ -899,15 +909,30 @@ def refuse_stray_words(argv):
     )
 
 
+def show_help():
+  """Prints what the script does and every flag, by group, with its default."""
+  print(__doc__)
+  for title, group in _GROUPS.items():
+    print(f"\n{title}:")
+    for flag in group:
+      default = "" if flag.default is None else f"={flag.default_as_str}"
+      print(f"  --{flag.name}{default.replace(chr(39), '')}")
+      print(textwrap.fill(flag.help, 78, **_HELP_INDENT))
+  print("\n--flagfile=FILE reads flags from a file, one a line.")
+
+
+_HELP_INDENT = dict(initial_indent=" " * 6, subsequent_indent=" " * 6)
+
+
 def parse_flags(argv):
   """Reads the command line; a mistake ends the program with a sentence."""
+  if {"--help", "-help", "-h"} & set(argv):
+    show_help()
+    sys.exit(0)
   try:
     return FLAGS(argv)
   except flags.UnrecognizedFlagError as error:
-    own = [
-      flag.name
-      for flag in FLAGS.get_key_flags_for_module(sys.modules[__name__])
-    ]
+    own = [flag.name for group in _GROUPS.values() for flag in group]
     nearest = difflib.get_close_matches(error.flagname, own, n=1, cutoff=0.0)
     message = (
       f"there is no flag --{error.flagname}; the nearest is --{nearest[0]}"
