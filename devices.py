@@ -1,6 +1,7 @@
 """What a run computes on: threads, memory, GPUs, the cores of a TPU."""
 
 import os
+import subprocess
 
 import tensorflow.compat.v1 as tf
 
@@ -26,7 +27,7 @@ def describe(num_threads):
   """A few words on the devices that TensorFlow will use, and their memory."""
   gpus = tf.config.list_physical_devices("GPU")
   if gpus:
-    return ", ".join(map(_describe_gpu, gpus))
+    return _describe_gpus(gpus)
   threads = num_threads or len(_usable_cores())
   words = f"CPU, {threads} thread{'s' * (threads != 1)}"
   free = free_memory()
@@ -35,9 +36,26 @@ def describe(num_threads):
   )
 
 
-def _describe_gpu(gpu):
-  details = tf.config.experimental.get_device_details(gpu)
-  return f"{gpu.name.partition(':')[2]} ({details.get('device_name', '?')})"
+def _describe_gpus(gpus):
+  """Names of the GPUs, and their memory where the driver's tool tells it."""
+  query = "--query-gpu=name,memory.total,memory.free"
+  try:
+    told = subprocess.run(
+      ["nvidia-smi", query, "--format=csv,noheader"],
+      capture_output=True,
+      check=True,
+      text=True,
+      timeout=10,
+    ).stdout.splitlines()
+    name, total, free = zip(*(line.split(", ") for line in told))
+  except (OSError, subprocess.SubprocessError, ValueError):
+    details = map(tf.config.experimental.get_device_details, gpus)
+    name = [detail.get("device_name", "of no name") for detail in details]
+    return ", ".join(f"GPU:{i} ({n})" for i, n in enumerate(name))
+  return ", ".join(
+    f"GPU:{i} ({n}, {f} of {t} of memory free)"
+    for i, (n, t, f) in enumerate(zip(name, total, free))
+  )
 
 
 def _usable_cores():

@@ -409,7 +409,7 @@ class _RecordEncoder:
     )
 
   def _head(self, sizes):
-    """What precedes the values of the ids, by the sizes of these and the end."""
+    """What precedes the values of the ids, by their size and the end's."""
     size, end = sizes
     rows = 2 * self.seq_length + len(self.mask_head + self.segments_head)
     whole = _delimited(

@@ -130,9 +130,6 @@ class ProgressHook(tf.train.SessionRunHook):
     return step == first or step % self._log_steps < self._steps_per_run
 
   def _tell(self, values):
-    now = time.monotonic()
-    speed = (self._step - self._told_step) / max(now - self._told_time, 1e-9)
-    self._told_step, self._told_time = self._step, now
     parts = [
       f"step {self._step}/{self._total}",
       f"epoch {self._step * self._batch / self._rows:.2f}",
@@ -140,13 +137,29 @@ class ProgressHook(tf.train.SessionRunHook):
     if values:
       parts.append(f"loss {values[self.LOSS]:.4f}")
       parts.append(f"learning rate {values[self.RATE]:.2e}")
-    parts.append(f"{speed * self._batch:.1f} examples/s")
-    parts.append(f"{duration((self._total - self._step) / speed)} left")
+    parts += self._speed()
     line = ", ".join(parts)
     if STATUS.is_terminal:
       STATUS.show(line)
     else:
       logging.info("%s", line)
+
+  def _speed(self):
+    """Examples a second since the last line, and the time that is left.
+
+    Nothing at the first step, in which TensorFlow still prepares the graph.
+    """
+    now = time.monotonic()
+    seconds, steps = now - self._told_time, self._step - self._told_step
+    starting = self._told_step == self._first
+    self._told_step, self._told_time = self._step, now
+    if starting or not steps:
+      return []
+    left = (self._total - self._step) * seconds / steps
+    return [
+      f"{steps * self._batch / seconds:.1f} examples/s",
+      f"{duration(left)} left",
+    ]
 
 
 def duration(seconds):

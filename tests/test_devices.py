@@ -38,6 +38,20 @@ def test_gpu_is_named_with_its_model(monkeypatch):
   assert "CPU" not in words
 
 
+def test_gpu_is_named_with_its_memory_where_the_driver_tells_it(
+  monkeypatch, tmp_path
+):
+  tool = tmp_path / "nvidia-smi"
+  tool.write_text("#!/bin/sh\necho 'A100, 40960 MiB, 40000 MiB'\n")
+  tool.chmod(0o755)
+  monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+  monkeypatch.setattr(
+    devices.tf.config, "list_physical_devices", lambda kind: [None]
+  )
+  expected = "GPU:0 (A100, 40000 MiB of 40960 MiB of memory free)"
+  assert devices.describe(1) == expected
+
+
 def test_free_memory_is_at_most_what_the_machine_has():
   machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   assert 0 <= devices.free_memory() <= machine
