@@ -6,9 +6,11 @@ import logging
 import os
 from pathlib import Path
 import random
+import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pytest
@@ -22,6 +24,9 @@ import tokenization
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SPLITS = [("train", "train"), ("dev", "eval"), ("test", "predict")]
+forks = pytest.mark.skipif(
+  sys.platform != "linux", reason="forks on Linux only"
+)
 
 
 @pytest.fixture
@@ -40,7 +45,9 @@ def tokenizer(golden_task):
 def cache(golden_task, tokenizer, tmp_path):
   """Makes the cache of the golden task, with what a test has different."""
 
-  def make(processor=None, length=24, tokenizer=tokenizer, **inputs):
+  def make(
+    processor=None, length=24, tokenizer=tokenizer, processes=1, **inputs
+  ):
     return FeatureCache(
       processor or MrpcProcessor(),
       "mrpc",
@@ -49,9 +56,17 @@ def cache(golden_task, tokenizer, tmp_path):
       max_seq_length=length,
       tokenizer_inputs={"vocabulary": "v", "do_lower_case": True, **inputs},
       tokenizer=tokenizer,
+      num_processes=processes,
     )
 
   return make
+
+
+@pytest.fixture
+def small_chunks(monkeypatch):
+  """Lets several processes at work on a set of 21 rows."""
+  monkeypatch.setattr(features, "ROWS_ALONE", 2)
+  monkeypatch.setattr(features, "CHUNK_ROWS", 3)
 
 
 class Unusable:
@@ -142,6 +157,73 @@ def test_the_lists_of_2018_give_the_same_records(
   features.file_based_convert_examples_to_features(*arguments, path)
   theirs = records(f"{golden_task}/{name}.tf_record")
   assert [row.as_dict() for row in listed] == theirs == records(path)
+
+
+def of_tensorflow(values):
+  """The tf.train.Example of a dictionary of lists."""
+  example = tf.train.Example()
+  for name, numbers in values.items():
+    example.features.feature[name].int64_list.value.extend(numbers)
+  return example
+
+
+def test_serialized_is_what_tensorflow_parses():
+  numbers = [0, 1, 127, 128, 2**14, 2**31, 2**63 - 1, -1, -(2**63)]
+  row = features.InputFeatures(numbers, [1, 0, 1], [], 300, False)
+  parsed = tf.train.Example.FromString(features.serialize(row))
+  assert parsed == of_tensorflow(row.as_dict())
+
+
+class Numbers:
+  """A tokenizer of texts that are ids."""
+
+  def convert_tokens_to_ids(self, tokens):
+    return [{"[CLS]": 101, "[SEP]": 102}.get(t) or int(t) for t in tokens]
+
+  def tokenize(self, text):
+    return text.split()
+
+
+@pytest.mark.parametrize("length", [5, 24, 128, 300])
+def test_a_record_is_what_tensorflow_parses(length):
+  source = random.Random(length)
+  convert = features.Converter(range(300), length, Numbers())
+
+  def text(shortest):
+    ids = [
+      source.randrange(2 ** source.randrange(1, 21)) for _ in range(length)
+    ]
+    return " ".join(map(str, ids[: source.randrange(shortest, length)]))
+
+  for _ in range(300):
+    label = source.randrange(300)
+    example = InputExample("g", text(0), text(0), label)
+    parsed = tf.train.Example.FromString(convert.record(convert.row(example)))
+    assert parsed == of_tensorflow(convert(example).as_dict())
+
+
+class Reversing(tokenization.FullTokenizer):
+  def tokenize(self, text):
+    return super().tokenize(text)[::-1]
+
+
+class Unknown(tokenization.FullTokenizer):
+  def convert_tokens_to_ids(self, tokens):
+    return [7] * len(tokens)
+
+
+@pytest.mark.parametrize("kind", [Reversing, Unknown])
+def test_a_subclass_has_its_way(golden_task, kind):
+  own = kind(f"{golden_task}/vocab.txt")
+  row = convert_single_example(9, InputExample("g", "t u"), [], 4, own)
+  expected = own.convert_tokens_to_ids(own.tokenize("t u"))
+  assert row.input_ids[1:3] == expected != own.ids("t u")
+
+
+def test_a_replaced_method_has_its_way(tokenizer):
+  tokenizer.tokenize = lambda text: ["u"] * 2
+  row = convert_single_example(9, InputExample("g", "t"), [], 4, tokenizer)
+  assert row.input_ids[1:3] == tokenizer.convert_tokens_to_ids(["u", "u"])
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["ours", "of 2018"])
@@ -268,11 +350,98 @@ def test_an_error_while_converting_leaves_nothing(cache, tmp_path):
   assert os.listdir(tmp_path) == []
 
 
-# Converts the golden task's dev set; `at(n)` is called before the nth text.
+@pytest.mark.parametrize("processes", [2, 3])
+def test_processes_change_no_byte(cache, golden_task, small_chunks, processes):
+  alone = cache().features("train")
+  written, manifest = files.digest(alone.path), alone.path[:-9] + "json"
+  counts = files.read_json(manifest)
+  os.remove(manifest)
+  several = cache(processes=processes).features("train")
+  assert several == alone and files.digest(alone.path) == written
+  assert files.read_json(manifest) == counts
+  assert records(alone.path) == records(f"{golden_task}/train.tf_record")
+
+
+class Counted(InputExample):
+  alive = most = 0
+
+  def __init__(self, *arguments, **keywords):
+    super().__init__(*arguments, **keywords)
+    Counted.alive += 1
+    Counted.most = max(Counted.most, Counted.alive)
+
+  def __del__(self):
+    Counted.alive -= 1
+
+
+class Endless(MrpcProcessor):
+  """10 000 rows in sequence."""
+
+  def source_digest(self, data_dir, split):
+    return "endless"
+
+  def examples(self, data_dir, split, tally=None):
+    return (Counted(f"g-{n}", "t u", None, "0") for n in range(10000))
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_few_examples_are_alive_at_a_time(cache, small_chunks, processes):
+  Counted.most = 0
+  found = cache(Endless(), processes=processes).features("train")
+  assert found.records == 10000 and Counted.most < 10
+
+
+def test_an_error_among_processes_names_file_and_line(
+  cache, golden_task, small_chunks, monkeypatch, tmp_path
+):
+  lines = Path(f"{golden_task}/data/dev.tsv").read_text().splitlines()
+  lines[15] = "maybe" + lines[15][1:]
+  bad = tmp_path / "bad.tsv"
+  bad.write_text("\n".join(lines))
+  monkeypatch.setattr(MrpcProcessor, "path", lambda *_: str(bad))
+  with pytest.raises(ValueError, match=r"bad\.tsv:16: the label 'maybe'"):
+    cache(processes=2).features("dev")
+  assert os.listdir(tmp_path) == ["bad.tsv"]
+
+
+class Failing(tokenization.FullTokenizer):
+  """Fails in another process than its own, in one way or another."""
+
+  def __init__(self, vocab_file, fail):
+    super().__init__(vocab_file)
+    self.fail, self.home = fail, os.getpid()
+
+  def ids(self, text):
+    if os.getpid() != self.home:
+      self.fail()
+    return super().ids(text)
+
+
+def refuse():
+  raise ValueError("no such text")
+
+
+@forks
+@pytest.mark.parametrize(
+  ("fail", "error"),
+  [(refuse, "no such text"), (lambda: os._exit(9), "terminated abruptly")],
+)
+def test_a_failing_process_is_an_error(
+  cache, golden_task, small_chunks, tmp_path, fail, error
+):
+  tokenizer = Failing(f"{golden_task}/vocab.txt", fail)
+  with pytest.raises((ValueError, RuntimeError), match=error):
+    cache(tokenizer=tokenizer, processes=2).features("dev")
+  assert os.listdir(tmp_path) == []
+
+
+# Converts the golden task's dev set; `at(n)` is called before the nth text of
+# each process.
 CONVERSION = """
 import os, sys, time
 import features, tasks, tokenization
 task, folder, me = sys.argv[1:]
+features.ROWS_ALONE, features.CHUNK_ROWS = 2, 3
 class Tokenizer(tokenization.FullTokenizer):
   texts = 0
   def ids(self, text):
@@ -283,21 +452,24 @@ def cache():
   return features.FeatureCache(
     tasks.MrpcProcessor(), "mrpc", data_dir=task + "/data", cache_dir=folder,
     max_seq_length=24, tokenizer_inputs={"vocabulary": "v", "do_lower_case": 1},
-    tokenizer=Tokenizer(task + "/vocab.txt"))
+    tokenizer=Tokenizer(task + "/vocab.txt"),
+    num_processes=2 if me == "several" else 1)
 """
+
+
+def start(at, task, folder, name):
+  """Starts a conversion, in two more processes if its name is "several"."""
+  code = CONVERSION + textwrap.dedent(at) + "\ncache().features('dev')\n"
+  return subprocess.Popen(
+    [sys.executable, "-c", code, task, str(folder), name],
+    cwd=ROOT,
+    stderr=subprocess.DEVNULL,
+  )
 
 
 def convert(at, task, folder, *names):
   """Runs a conversion in a process for each of `names`; their exit codes."""
-  code = CONVERSION + textwrap.dedent(at) + "\ncache().features('dev')\n"
-  runs = [
-    subprocess.Popen(
-      [sys.executable, "-c", code, task, str(folder), name],
-      cwd=ROOT,
-      stderr=subprocess.DEVNULL,
-    )
-    for name in names
-  ]
+  runs = [start(at, task, folder, name) for name in names]
   return [run.wait(timeout=120) for run in runs]
 
 
@@ -337,3 +509,40 @@ def test_two_conversions_at_once_leave_one_whole_file(golden_task, tmp_path):
   ]
   path = str(tmp_path / names[-1])
   assert records(path) == records(f"{golden_task}/eval.tf_record")
+
+
+def wait_for(condition):
+  """Waits until `condition()` is true, and gives what it is then."""
+  began = time.monotonic()
+  while not (value := condition()):
+    assert time.monotonic() - began < 60
+    time.sleep(0.05)
+  return value
+
+
+def is_running(pid):
+  try:
+    state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+  except (FileNotFoundError, ProcessLookupError):
+    return False
+  return state != "Z"
+
+
+@forks
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_no_process_outlives_its_parent(golden_task, tmp_path, number):
+  wait = """
+    home = os.getpid()
+    def at(text):
+      if os.getpid() != home:
+        open(os.path.join(folder, f"{os.getpid()}.pid"), "w").close()
+        time.sleep(3)
+  """
+  run = start(wait, golden_task, tmp_path, "several")
+  pids = wait_for(lambda: [p.stem for p in tmp_path.glob("*.pid")])
+  run.send_signal(number)
+  assert run.wait(timeout=60) != 0
+  wait_for(lambda: not any(map(is_running, pids)))
+  left = [name for name in os.listdir(tmp_path) if not name.endswith(".pid")]
+  assert not any(name.endswith(".tf_record") for name in left)
+  assert number == signal.SIGKILL or left == []
