@@ -1,0 +1,735 @@
+"""Measures training and inference: this project, 2018's way, PyTorch, floor.
+
+  pip install torch transformers    # where --hf_python is; may be left out
+  python benchmarks/speed.py --data=glue --vocab=uncased/vocab.txt \\
+      --tasks=CoLA,MNLI,MRPC --model=small --hf_python=hf/bin/python
+
+`--data` holds a folder a task with its train.tsv. Rows are real, weights are
+random. Each side is a process of its own; they take turns, none at work while
+another is:
+
+  ours           this project as it is
+  original       every optimization off: all positions of all layers, forms
+                 and optimizer of tests/plain_forms.py, as in 2018
+  transformers   BertForSequenceClassification in PyTorch, each batch padded to
+                 its longest, fused AdamW, sdpa; left out without --hf_python
+  products       the dense layers' matrix products alone, of as many rows as a
+                 batch has real tokens, in TensorFlow
+  torch_products the same in PyTorch
+
+For each task and mode it prints examples/s and peak memory (resident) of a
+side, ratios, and the share of the floor: the operations of the dense layers on
+real tokens (training: three times the forward pass), at the rate that the
+products of these shapes were computed with in the same round, over the time of
+a side. `whole` counts all layers; `needed` counts of the last layer key and
+value, and the rest for the first tokens only, as the pooler reads no more.
+Numbers are medians over the rounds, with the range. Wall time holds the work of
+others on the machine; `cpu` is the ratio by processor time, which holds less.
+
+  --model         small (6 layers, 384 wide), base, or a bert_config.json. base
+                  keeps one side in memory at a time and starts it every round.
+  --forms         instead: one optimization off at a time, training only; the
+                  ratio of the step without it to the step as it is.
+  --whole_script  instead: examples/s in the log of run_classifier.py, as a
+                  user runs it, against the bare step.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from unittest import mock
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+MODELS = {
+  "small": dict(
+    hidden_size=384,
+    num_hidden_layers=6,
+    num_attention_heads=12,
+    intermediate_size=1536,
+  ),
+  "base": dict(
+    hidden_size=768,
+    num_hidden_layers=12,
+    num_attention_heads=12,
+    intermediate_size=3072,
+  ),
+}
+LABELS = {"CoLA": 2, "MRPC": 2, "MNLI": 3}
+TORCH_SIDES = ("transformers", "torch_products")
+WARM_UP = 2  # steps before the clock starts, every round
+COLUMNS = ("input_ids", "input_mask", "segment_ids", "label_ids")
+
+
+def define_flags():
+  # Here, because the Python of the other library need not have absl.
+  from absl import flags
+
+  flags.DEFINE_string("data", None, "Folder of the tasks.", required=True)
+  flags.DEFINE_string("vocab", None, "Uncased.", required=True)
+  flags.DEFINE_list("tasks", list(LABELS), "Which of them.")
+  flags.DEFINE_list("modes", ["training", "inference"], "Which of them.")
+  flags.DEFINE_string("model", "small", "small, base or a configuration.")
+  flags.DEFINE_string("hf_python", None, "A Python with transformers.")
+  flags.DEFINE_integer("rounds", 5, "Turns of each side.")
+  flags.DEFINE_integer("steps", None, "A turn's steps; 10, of base 3.")
+  flags.DEFINE_integer("batch", 32, "Examples a step.")
+  flags.DEFINE_integer("length", 128, "Positions, S.")
+  flags.DEFINE_integer("threads", 0, "0: one a core.")
+  flags.DEFINE_bool("forms", False, "One optimization off at a time.")
+  flags.DEFINE_list("off", None, "Of --forms, which; all where not given.")
+  flags.DEFINE_bool("whole_script", False, "run_classifier.py's own log.")
+  return flags.FLAGS
+
+
+def main(argv):
+  del argv
+  from absl import flags, logging
+
+  logging.set_verbosity(logging.ERROR)
+  options = flags.FLAGS
+  if not options.hf_python:
+    print("transformers is left out: --hf_python is not given")
+  with tempfile.TemporaryDirectory() as folder:
+    for task in options.tasks:
+      job = prepare(options, task, folder)
+      if options.forms:
+        measure_forms(options, job)
+      elif options.whole_script:
+        measure_script(options, job, folder)
+      else:
+        for mode in options.modes:
+          measure_sides(options, {**job, "mode": mode})
+
+
+# ---------------------------------------------------------------------------
+# The work
+
+
+def prepare(options, task, folder):
+  """What a side needs to know of a task; writes records and batches."""
+  import features
+  import files
+  import tasks
+  import tokenization
+
+  data_dir = os.path.join(options.data, task)
+  cache = features.FeatureCache(
+    tasks.PROCESSORS[task.lower()](),
+    task.lower(),
+    data_dir=data_dir,
+    cache_dir=folder,
+    max_seq_length=options.length,
+    tokenizer_inputs={
+      "vocabulary": files.digest(options.vocab),
+      "do_lower_case": True,
+    },
+    tokenizer=tokenization.FullTokenizer(options.vocab),
+  ).features("train")
+  model = MODELS.get(options.model)
+  if model is None:
+    model = json.loads(pathlib.Path(options.model).read_text())
+  job = dict(
+    task=task,
+    model={"vocab_size": 30522, "type_vocab_size": 2, **model},
+    labels=LABELS[task],
+    records=cache.path,
+    rows=cache.records,
+    batch=options.batch,
+    length=options.length,
+    threads=options.threads or len(os.sched_getaffinity(0)),
+    steps=options.steps or (3 if options.model == "base" else 10),
+  )
+  for mode in ("training", "inference"):
+    job[mode] = write_batches({**job, "mode": mode}, folder)
+  return job
+
+
+def write_batches(job, folder):
+  """Writes the batches of a turn for PyTorch; their sizes."""
+  import numpy as np
+  import tensorflow.compat.v1 as tf
+
+  with tf.Graph().as_default(), tf.Session() as session:
+    following = batches(job).make_one_shot_iterator().get_next()
+    read = [session.run(following) for _ in range(WARM_UP + job["steps"])]
+  path = os.path.join(folder, f"{job['task']}_{job['mode']}.npz")
+  np.savez(path, **{c: np.stack([b[c] for b in read]) for c in COLUMNS})
+  lengths = np.stack([b["input_mask"].sum(1) for b in read[WARM_UP:]])
+  return dict(
+    path=path,
+    tokens=[int(n) for n in lengths.sum(1)],
+    longest=float(np.median(lengths.max(1))),
+  )
+
+
+def batches(job):
+  """`tf.data.Dataset` of a turn's batches, the same in every one."""
+  import run_classifier
+
+  training = job["mode"] == "training"
+  input_fn = run_classifier.file_based_input_fn_builder(
+    job["records"],
+    job["length"],
+    is_training=training,
+    drop_remainder=training,
+    seed=1,
+    records=job["rows"],
+  )
+  return input_fn({"batch_size": job["batch"]})
+
+
+def operations(job, tokens, last_layer="whole"):
+  """Floating-point operations of the dense layers on a batch, one pass.
+
+  A layer has four products of H by H and two of H by F for each token.
+  """
+  width = job["model"]["hidden_size"]
+  wide = job["model"]["intermediate_size"]
+  layers = job["model"]["num_hidden_layers"]
+  layer = 4 * width * width + 2 * width * wide
+  if last_layer == "whole":
+    work = layers * layer * tokens
+  else:
+    both = 2 * width * width  # key and value
+    work = (layers - 1) * layer * tokens
+    work += both * tokens + (layer - both) * job["batch"]
+  return 2 * work * (3 if job["mode"] == "training" else 1)
+
+
+# ---------------------------------------------------------------------------
+# Sides
+
+
+class Side:
+  """A process that computes a turn's steps when it is told to."""
+
+  def __init__(self, name, job, python):
+    self._process = subprocess.Popen(
+      [python, __file__, "--side", name],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    self._say(job)
+
+  def turn(self):
+    """Seconds, seconds of processor time and peak memory so far (bytes)."""
+    self._say("turn")
+    line = self._process.stdout.readline()
+    if not line:
+      sys.exit("a side ended before its time; its last words are above")
+    return json.loads(line)
+
+  def stop(self):
+    self._process.stdin.close()
+    self._process.wait()
+
+  def _say(self, words):
+    print(json.dumps(words), file=self._process.stdin, flush=True)
+
+
+def take_turns(names, job, options):
+  """What the rounds gave: a list for each side."""
+  one_live = options.model == "base"
+  live, rounds = {}, {name: [] for name in names}
+  for _ in range(options.rounds):
+    for name in names:
+      if name not in live:
+        torch = name in TORCH_SIDES
+        python = options.hf_python if torch else sys.executable
+        live[name] = Side(name, job, python)
+      rounds[name].append(live[name].turn())
+      if one_live:
+        live.pop(name).stop()
+  for side in live.values():
+    side.stop()
+  return rounds
+
+
+def serve(name):
+  """A side's process: answers every line but the first with a turn."""
+  results = os.dup(1)  # what libraries print goes elsewhere
+  os.dup2(2, 1)
+  with os.fdopen(results, "w") as answers:
+    job = json.loads(sys.stdin.readline())
+    make = {
+      "transformers": transformers_turn,
+      "products": tensorflow_products_turn,
+      "torch_products": torch_products_turn,
+    }.get(name)
+    turn = make(job) if make else tensorflow_turn(job, name)
+    for _ in sys.stdin:
+      seconds, processor = turn()
+      answer = dict(seconds=seconds, processor=processor, peak=peak_memory())
+      print(json.dumps(answer), file=answers, flush=True)
+
+
+@contextlib.contextmanager
+def clock():
+  """Gives a list that holds seconds and processor seconds afterwards."""
+  taken, began, used = [], time.perf_counter(), time.process_time()
+  yield taken
+  taken += time.perf_counter() - began, time.process_time() - used
+
+
+def peak_memory():
+  """The most bytes that this process has had resident."""
+  status = pathlib.Path("/proc/self/status").read_text()
+  return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+
+def tensorflow_turn(job, name):
+  """The function that computes a turn of `ours`, `original` or without X."""
+  import tensorflow.compat.v1 as tf
+
+  import devices
+
+  tf.disable_eager_execution()
+  tf.get_logger().setLevel("ERROR")
+  patches, skip_padding = changes(name)
+  with contextlib.ExitStack() as stack:
+    for target, attribute, form in patches:
+      stack.enter_context(mock.patch.object(target, attribute, form))
+    iterator = tf.data.make_initializable_iterator(batches(job))
+    fetch = step_of(job, iterator.get_next(), skip_padding)
+  session = tf.Session(config=devices.session_config(job["threads"]))
+  session.run(tf.global_variables_initializer())
+  tf.get_default_graph().finalize()
+
+  def turn():
+    session.run(iterator.initializer)
+    for _ in range(WARM_UP):
+      session.run(fetch)
+    with clock() as taken:
+      for _ in range(job["steps"]):
+        session.run(fetch)
+    return taken
+
+  return turn
+
+
+def step_of(job, features, skip_padding):
+  """What a step of training or inference fetches."""
+  import tensorflow.compat.v1 as tf
+
+  import modeling
+  import run_classifier
+
+  model_fn = run_classifier.model_fn_builder(
+    modeling.BertConfig(**job["model"]),
+    job["labels"],
+    None,
+    5e-5,
+    10_000,
+    1_000,
+    False,
+    False,
+    skip_padding=skip_padding,
+  )
+  keys = tf.estimator.ModeKeys
+  training = job["mode"] == "training"
+  mode = keys.TRAIN if training else keys.PREDICT
+  spec = model_fn(features, None, mode, {}, tf.estimator.RunConfig())
+  return spec.train_op if training else spec.predictions["probabilities"]
+
+
+FORMS = (
+  "padding",
+  "optimizer",
+  "first_token",
+  "groups",
+  "attention",
+  "heads",
+  "dropout",
+  "normalize",
+  "gelu",
+)
+
+
+def changes(name):
+  """What a side puts in the place of what, and whether it skips padding."""
+  import plain_forms
+
+  import kernels
+  import layout
+  import modeling
+  import optimization
+
+  def every_position(*args, only_pooled, **kwargs):
+    return whole_model(*args, **kwargs)
+
+  whole_model = modeling.BertModel
+  forms = {
+    "padding": [],
+    "optimizer": [(optimization, "training_step", plain_forms.training_step)],
+    "first_token": [(modeling, "BertModel", every_position)],
+    "groups": [(layout, "_division", lambda lengths, batch: batch)],
+    "heads": [
+      (kernels, name, getattr(plain_forms, name))
+      for name in ("split_heads", "merge_heads")
+    ],
+    "dropout": [(kernels, "keep_mask", plain_forms.keep_mask)],
+    **{
+      form: [(kernels, form, getattr(plain_forms, form))]
+      for form in ("attention", "normalize", "gelu")
+    },
+  }
+  if name == "ours":
+    return [], True
+  if name == "original":
+    patches = [patch for form in FORMS for patch in forms[form]]
+    # tf.nn.dropout, as in 2018, not only its mask.
+    patches.append((modeling, "Dropout", plain_forms.Dropout))
+    return patches, False
+  return forms[name], name != "padding"
+
+
+def transformers_turn(job):
+  """The function that computes a turn of `transformers`."""
+  import numpy as np
+  import torch
+  import transformers
+
+  torch.set_num_threads(job["threads"])
+  config = transformers.BertConfig(
+    **job["model"],
+    hidden_act="gelu_pytorch_tanh",
+    num_labels=job["labels"],
+    attn_implementation="sdpa",
+  )
+  model = transformers.BertForSequenceClassification(config)
+  training = job["mode"] == "training"
+  model.train(training)
+  optimizer = torch.optim.AdamW(
+    decay_groups(model), lr=5e-5, eps=1e-6, fused=True
+  )
+  with np.load(job[job["mode"]]["path"]) as arrays:
+    rows = {column: arrays[column] for column in COLUMNS}
+
+  def step(index):
+    longest = rows["input_mask"][index].sum(-1).max()
+    ids, mask, segments = (
+      torch.from_numpy(rows[column][index, :, :longest].astype(np.int64))
+      for column in COLUMNS[:3]
+    )
+    if not training:
+      with torch.inference_mode():
+        return model(ids, mask, segments).logits.softmax(-1).numpy()
+    labels = torch.from_numpy(rows["label_ids"][index].astype(np.int64))
+    optimizer.zero_grad(set_to_none=True)
+    model(ids, mask, segments, labels=labels).loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return None
+
+  def turn():
+    for index in range(WARM_UP):
+      step(index)
+    with clock() as taken:
+      for index in range(WARM_UP, WARM_UP + job["steps"]):
+        step(index)
+    return taken
+
+  return turn
+
+
+def decay_groups(model):
+  """Parameters with and without weight decay."""
+  named = list(model.named_parameters())
+
+  def chosen(decays):
+    return [
+      parameter
+      for name, parameter in named
+      if bool(re.search("LayerNorm|bias", name)) != decays
+    ]
+
+  return [
+    {"params": chosen(True), "weight_decay": 0.01},
+    {"params": chosen(False), "weight_decay": 0.0},
+  ]
+
+
+# ---------------------------------------------------------------------------
+# The floor
+
+
+def dense_products(product, rows, layers, training):
+  """The products of the dense layers, chained as they are in the model.
+
+  No two are equal, or TensorFlow would compute them once.
+
+  Args:
+    product: function of two matrices, and which of the two to transpose.
+    rows: <float32>[T, H].
+    layers: for each the kernels of query, key, value, output [H, H], and of
+      the feed-forward layer [H, F], [F, H].
+    training: whether to add the two products of each in the backward pass.
+
+  Returns:
+    List of results, which all must be computed.
+  """
+  inputs, results = [], []
+  for q, k, v, o, up, down in layers:
+    query, key, value = (product(rows, kernel) for kernel in (q, k, v))
+    output = product(value, o)
+    wide = product(output, up)
+    inputs.append((rows, query, key, value, output, wide))
+    rows = product(wide, down)
+    results += query, key
+  results.append(rows)
+  if not training:
+    return results
+  for kernels, stored in zip(reversed(layers), reversed(inputs)):
+    q, k, v, o, up, down = kernels
+    before, query, key, value, output, wide = stored
+    results.append(product(wide, rows, turn=0))
+    rows = product(rows, down, turn=1)
+    results.append(product(output, rows, turn=0))
+    rows = product(rows, up, turn=1)
+    results.append(product(value, rows, turn=0))
+    rows = product(rows, o, turn=1)
+    for kernel, upstream in ((q, query), (k, key), (v, rows)):
+      results.append(product(before, upstream, turn=0))
+      results.append(product(upstream, kernel, turn=1))
+    rows = results[-1]
+  return results
+
+
+def random_layers(job):
+  """Rows and kernels as NumPy arrays, of a size that keeps numbers near 1."""
+  import numpy as np
+
+  numbers = np.random.default_rng(0)
+  width = job["model"]["hidden_size"]
+  wide = job["model"]["intermediate_size"]
+  shapes = [(width, width)] * 4 + [(width, wide), (wide, width)]
+
+  def drawn(shape):
+    drawn = numbers.normal(size=shape).astype("f")
+    return drawn / np.float32(shape[0] ** 0.5)
+
+  layers = range(job["model"]["num_hidden_layers"])
+  rows = numbers.normal(size=(mean_tokens(job), width)).astype("f")
+  return rows, [[drawn(shape) for shape in shapes] for _ in layers]
+
+
+def mean_tokens(job):
+  return round(statistics.mean(job[job["mode"]]["tokens"]))
+
+
+def tensorflow_products_turn(job):
+  """The function that computes a turn of `products`."""
+  import tensorflow.compat.v1 as tf
+
+  import devices
+
+  tf.disable_eager_execution()
+
+  def product(a, b, turn=None):
+    return tf.matmul(a, b, transpose_a=turn == 0, transpose_b=turn == 1)
+
+  # Variables, because products of constants are computed beforehand.
+  rows, layers = random_layers(job)
+  rows = tf.Variable(rows)
+  layers = [[tf.Variable(kernel) for kernel in layer] for layer in layers]
+  results = dense_products(product, rows, layers, job["mode"] == "training")
+  fetch = [result[0, 0] for result in results]
+  session = tf.Session(config=devices.session_config(job["threads"]))
+  session.run(tf.global_variables_initializer())
+  return repeated(lambda: session.run(fetch), job)
+
+
+def torch_products_turn(job):
+  """The function that computes a turn of `torch_products`."""
+  import torch
+
+  torch.set_num_threads(job["threads"])
+
+  def product(a, b, turn=None):
+    return (a.T if turn == 0 else a) @ (b.T if turn == 1 else b)
+
+  rows, layers = random_layers(job)
+  rows = torch.from_numpy(rows)
+  layers = [list(map(torch.from_numpy, layer)) for layer in layers]
+  training = job["mode"] == "training"
+
+  def compute():
+    with torch.inference_mode():
+      dense_products(product, rows, layers, training)
+
+  return repeated(compute, job)
+
+
+def repeated(compute, job):
+  """A turn of so many computations as there are steps."""
+
+  def turn():
+    for _ in range(WARM_UP):
+      compute()
+    with clock() as taken:
+      for _ in range(job["steps"]):
+        compute()
+    return taken
+
+  return turn
+
+
+# ---------------------------------------------------------------------------
+# What is measured
+
+
+def measure_sides(options, job):
+  """Runs the rounds of a task in a mode, and prints what they gave."""
+  names = ["ours", "original", "products"]
+  if options.hf_python:
+    names += TORCH_SIDES
+  rounds = take_turns(names, job, options)
+  sizes = job[job["mode"]]
+  print(
+    f"{options.model} {job['task']} {job['mode']}: {mean_tokens(job)} real"
+    f" tokens a batch of {job['batch']}, the longest {sizes['longest']:.0f}"
+  )
+  examples = job["batch"] * job["steps"]
+  for side in ("ours", "original", "transformers"):
+    if side in rounds:
+      print(
+        f"  {side}: {spread(examples / t['seconds'] for t in rounds[side])}"
+        f" examples/s, peak {rounds[side][-1]['peak'] / 2**20:.0f} MiB"
+      )
+  for other in ("original", "transformers"):
+    if other in rounds:
+      print(f"  ours against {other}: {against(rounds, 'ours', other)}")
+  report_floor(job, rounds, "products", ("ours", "original"))
+  if options.hf_python:
+    report_floor(job, rounds, "torch_products", ("transformers",))
+  sys.stdout.flush()
+
+
+def report_floor(job, rounds, products, sides):
+  """Prints the rate of the products, and the sides' share of the floor."""
+  sizes = job[job["mode"]]["tokens"]
+  whole, needed = (
+    sum(operations(job, tokens, last) for tokens in sizes)
+    for last in ("whole", "needed")
+  )
+  measured = operations(job, mean_tokens(job)) * job["steps"]
+  rates = [measured / turn["seconds"] for turn in rounds[products]]
+  print(f"  {products}: {spread(rate / 1e9 for rate in rates)} GFLOP/s")
+  for side in sides:
+    shares = [
+      spread(
+        100 * work / rate / turn["seconds"]
+        for rate, turn in zip(rates, rounds[side])
+      )
+      for work in (whole, needed)
+    ]
+    print(f"  {side}: % of the floor, whole {shares[0]}, needed {shares[1]}")
+
+
+def against(rounds, side, other):
+  """How many times as fast a side is, by both clocks."""
+  ratios = {
+    clock: spread(
+      (theirs[clock] / own[clock])
+      for own, theirs in zip(rounds[side], rounds[other])
+    )
+    for clock in ("seconds", "processor")
+  }
+  return f"{ratios['seconds']}, cpu {ratios['processor']}"
+
+
+def spread(values):
+  """Median and range."""
+  values = sorted(values)
+  middle, *ends = (
+    f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    for value in (statistics.median(values), values[0], values[-1])
+  )
+  return f"{middle} ({ends[0]} to {ends[1]})"
+
+
+def measure_forms(options, job):
+  """Prints for each form the ratio of the step without it to the step."""
+  job = {**job, "mode": "training"}
+  for form in options.off or FORMS:
+    rounds = take_turns(["ours", form], job, options)
+    print(
+      f"{options.model} {job['task']} without {form}:"
+      f" {against(rounds, 'ours', form)} times the step",
+      flush=True,
+    )
+
+
+def measure_script(options, job, folder):
+  """Prints the rate that run_classifier.py tells, against the bare step's."""
+  job = {**job, "mode": "training"}
+  config = os.path.join(folder, "bert_config.json")
+  pathlib.Path(config).write_text(json.dumps(job["model"]))
+  bare = Side("ours", job, sys.executable)
+  shares, seconds = [], []
+  for _ in range(options.rounds):
+    rates = [job["batch"] * job["steps"] / bare.turn()["seconds"]]
+    began = time.perf_counter()
+    told = script_rate(options, job, config, folder)
+    seconds.append(time.perf_counter() - began)
+    rates.append(job["batch"] * job["steps"] / bare.turn()["seconds"])
+    shares.append(100 * told / statistics.mean(rates))
+  bare.stop()
+  print(
+    f"{options.model} {job['task']}: the script trains at {spread(shares)} % of"
+    f" the bare step's rate; {spread(seconds)} s from command to end",
+    flush=True,
+  )
+
+
+def script_rate(options, job, config, folder):
+  """Examples/s over a run of the script, its first steps left out."""
+  lines = 5
+  steps = (lines + 1) * job["steps"]
+  with tempfile.TemporaryDirectory(dir=folder) as output_dir:
+    run = subprocess.run(
+      [
+        sys.executable,
+        ROOT / "run_classifier.py",
+        f"--task_name={job['task'].lower()}",
+        f"--data_dir={os.path.join(options.data, job['task'])}",
+        f"--cache_dir={folder}",
+        f"--vocab_file={options.vocab}",
+        f"--bert_config_file={config}",
+        f"--output_dir={output_dir}",
+        f"--max_seq_length={job['length']}",
+        f"--train_batch_size={job['batch']}",
+        f"--num_train_epochs={(steps + 0.5) * job['batch'] / job['rows']}",
+        f"--log_steps={job['steps']}",
+        f"--num_threads={options.threads}",
+        "--do_train",
+      ],
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+  rates = re.findall(r"([\d.]+) examples/s", run.stderr)
+  if run.returncode or len(rates) != lines + 1:
+    sys.exit(f"the script did not train:\n{run.stderr}")
+  return statistics.harmonic_mean(map(float, rates[1:]))
+
+
+if __name__ == "__main__":
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  side = sys.argv[2] if sys.argv[1:2] == ["--side"] else None
+  if side not in TORCH_SIDES:  # transformers looks for a module `kernels` too
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+  if side:
+    serve(side)
+  else:
+    from absl import app
+
+    define_flags()
+    app.run(main)
