@@ -244,7 +244,9 @@ def foreign(log):
   lines = collections.Counter()
   for line in filter(str.strip, log.splitlines()):
     if not OURS.match(line) or "is deprecated" in line:
-      line = re.sub(r"^[\d\- :.,]+", "", line)  # the time
+      # Without the time, in the form of TensorFlow and in that of Abseil.
+      line = re.sub(r"^[\d\- :.,]+", "", line)
+      line = re.sub(r"^([IWEF])\d{4} [\d:.]+ +\d+", r"\1", line)
       line = re.sub(r"(/\S+)?/site-packages/", "", line)
       lines[line[:200]] += 1
   return dict(lines)
