@@ -9,7 +9,7 @@ read. What it covers is told by names and shapes, before a weight is read:
   coverage = coverage.accept()              # or a ValueError that says why not
   coverage.log()
   prefix = checkpoint.as_tensorflow(folder)
-  initialize(prefix, coverage)              # where the variables are there
+  tf.train.init_from_checkpoint(prefix, ...)  # for names in coverage.loaded
 
 `VARIABLES` is the one place that knows both names of a variable.
 
@@ -461,17 +461,6 @@ def _scope(name):
   inner = r"(?:\w+[/.])?" if name.startswith("bert") else ""
   scope = re.match(rf"{outer}{inner}(?:layer[_.]\d+[/.])?", name)
   return scope.group() + "*" if scope else name
-
-
-def initialize(prefix, coverage):
-  """Lets the covered variables of the default graph start from a checkpoint.
-
-  Args:
-    prefix: what `Checkpoint.as_tensorflow` returned.
-    coverage: the `Coverage` that was accepted.
-  """
-  same = {name: name for name in coverage.loaded}
-  tf.train.init_from_checkpoint(prefix, same)
 
 
 # ---------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import os
 import subprocess
 
 import tensorflow.compat.v1 as tf
+from tensorflow.python.tpu import tpu_system_metadata
 
 _GIBIBYTE = 1 << 30
 
@@ -28,8 +29,8 @@ def describe(num_threads):
   gpus = tf.config.list_physical_devices("GPU")
   if gpus:
     return _describe_gpus(gpus)
-  threads = num_threads or len(_usable_cores())
-  words = f"CPU, {threads} thread{'s' * (threads != 1)}"
+  count = threads(num_threads)
+  words = f"CPU, {count} thread{'s' * (count != 1)}"
   free = free_memory()
   return words + (
     f", {free / _GIBIBYTE:.1f} GiB of memory free" if free else ""
@@ -56,6 +57,11 @@ def _describe_gpus(gpus):
     f"GPU:{i} ({n}, {f} of {t} of memory free)"
     for i, (n, t, f) in enumerate(zip(name, total, free))
   )
+
+
+def threads(num_threads):
+  """How many threads compute: as many as asked for, or one a usable core."""
+  return num_threads or len(_usable_cores())
 
 
 def _usable_cores():
@@ -101,9 +107,28 @@ def _control_group_left():
 
 def tpu_cluster(tpu_name, tpu_zone, gcp_project):
   """Finds a TPU; "local" is the one in this machine."""
-  return tf.distribute.cluster_resolver.TPUClusterResolver(
-    tpu=tpu_name, zone=tpu_zone, project=gcp_project
+  try:
+    cluster = tf.distribute.cluster_resolver.TPUClusterResolver(
+      tpu=tpu_name, zone=tpu_zone, project=gcp_project
+    )
+    cluster.cluster_spec()  # asks Google Cloud where the TPU is
+    if tpu_name == "local":
+      _require_local_tpu(cluster)
+  except (OSError, RuntimeError, ValueError, tf.errors.OpError) as error:
+    raise ValueError(
+      f"there is no TPU {tpu_name!r}: {str(error).splitlines()[0]}. Check"
+      " --tpu_name, --tpu_zone and --gcp_project, or leave out --use_tpu"
+    ) from error
+  return cluster
+
+
+def _require_local_tpu(cluster):
+  """Raises a RuntimeError where this machine has no TPU."""
+  metadata = tpu_system_metadata._query_tpu_system_metadata(
+    cluster.master(), cluster_def=None, query_topology=False
   )
+  if not metadata.num_cores:
+    raise RuntimeError("this machine has no TPU cores")
 
 
 def refuse_local_paths(tpu_name, paths):

@@ -4,6 +4,7 @@ The metrics are made in the graph, a batch at a time, so that evaluation needs
 no memory for the set, and runs on the host of a TPU as well.
 """
 
+import collections
 import contextlib
 import itertools
 
@@ -77,6 +78,8 @@ def confusion_matrix(label_ids, predictions, weights, num_labels):
     collections=[tf.GraphKeys.LOCAL_VARIABLES, tf.GraphKeys.METRIC_VARIABLES],
     name="confusion_matrix",
     use_resource=True,
+    synchronization=tf.VariableSynchronization.ON_READ,
+    aggregation=tf.VariableAggregation.SUM,
   )
   batch = tf.math.confusion_matrix(
     label_ids, predictions, num_labels, tf.float64, weights=weights
@@ -156,6 +159,9 @@ def write_predictions(
 
   Returns:
     The number of rows.
+
+  Raises:
+    OSError: there are fewer predictions than rows.
   """
   examples = iter(examples)
   first = next(examples)
@@ -172,7 +178,12 @@ def write_predictions(
     )
     predictions.write("\t".join(header) + "\n")
     for example in itertools.chain([first], examples):
-      row = next(probabilities)
+      row = next(probabilities, None)
+      if row is None:
+        raise OSError(
+          f"{rows} rows were predicted, but the test set has more: did its file"
+          " change meanwhile?"
+        )
       printed = [str(probability) for probability in row]
       results.write("\t".join(printed) + "\n")
       best = row.argmax()
@@ -187,6 +198,7 @@ def write_predictions(
       ]
       predictions.write("\t".join(map(_cell, cells)) + "\n")
       rows += 1
+    collections.deque(probabilities, maxlen=0)  # lets the session end properly
   return rows
 
 

@@ -90,6 +90,12 @@ def write_text(path, lines):
       writer.write(line)
 
 
+def read_text(path):
+  """The whole of a file, byte for byte, as far as UTF-8 allows."""
+  with tf.io.gfile.GFile(path, "rb") as reader:
+    return reader.read().decode("utf-8")
+
+
 def write_json(path, value):
   """Writes a value as JSON, keys sorted, to a file that appears whole."""
   write_text(path, [json.dumps(value, indent=2, sort_keys=True) + "\n"])

@@ -40,9 +40,6 @@ def gelu(x):
 def normalize(x, gamma, beta):
   """gamma (x - mean) / sqrt(variance + 1e-12) + beta over a row.
 
-  Sums along and across rows are products with vectors of ones, which run at
-  the speed of a matrix product.
-
   Args:
     x: <float32>[M, H].
     gamma, beta: <float32>[H].
@@ -50,25 +47,49 @@ def normalize(x, gamma, beta):
   Returns:
     <float32>[M, H].
   """
-  width = tf.shape(x)[1]
-  average = tf.fill([width, 1], 1.0 / tf.cast(width, x.dtype))  # [H, 1]
-  centered = x - tf.matmul(x, average)  # [M, H]
-  variance = tf.matmul(centered * centered, average)  # [M, 1]
-  scale = tf.math.rsqrt(variance + _EPSILON)  # [M, 1]
+  mean = _row_mean(x)  # [M, 1]
+  centered = x - mean  # [M, H]
+  scale = tf.math.rsqrt(_row_mean(centered * centered) + _EPSILON)  # [M, 1]
   normal = centered * scale  # [M, H]
 
   def gradient(upstream):
-    ones = tf.ones([1, tf.shape(x)[0]], x.dtype)  # [1, M]
     product = upstream * normal  # [M, H]
-    to_gamma = tf.matmul(ones, product)[0]  # [H]
-    to_beta = tf.matmul(ones, upstream)[0]  # [H]
-    weights = tf.expand_dims(gamma, 1) * average  # [H, 1]
-    mean = tf.matmul(upstream, weights)  # [M, 1]
-    slope = tf.matmul(product, weights)  # [M, 1]
-    to_x = scale * (upstream * gamma - mean - normal * slope)
-    return to_x, to_gamma, to_beta
+    to_normal = upstream * gamma  # [M, H]
+    to_x = scale * (
+      to_normal
+      - _row_mean(upstream, gamma)
+      - normal * _row_mean(product, gamma)
+    )
+    return to_x, _column_sum(product), _column_sum(upstream)
 
   return normal * gamma + beta, gradient
+
+
+def _row_mean(x, weights=None):
+  """Mean of each row <float32>[M, H], its elements weighted by [H]: [M, 1].
+
+  On a CPU a product with a vector, which runs at the speed of a matrix
+  product. Other devices multiply with fewer digits than they add.
+  """
+  if not _sums_by_product(x):
+    x = x if weights is None else x * weights
+    return tf.reduce_mean(x, axis=-1, keepdims=True)
+  width = x.shape.as_list()[-1]
+  vector = tf.ones([width], x.dtype) if weights is None else weights
+  return tf.matmul(x, tf.expand_dims(vector, 1)) * (1.0 / width)
+
+
+def _column_sum(x):
+  """Sum over the rows of <float32>[M, H]: [H]; see `_row_mean`."""
+  if not _sums_by_product(x):
+    return tf.reduce_sum(x, axis=0)
+  return tf.matmul(tf.ones([1, tf.shape(x)[0]], x.dtype), x)[0]
+
+
+def _sums_by_product(x):
+  """Whether this is for a CPU: on a TPU, and under XLA, shapes are static."""
+  static = x.shape.is_fully_defined()
+  return not static and not tf.config.list_physical_devices("GPU")
 
 
 def attention(query, key, value, mask, kept=None, scale=None):
@@ -158,16 +179,16 @@ def merge_heads(groups, to_heads, from_heads):
 
 def _head_rows(rows, from_heads):
   """<float32>[M, H] as <float32>[M * N, D]."""
-  heads = from_heads.shape[1]
-  return tf.reshape(rows, [-1, rows.shape[-1] // heads])
+  heads = from_heads.shape.as_list()[1]
+  return tf.reshape(rows, [-1, rows.shape.as_list()[-1] // heads])
 
 
 def _gather_rows(groups, from_heads):
   """Rows of all groups, one for each token and head, side by side: [M, H]."""
-  width = groups[0].shape[-1]
+  width = groups[0].shape.as_list()[-1]
   flat = tf.concat([tf.reshape(group, [-1, width]) for group in groups], 0)
   return tf.reshape(
-    tf.gather(flat, from_heads), [-1, from_heads.shape[1] * width]
+    tf.gather(flat, from_heads), [-1, from_heads.shape.as_list()[1] * width]
   )
 
 
@@ -185,7 +206,7 @@ def keep_mask(shape, seed, dropout_prob):
   Returns:
     <float32>[shape].
   """
-  threshold = round(dropout_prob * 65536)
+  threshold = _threshold(dropout_prob)
   if isinstance(shape, list):
     drawn = tf.random.stateless_uniform(shape, seed)
     return tf.cast(drawn >= threshold / 65536, tf.float32)
@@ -208,4 +229,9 @@ _PHILOX = 1  # among the generators that TensorFlow numbers
 
 def kept_share(dropout_prob):
   """1 - p, with p rounded to a multiple of 1 / 65536."""
-  return 1.0 - round(dropout_prob * 65536) / 65536
+  return 1.0 - _threshold(dropout_prob) / 65536
+
+
+def _threshold(dropout_prob):
+  """How many of the 65536 numbers of 16 bits mean that an element is lost."""
+  return min(round(dropout_prob * 65536), 65535)

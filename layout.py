@@ -42,18 +42,20 @@ class EveryPosition:
 
   def add_positions(self, rows, table):
     """Adds to each row <float32>[M, H] the embedding of its position."""
-    width = rows.shape[-1]
+    width = rows.shape.as_list()[-1]
     apart = tf.reshape(rows, [self._batch, self._length, width])
     return tf.reshape(apart + table[: self._length], [-1, width])
 
   def first(self, rows):
     """The row of each sequence's first token: <float32>[B, H]."""
-    width = rows.shape[-1]
+    width = rows.shape.as_list()[-1]
     return tf.reshape(rows, [self._batch, self._length, width])[:, 0]
 
   def positions(self, rows):
     """<float32>[M, H] back to <float32>[B, S, H]."""
-    return tf.reshape(rows, [self._batch, self._length, rows.shape[-1]])
+    return tf.reshape(
+      rows, [self._batch, self._length, rows.shape.as_list()[-1]]
+    )
 
   def attend(self, query, key, value, draw_kept, only_first):
     """Attention of each head within each sequence.
@@ -71,7 +73,7 @@ class EveryPosition:
     """
     # Scaled after the product, as in the original: next to -10000 a score
     # keeps three decimals, and which they are depends on the order.
-    scale = (query.shape[-1] // self._heads) ** -0.5
+    scale = (query.shape.as_list()[-1] // self._heads) ** -0.5
     query = self._split(query, 1 if only_first else self._length)
     key, value = (self._split(rows, self._length) for rows in (key, value))
     context = kernels.attention(
@@ -82,12 +84,12 @@ class EveryPosition:
       draw_kept(_scores_shape(query, key)),
       scale,
     )  # [B, N, Q, D]
-    width = self._heads * context.shape[-1]
+    width = self._heads * context.shape.as_list()[-1]
     return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, width])
 
   def _split(self, rows, length):
     """<float32>[B * Q, H] to <float32>[B, N, Q, D]."""
-    width = rows.shape[-1] // self._heads
+    width = rows.shape.as_list()[-1] // self._heads
     apart = tf.reshape(rows, [self._batch, length, self._heads, width])
     return tf.transpose(apart, [0, 2, 1, 3])
 
@@ -133,7 +135,7 @@ class RealTokens:
   def positions(self, rows):
     """<float32>[T, H] to <float32>[B, S, H], zeros where there is no token."""
     batch, length = self._shape
-    width = rows.shape[-1]
+    width = rows.shape.as_list()[-1]
     spread = tf.scatter_nd(
       self._places[:, tf.newaxis], rows, [batch * length, width]
     )  # [B * S, H]
@@ -149,7 +151,7 @@ class RealTokens:
       )
     else:
       split, merge, back = self._split, self._merge, self._back
-    query *= (query.shape[-1] // self._heads) ** -0.5
+    query *= (query.shape.as_list()[-1] // self._heads) ** -0.5
     queries = kernels.split_heads(query, split, back)
     keys = kernels.split_heads(key, self._split, self._back)
     values = kernels.split_heads(value, self._split, self._back)
@@ -215,7 +217,7 @@ def _division(lengths, batch):
 
 def _scores_shape(query, key):
   """Of <float32>[B, N, Q, D] and [B, N, K, D]: [B, N, Q, K]."""
-  static = [*query.shape[:3], key.shape[2]]
+  static = [*query.shape.as_list()[:3], key.shape.as_list()[2]]
   if None not in static:
     return static
   return tf.concat([tf.shape(query)[:3], tf.shape(key)[2:3]], 0)

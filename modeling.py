@@ -236,7 +236,7 @@ class BertConfig:
     others = (*_RELEASED_UNUSED, *_HUGGING_FACE_UNUSED)
     if key not in others:
       names = [*_ARCHITECTURE, *_HUGGING_FACE_FIXED, *others]
-      nearest = difflib.get_close_matches(key, names, n=1)
+      nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
       hint = f"; did you mean {nearest[0]}?" if nearest else ""
       logging.warning(
         "unknown key %r in the BERT configuration has no effect%s", key, hint
@@ -261,9 +261,17 @@ class BertConfig:
 
   def read_as_hugging_face(self):
     """Takes `hidden_act` as Hugging Face means it: "gelu" is the exact form."""
-    if isinstance(self.hidden_act, str):
-      theirs = self.hidden_act.lower()
-      self.hidden_act = _HUGGING_FACE_ACTIVATIONS.get(theirs, self.hidden_act)
+    if isinstance(self.hidden_act, str) and self.hidden_act.lower() == "gelu":
+      self.hidden_act = "gelu_erf"
+
+  def check_heads(self):
+    """Raises a ValueError where the heads do not divide the hidden size."""
+    if self.hidden_size % self.num_attention_heads:
+      raise ValueError(
+        f"hidden_size {self.hidden_size} is not a multiple of"
+        f" num_attention_heads {self.num_attention_heads}; change one of them"
+        " in the configuration"
+      )
 
   def architecture(self):
     """The keys and values that decide what is computed."""
@@ -337,6 +345,7 @@ class BertForSequenceClassification:
       input_mask=features.get("input_mask"),
       token_type_ids=features.get("segment_ids"),
       use_one_hot_embeddings=self.use_one_hot_embeddings,
+      scope="bert",  # the same one where a graph has the model twice
       dropout=dropout,
       skip_padding=self.skip_padding,
       only_pooled=True,
@@ -406,15 +415,11 @@ class BertModel:
     skip_padding=False,
     only_pooled=False,
   ):
-    if config.hidden_size % config.num_attention_heads:
-      raise ValueError(
-        f"hidden_size {config.hidden_size} is not a multiple of"
-        f" num_attention_heads {config.num_attention_heads}; change one of"
-        " them in the configuration"
-      )
+    config.check_heads()
     shape = get_shape_list(input_ids, expected_rank=2)  # [B, S]
     if input_mask is None:
       input_mask = tf.ones(shape, tf.int32)
+    input_mask = tf.cast(input_mask, tf.int32)
     if token_type_ids is None:
       token_type_ids = tf.zeros(shape, tf.int32)
     if not is_training:
@@ -423,7 +428,7 @@ class BertModel:
       dropout = Dropout()
 
     arrange = layout.RealTokens if skip_padding else layout.EveryPosition
-    self._where = arrange(input_mask, shape, config.num_attention_heads)
+    self._positions = arrange(input_mask, shape, config.num_attention_heads)
     self._only_pooled = only_pooled
     with tf.variable_scope(scope, default_name="bert"):
       with tf.variable_scope("embeddings"):
@@ -431,20 +436,20 @@ class BertModel:
         self._embeddings, self._table = embed(
           input_ids,
           token_type_ids,
-          self._where,
+          self._positions,
           config,
           dropout,
           use_one_hot_embeddings,
         )
       with tf.variable_scope("encoder"):
         self._layers = encode(
-          self._embeddings, self._where, config, dropout, only_pooled
+          self._embeddings, self._positions, config, dropout, only_pooled
         )
       with tf.variable_scope("pooler"):
         if only_pooled and self._layers:
           first = self._layers[-1]  # [B, H]
         else:
-          first = self._where.first([self._embeddings, *self._layers][-1])
+          first = self._positions.first([self._embeddings, *self._layers][-1])
         self._pooled = dense(
           first, config.hidden_size, config, "dense", tf.tanh
         )
@@ -466,11 +471,11 @@ class BertModel:
     """
     if self._only_pooled:
       raise ValueError("with only_pooled the last layer is not all computed")
-    return [self._where.positions(layer) for layer in self._layers]
+    return [self._positions.positions(layer) for layer in self._layers]
 
   def get_embedding_output(self):
     """<float32>[B, S, H], what the first layer reads."""
-    return self._where.positions(self._embeddings)
+    return self._positions.positions(self._embeddings)
 
   def get_embedding_table(self):
     """<float32>[V, H], the variable of the word embeddings."""
@@ -478,20 +483,20 @@ class BertModel:
 
 
 def embed(
-  input_ids, token_type_ids, where, config, dropout, use_one_hot_embeddings
+  input_ids, token_type_ids, positions, config, dropout, use_one_hot_embeddings
 ):
   """Sum of word, segment and position embeddings, normalized.
 
   Args:
     input_ids, token_type_ids: <int32>[B, S].
-    where: which positions to compute, see `layout`.
+    positions: which of them to compute, see `layout`.
 
   Returns:
     <float32>[M, H] and the word embedding variable <float32>[V, H].
   """
   width, stddev = config.hidden_size, config.initializer_range
   words, table = embedding_lookup(
-    where.rows(input_ids),
+    positions.rows(input_ids),
     config.vocab_size,
     width,
     stddev,
@@ -501,17 +506,17 @@ def embed(
   # So few types that the product with a one-hot matrix is the fast form, and
   # its gradient is dense, as the clipping norm of the original wants it.
   types, _ = embedding_lookup(
-    where.rows(token_type_ids),
+    positions.rows(token_type_ids),
     config.type_vocab_size,
     width,
     stddev,
     "token_type_embeddings",
     use_one_hot_embeddings=True,
   )  # [M, H]
-  positions = new_matrix(
+  table_of_positions = new_matrix(
     "position_embeddings", [config.max_position_embeddings, width], stddev
   )  # [P, H]
-  rows = where.add_positions(words + types, positions)  # [M, H]
+  rows = positions.add_positions(words + types, table_of_positions)  # [M, H]
   return dropout(layer_norm(rows), config.hidden_dropout_prob), table
 
 
@@ -523,34 +528,33 @@ def _check_length(length, longest):
     )
 
 
-def encode(rows, where, config, dropout, only_pooled=False):
+def encode(rows, positions, config, dropout, only_pooled=False):
   """The stack of layers: list of <float32>[M, H], one for each layer.
 
   Args:
     rows: <float32>[M, H].
-    where: where the rows stand, see `layout`.
+    positions: where the rows stand, see `layout`.
     only_pooled: of the last layer compute the first tokens alone: [B, H].
   """
   layers = []
   for number in range(config.num_hidden_layers):
     only_first = only_pooled and number == config.num_hidden_layers - 1
+    queries = positions.first(rows) if only_first else rows  # [M or B, H]
     with tf.variable_scope(f"layer_{number}"):
       with tf.variable_scope("attention"):
         with tf.variable_scope("self"):
           context = self_attention(
-            rows, where, config, dropout, only_first
-          )  # [M, H]
-        if only_first:
-          rows = where.first(rows)  # [B, H], from here on
+            queries, rows, positions, config, dropout, only_first
+          )  # [M or B, H]
         with tf.variable_scope("output"):
-          rows = residual(context, rows, config, dropout)  # [M, H]
+          rows = residual(context, queries, config, dropout)  # [M or B, H]
       with tf.variable_scope("intermediate"):
         activation = get_activation(config.hidden_act)
         hidden = dense(
           rows, config.intermediate_size, config, "dense", activation
-        )  # [M, F]
+        )  # [M or B, F]
       with tf.variable_scope("output"):
-        rows = residual(hidden, rows, config, dropout)  # [M, H]
+        rows = residual(hidden, rows, config, dropout)  # [M or B, H]
     layers.append(rows)
   return layers
 
@@ -566,23 +570,23 @@ def residual(branch, rows, config, dropout):
   return layer_norm(rows + dropout(branch, config.hidden_dropout_prob))
 
 
-def self_attention(rows, where, config, dropout, only_first):
+def self_attention(queries, rows, positions, config, dropout, only_first):
   """Scaled dot-product attention of every head (arXiv:1706.03762, 3.2).
 
   Args:
-    rows: <float32>[M, H].
-    where: where the rows stand, see `layout`.
-    only_first: whether only the first tokens look around.
+    queries: <float32>[M, H], or [B, H] of the first tokens: what looks.
+    rows: <float32>[M, H], what is looked at.
+    positions: where the rows stand, see `layout`.
+    only_first: whether only the first tokens look.
 
   Returns:
-    <float32>[M, H], the heads side by side; [B, H] where `only_first`.
+    <float32>, the shape of `queries`, the heads side by side.
   """
   rate = config.attention_probs_dropout_prob
-  looking = where.first(rows) if only_first else rows  # [M or B, H]
-  query = dense(looking, config.hidden_size, config, "query")
+  query = dense(queries, config.hidden_size, config, "query")  # [M or B, H]
   key = dense(rows, config.hidden_size, config, "key")  # [M, H]
   value = dense(rows, config.hidden_size, config, "value")  # [M, H]
-  return where.attend(
+  return positions.attend(
     query,
     key,
     # Scales up the weights [B, N, Q, K]; there is less to do on the value.
@@ -603,7 +607,7 @@ def dense(rows, width, config, name, activation=None):
     rows: <float32>[M, any width].
   """
   with tf.variable_scope(name):
-    shape = [rows.shape[-1], width]
+    shape = [_width(rows), width]
     kernel = new_matrix("kernel", shape, config.initializer_range)
     bias = new_vector("bias", width)
     output = tf.nn.bias_add(tf.matmul(rows, kernel), bias)
@@ -623,7 +627,7 @@ def layer_norm(input_tensor, name=None):
     The same shape.
   """
   with tf.variable_scope(name or "LayerNorm"):
-    width = input_tensor.shape[-1]
+    width = _width(input_tensor)
     beta = new_vector("beta", width)
     gamma = new_vector("gamma", width, tf.ones_initializer())
     rows = tf.reshape(input_tensor, [-1, width])  # [M, H]
@@ -660,18 +664,29 @@ def embedding_lookup(
   return tf.reshape(rows, get_shape_list(input_ids) + [embedding_size]), table
 
 
+def _width(tensor):
+  """The static size of the last axis, a number also where v1 shapes are on."""
+  return tensor.shape.as_list()[-1]
+
+
 def new_matrix(name, shape, stddev):
   """The variable `name` in the current scope, drawn from a truncated normal."""
   full_name = f"{tf.get_variable_scope().name}/{name}"
   return tf.get_variable(
-    name, shape, initializer=create_initializer(stddev, full_name)
+    name,
+    shape,
+    initializer=create_initializer(stddev, full_name),
+    use_resource=True,
   )
 
 
 def new_vector(name, width, initializer=None):
   """The variable `name` <float32>[width]; zeros where nothing else is given."""
   return tf.get_variable(
-    name, [width], initializer=initializer or tf.zeros_initializer()
+    name,
+    [width],
+    initializer=initializer or tf.zeros_initializer(),
+    use_resource=True,
   )
 
 
@@ -800,14 +815,13 @@ def gelu_erf(x):
 _ACTIVATIONS = {
   "gelu": gelu,
   "gelu_erf": gelu_erf,
-  "gelu_new": gelu,
+  "gelu_new": gelu,  # as Hugging Face calls the approximation
   "relu": tf.nn.relu,
   "tanh": tf.tanh,
   "linear": None,
   "none": None,
   "": None,
 }
-_HUGGING_FACE_ACTIVATIONS = {"gelu": "gelu_erf", "gelu_new": "gelu"}
 
 
 def get_activation(activation_string):

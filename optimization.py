@@ -4,7 +4,8 @@ A step has four parts, each a function of its own, so that devices can come
 between them: gradients, their mean over the replicas, clipping, the update.
 
   rate = learning_rate_schedule(5e-5, 343, 34, tf.train.get_global_step())
-  train_op = training_step(loss, rate, tf.train.get_global_step())
+  optimizer = make_optimizer(rate)
+  train_op = training_step(loss, optimizer, tf.train.get_global_step())
 
 `create_optimizer` is the two together, with the 2018 signature.
 """
@@ -34,7 +35,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
   rate = learning_rate_schedule(
     init_lr, num_train_steps, num_warmup_steps, global_step
   )
-  return training_step(loss, rate, global_step, use_tpu)
+  return training_step(loss, make_optimizer(rate), global_step, use_tpu)
 
 
 def learning_rate_schedule(
@@ -67,29 +68,37 @@ def learning_rate_schedule(
   )
 
 
-def training_step(loss, learning_rate, global_step, use_tpu=False):
+def make_optimizer(learning_rate):
+  """AdamW as BERT was trained with: decay 0.01, save for LayerNorm and biases.
+
+  Args:
+    learning_rate: <float32>[].
+  """
+  return AdamWeightDecayOptimizer(
+    learning_rate=learning_rate,
+    weight_decay_rate=0.01,
+    exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
+  )
+
+
+def training_step(loss, optimizer, global_step, use_tpu=False):
   """Gradients, reduced, clipped, applied; then the step is counted.
 
   Args:
     loss: <float32>[].
-    learning_rate: <float32>[], read from the global step as it is before.
+    optimizer: a `tf.train.Optimizer` whose rate was read from the global step
+      as it is before.
     global_step: the variable <int64>[] to count.
     use_tpu: whether to reduce over the cores of a TPU.
 
   Returns:
     An operation.
   """
-  variables = tf.trainable_variables()
-  gradients = tf.gradients(loss, variables)
+  pairs = optimizer.compute_gradients(loss, tf.trainable_variables())
+  gradients, variables = zip(*pairs)
   if use_tpu:
     gradients = mean_over_cores(gradients)
-  gradients = clip(gradients)
-  optimizer = AdamWeightDecayOptimizer(
-    learning_rate=learning_rate,
-    weight_decay_rate=0.01,
-    exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
-  )
-  update = optimizer.apply_gradients(zip(gradients, variables))
+  update = optimizer.apply_gradients(zip(clip(gradients), variables))
   # Everything that reads the step (rate, dropout) feeds the update, so that
   # after the update no reader is left that could see the new count.
   with tf.control_dependencies([update]):
@@ -180,6 +189,9 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
 
     Returns:
       An operation.
+
+    Raises:
+      ValueError: a variable of the kind that TensorFlow 1 made by default.
     """
     del global_step
     updates = [
@@ -196,6 +208,11 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     TensorFlow's Adam kernel passes over the memory once; beta powers of 0 turn
     its bias correction into a factor of 1.
     """
+    if not hasattr(variable, "handle"):
+      raise ValueError(
+        f"{variable.name} is a reference variable, which cannot be updated in"
+        " one pass; call tf.enable_resource_variables() before it is made"
+      )
     name = variable.name.partition(":")[0]
     m = _slot(variable, f"{name}/adam_m")
     v = _slot(variable, f"{name}/adam_v")

@@ -41,30 +41,24 @@ class Model(NamedTuple):
   weights: Optional[checkpoints.Checkpoint]
   variables: dict
 
-  def keep_files(self, output_dir):
-    """Puts configuration and vocabulary beside what is trained with them."""
-    config = modeling.BertConfig(**self.config.architecture())
-    files.write_text(
-      os.path.join(output_dir, _CONFIG), [config.to_json_string()]
-    )
-    kept = os.path.join(output_dir, _VOCABULARY)
-    if os.path.realpath(self.vocab_file) != os.path.realpath(kept):
-      tf.io.gfile.copy(self.vocab_file, kept, overwrite=True)
-
-
-# Names of the two in output_dir, as in a released checkpoint's folder.
-_CONFIG, _VOCABULARY = "bert_config.json", "vocab.txt"
-
 
 class Schedule(NamedTuple):
-  """How long training takes: rows an epoch, steps in all, steps of warmup."""
+  """How long training takes, and in what order.
+
+  Attributes:
+    rows: rows an epoch.
+    steps: steps in all.
+    warmup_steps: steps of warmup.
+    buffer_rows: rows among which the next one is drawn.
+  """
 
   rows: int
   steps: int
   warmup_steps: int
+  buffer_rows: int
 
 
-NO_STEPS = Schedule(rows=0, steps=0, warmup_steps=0)
+NO_STEPS = Schedule(rows=0, steps=0, warmup_steps=0, buffer_rows=0)
 
 
 class Run(NamedTuple):
@@ -97,15 +91,6 @@ class Run(NamedTuple):
     """The step that training goes on from."""
     return 0 if self.options.overwrite_output_dir else self.found.step
 
-  def may_keep_files(self):
-    """Whether output_dir has no configuration or vocabulary of the user's."""
-    folder = self.options.output_dir
-    foreign = any(
-      tf.io.gfile.exists(os.path.join(folder, name))
-      for name in (_CONFIG, _VOCABULARY)
-    )
-    return bool(self.found.settings) or not foreign
-
   @property
   def is_finished(self):
     """Whether output_dir has all the steps that are asked for."""
@@ -129,6 +114,8 @@ def prepare(options):
   settings = prepare_settings(options, processor, model)
   if not (options.resume or options.overwrite_output_dir):
     run_state.check_settings(found, settings)
+  if options.overwrite_output_dir:
+    check_overwriting(options, model, found)
   coverage = prepare_weights(options, model, found)
   cache = prepare_cache(options, processor, model)
   splits = wanted(options, processor)
@@ -136,19 +123,20 @@ def prepare(options):
   counts = {split: cache.count(split) for split in splits}
   schedule = None
   if options.do_train:
-    schedule = prepare_schedule(options, counts["train"])
+    schedule = prepare_schedule(options, counts["train"], found)
+    settings["order"] = {"buffer_rows": schedule.buffer_rows}
   tf.io.gfile.makedirs(options.output_dir)
   features = {split: cache.features(split) for split in splits}
   return Run(
-    options,
-    processor,
-    model,
-    found,
-    settings,
-    coverage,
-    schedule,
-    features,
-    cluster,
+    options=options,
+    processor=processor,
+    model=model,
+    found=found,
+    settings=settings,
+    coverage=coverage,
+    schedule=schedule,
+    features=features,
+    cluster=cluster,
   )
 
 
@@ -226,10 +214,9 @@ def prepare_task(options):
     raise ValueError(
       f"--task_name={options.task_name} is not one of {', '.join(processors)}"
     )
-  if name == "xnli":
-    processor = processors[name](options.xnli_language)
-  else:
-    processor = processors[name]()
+  processor = processors[name]()
+  if processor.language is not None:
+    processor.language = options.xnli_language
   if processor.has_pairs() and options.max_seq_length < 5:
     raise ValueError(
       f"--max_seq_length={options.max_seq_length} leaves no room for the pairs"
@@ -248,8 +235,15 @@ def prepare_model(options, processor):
   weights = None
   if options.init_checkpoint:
     weights = checkpoints.open_checkpoint(options.init_checkpoint)
-  config_file = _find(options, "bert_config_file", weights, _CONFIG)
-  vocab_file = _find(options, "vocab_file", weights, _VOCABULARY)
+  config_file = _find(
+    options,
+    "bert_config_file",
+    weights and weights.config_file,
+    run_state.CONFIG,
+  )
+  vocab_file = _find(
+    options, "vocab_file", weights and weights.vocab_file, run_state.VOCABULARY
+  )
   config = modeling.BertConfig.from_json_file(config_file)
   if _is_hugging_face(config, weights):
     config.read_as_hugging_face()
@@ -257,26 +251,27 @@ def prepare_model(options, processor):
   tokenization.validate_case_matches_vocab(
     options.do_lower_case, tokenizer.vocab
   )
+  if weights:
+    tokenization.validate_case_matches_checkpoint(
+      options.do_lower_case, weights.path
+    )
   check_sizes(options, config, config_file, tokenizer, vocab_file, processor)
   num_labels = len(processor.get_labels())
   variables = checkpoints.model_variables(config, num_labels)
   return Model(config, vocab_file, tokenizer, weights, variables)
 
 
-def _find(options, flag, weights, kept):
+def _find(options, flag, beside, kept):
   """The file that a flag names, or lies beside init_checkpoint, or was kept."""
-  beside = weights and {
-    "bert_config_file": weights.config_file,
-    "vocab_file": weights.vocab_file,
-  }.get(flag)
   kept = os.path.join(options.output_dir, kept)
   path = getattr(options, flag) or beside
   if path or tf.io.gfile.exists(kept):
     return path or kept
+  weights = options.init_checkpoint
   raise ValueError(
     f"--{flag} is needed: "
     + (
-      f"there is none beside {weights.path}"
+      f"there is none beside {weights}"
       if weights
       else "there is no --init_checkpoint to take it from"
     )
@@ -322,11 +317,10 @@ def check_sizes(options, config, config_file, tokenizer, vocab_file, processor):
       f"{config_file} has a type_vocab_size of {config.type_vocab_size}, but"
       " pairs of texts need 2"
     )
-  if config.hidden_size % config.num_attention_heads:
-    raise ValueError(
-      f"{config_file}: hidden_size {config.hidden_size} is not a multiple of"
-      f" num_attention_heads {config.num_attention_heads}"
-    )
+  try:
+    config.check_heads()
+  except ValueError as error:
+    raise ValueError(f"{config_file}: {error}") from error
 
 
 def prepare_settings(options, processor, model):
@@ -343,7 +337,9 @@ def prepare_settings(options, processor, model):
     }
   }
   if options.do_train:
+    weights = model.weights and os.path.realpath(model.weights.path)
     settings["training"] = {
+      "init_checkpoint": weights,
       "training data (SHA-256)": processor.source_digest(
         options.data_dir, "train"
       ),
@@ -353,7 +349,6 @@ def prepare_settings(options, processor, model):
 
 
 _TRAINING_SETTINGS = (
-  "init_checkpoint",
   "train_batch_size",
   "learning_rate",
   "num_train_epochs",
@@ -380,10 +375,13 @@ def prepare_weights(options, model, found):
   if found.checkpoint and not options.overwrite_output_dir:
     trained = checkpoints.open_checkpoint(found.checkpoint)
     trained.coverage(model.variables).accept(trained_needed=True)
-    if model.weights:
-      logging.info(
-        "weights: %s (step %d), not init_checkpoint", trained.path, found.step
+    if not found.step and not options.do_train:
+      raise ValueError(
+        f"{trained.path} is of step 0: training began there, but was stopped"
+        " before it saved anything. Train first (the same command goes on), or"
+        " give another --output_dir"
       )
+    logging.info("weights: %s, step %d", trained.path, found.step)
     return None
   if model.weights is None:
     if not options.do_train:
@@ -394,21 +392,33 @@ def prepare_weights(options, model, found):
       )
     logging.warning("training from random weights: no --init_checkpoint")
     return None
-  own = map(os.path.realpath, run_state.own_files(options.output_dir))
-  if (
-    options.overwrite_output_dir
-    and os.path.realpath(f"{model.weights.path}.index") in own
-  ):
-    raise ValueError(
-      f"--overwrite_output_dir would remove --init_checkpoint="
-      f"{options.init_checkpoint}, which a run wrote into {options.output_dir}:"
-      " give another --output_dir"
-    )
   return model.weights.coverage(model.variables).accept(
     allow_partial_init=options.allow_partial_init,
     reinit_head=options.reinit_head,
     trained_needed=not options.do_train,
   )
+
+
+def check_overwriting(options, model, found):
+  """Makes sure that only what this program wrote, and may go, is removed.
+
+  Raises:
+    ValueError: the files are another program's, or init_checkpoint is one.
+  """
+  own = run_state.own_files(options.output_dir)
+  if own and not found.settings:
+    raise ValueError(
+      f"--overwrite_output_dir removes what this program wrote, but"
+      f" {options.output_dir} has no run_manifest.json, so {own[0]} and others"
+      " are not known to be that: give another --output_dir, or remove them"
+    )
+  weights = model.weights and os.path.realpath(f"{model.weights.path}.index")
+  if weights in map(os.path.realpath, own):
+    raise ValueError(
+      f"--overwrite_output_dir would remove --init_checkpoint="
+      f"{options.init_checkpoint}, which a run wrote into {options.output_dir}:"
+      " give another --output_dir"
+    )
 
 
 def prepare_cache(options, processor, model):
@@ -428,11 +438,18 @@ def prepare_cache(options, processor, model):
       "do_lower_case": options.do_lower_case,
     },
     tokenizer=model.tokenizer,
+    num_processes=min(_MOST_PROCESSES, devices.threads(options.num_threads)),
   )
 
 
-def prepare_schedule(options, rows):
-  """The steps that so many training rows make.
+_MOST_PROCESSES = 4  # beyond, the one that reads and writes is the limit
+
+
+def prepare_schedule(options, rows, found):
+  """The steps that so many training rows make, and the room to shuffle them.
+
+  A run that is taken up shuffles in the room that it began with: the order of
+  the rows depends on it.
 
   Raises:
     ValueError: there are too few rows for a single step.
@@ -445,7 +462,36 @@ def prepare_schedule(options, rows):
       f"{options.num_train_epochs} make no step: a smaller batch or more"
       " epochs are needed"
     )
-  return Schedule(rows, steps, int(steps * options.warmup_proportion))
+  buffer_rows = options.shuffle_buffer_size
+  if not buffer_rows and found.checkpoint and not options.overwrite_output_dir:
+    buffer_rows = found.settings.get("order", {}).get("buffer_rows")
+  return Schedule(
+    rows,
+    steps,
+    int(steps * options.warmup_proportion),
+    buffer_rows or shuffle_buffer_size(rows, options.max_seq_length),
+  )
+
+
+def shuffle_buffer_size(rows, max_seq_length):
+  """Rows to shuffle among: all, or what a quarter of the free memory holds."""
+  free = devices.free_memory()
+  row_bytes = _BYTES_A_POSITION * max_seq_length + _BYTES_A_ROW
+  if free is None or rows * row_bytes <= free / 4:
+    return rows
+  buffer_rows = max(1, int(free / 4 / row_bytes))
+  logging.warning(
+    "shuffling among %d of %d rows, which a quarter of the free memory holds;"
+    " set --shuffle_buffer_size for another number",
+    buffer_rows,
+    rows,
+  )
+  return buffer_rows
+
+
+# Of a serialized row: three features of up to three bytes each; names, a
+# tensor and its slot in the buffer.
+_BYTES_A_POSITION, _BYTES_A_ROW = 5, 400
 
 
 def prepare_tpu(options):
@@ -457,13 +503,12 @@ def prepare_tpu(options):
         f" --num_tpu_cores={options.num_tpu_cores}: every core takes as many"
         " rows"
       )
+  tpu_name = options.tpu_name or options.master
   paths = ("output_dir", "cache_dir", "init_checkpoint")
   devices.refuse_local_paths(
-    options.tpu_name, {name: getattr(options, name) for name in paths}
+    tpu_name, {name: getattr(options, name) for name in paths}
   )
-  return devices.tpu_cluster(
-    options.tpu_name, options.tpu_zone, options.gcp_project
-  )
+  return devices.tpu_cluster(tpu_name, options.tpu_zone, options.gcp_project)
 
 
 def wanted(options, processor):

@@ -75,7 +75,7 @@ class ProgressHook(tf.train.SessionRunHook):
 
   In a log a line at the first step, then every `log_steps`; on a terminal one
   line that renews itself. Loss and rate are fetched only for a line that is
-  shown. A TPU runs many steps at a time and tells its own loss.
+  shown. Of a TPU, which runs many steps at a time, the Estimator logs the loss.
 
   Args:
     total_steps: N.
@@ -101,6 +101,7 @@ class ProgressHook(tf.train.SessionRunHook):
         self._fetches[name] = graph.get_tensor_by_name(f"{name}:0")
       except KeyError:  # inside the replicated function of a TPU
         self._fetches = {}
+        break
 
   def after_create_session(self, session, coord):
     del coord
@@ -127,7 +128,10 @@ class ProgressHook(tf.train.SessionRunHook):
     if STATUS.is_terminal:
       return time.monotonic() - self._told_time > _RENEW_SECONDS
     first = self._first + self._steps_per_run
-    return step == first or step % self._log_steps < self._steps_per_run
+    return (
+      step in (first, self._total)
+      or step % self._log_steps < self._steps_per_run
+    )
 
   def _tell(self, values):
     parts = [

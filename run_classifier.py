@@ -250,8 +250,13 @@ def file_based_input_fn_builder(
     A function of `params`, whose "batch_size" is B, giving a `tf.data.Dataset`
     of dictionaries: `input_ids`, `input_mask`, `segment_ids` <int32>[B, S],
     `label_ids`, `is_real_example` <int32>[B].
+
+  Raises:
+    ValueError: a `start_row` without `records`.
   """
   spec = feature_spec(seq_length)
+  if start_row and not records:
+    raise ValueError("start_row needs records, the number of rows in the file")
 
   def input_fn(params):
     batch_size = params["batch_size"]
@@ -267,7 +272,8 @@ def file_based_input_fn_builder(
     elif drop_remainder:
       # The cores of a TPU take their batches in turn, all of them in a step.
       cores = params["context"].num_replicas if "context" in params else 1
-      rows = filled_up(rows, seq_length, batch_size * cores)
+      zeros = serialize(padding_features(seq_length))
+      rows = filled_up(rows, zeros, batch_size * cores)
     parse = functools.partial(parse_batch, spec=spec)
     return (
       rows.batch(batch_size, drop_remainder=drop_remainder)
@@ -294,7 +300,7 @@ def endless(rows, *, seed, buffer_size, epoch_rows=None, start_row=0):
 
   def epoch_in_order(epoch):
     return rows.shuffle(
-      buffer_size or _WHOLE_FILE,
+      buffer_size or tf.data.UNKNOWN_CARDINALITY,
       seed=epoch + (seed << 32),
       reshuffle_each_iteration=False,
     )
@@ -303,16 +309,11 @@ def endless(rows, *, seed, buffer_size, epoch_rows=None, start_row=0):
   return epochs.flat_map(epoch_in_order).skip(passed)
 
 
-# More rows than a file that anyone shuffles in memory has.
-_WHOLE_FILE = 1 << 24
-
-
-def filled_up(rows, seq_length, batch_size):
+def filled_up(rows, zeros, batch_size):
   """Adds rows of zeros, weight included, after which every batch is whole.
 
   `batch(drop_remainder=True)` then drops nothing but rows of zeros.
   """
-  zeros = serialize(padding_features(seq_length))
   padding = tf.data.Dataset.from_tensors(zeros).repeat(batch_size - 1)
   return rows.concatenate(padding)
 
@@ -323,7 +324,10 @@ def parse_batch(records, spec):
   A file has int64, but a TPU computes int32 faster.
   """
   parsed = tf.io.parse_example(records, spec)
-  return {name: tf.cast(value, tf.int32) for name, value in parsed.items()}
+  return {
+    name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+    for name, value in parsed.items()
+  }
 
 
 def input_fn_builder(
@@ -333,19 +337,24 @@ def input_fn_builder(
 
   Args and result as of `file_based_input_fn_builder`.
   """
-  del seq_length  # the rows know their length
   columns = {
-    name: np.array([row.as_dict()[name] for row in features], np.int32)
-    for name in feature_spec(0)
+    name: np.reshape(
+      [row.as_dict()[name] for row in features], [-1, *spec.shape]
+    ).astype(np.int32)
+    for name, spec in feature_spec(seq_length).items()
   }
-  for name in ("label_ids", "is_real_example"):
-    columns[name] = columns[name][:, 0]
 
   def input_fn(params):
+    batch_size = params["batch_size"]
     rows = tf.data.Dataset.from_tensor_slices(columns)
     if is_training:
       rows = endless(rows, seed=seed, buffer_size=len(features))
-    return rows.batch(params["batch_size"], drop_remainder=drop_remainder)
+    elif drop_remainder:
+      zeros = {
+        name: np.zeros_like(column[0]) for name, column in columns.items()
+      }
+      rows = filled_up(rows, zeros, batch_size)
+    return rows.batch(batch_size, drop_remainder=drop_remainder)
 
   return input_fn
 
@@ -434,16 +443,16 @@ def model_fn_builder(
     skip_padding=skip_padding,
   )
 
-  def model_fn(features, labels, mode, params, config):
+  def model_fn(features, labels, mode, params, config=None):
     del labels, params
-    training = mode == tf.estimator.ModeKeys.TRAIN
     global_step = tf.train.get_or_create_global_step()
     # Read once, so that nothing sees the count that the update ends with.
     step = global_step.read_value()
-    key = (
-      modeling.dropout_key(seed, step, replica(use_tpu)) if training else None
+    outputs = model(
+      features,
+      is_training=mode == tf.estimator.ModeKeys.TRAIN,
+      dropout_key=modeling.dropout_key(seed, step, replica(use_tpu)),
     )
-    outputs = model(features, is_training=training, dropout_key=key)
     make_spec = functools.partial(
       tf.estimator.tpu.TPUEstimatorSpec,
       mode=mode,
@@ -451,42 +460,37 @@ def model_fn_builder(
     )
     if mode == tf.estimator.ModeKeys.PREDICT:
       return make_spec(predictions={"probabilities": outputs["probabilities"]})
+    loss = outputs["loss"]
     if mode == tf.estimator.ModeKeys.EVAL:
-      return make_spec(
-        loss=outputs["loss"], eval_metrics=eval_metrics(features, outputs)
+      metric_fn = functools.partial(
+        evaluation.metric_fn,
+        num_labels=num_labels,
+        metric=metric,
+        loss_rows=None if use_tpu else loss_rows,
       )
+      tensors = metric_tensors(features, outputs)
+      return make_spec(loss=loss, eval_metrics=(metric_fn, tensors))
     rate = optimization.learning_rate_schedule(
       learning_rate, num_train_steps, num_warmup_steps, step
     )
-    tf.identity(outputs["loss"], progress.ProgressHook.LOSS)
+    tf.identity(loss, progress.ProgressHook.LOSS)
     tf.identity(rate, progress.ProgressHook.RATE)
-    return make_spec(
-      loss=outputs["loss"],
-      train_op=optimization.training_step(
-        outputs["loss"], rate, global_step, use_tpu
-      ),
-      host_call=summaries(outputs["loss"], rate, step, config.model_dir)
-      if use_tpu
-      else None,
+    train_op = optimization.training_step(
+      loss, optimization.make_optimizer(rate), global_step, use_tpu
     )
-
-  def eval_metrics(features, outputs):
-    metric_fn = functools.partial(
-      evaluation.metric_fn,
-      num_labels=num_labels,
-      metric=metric,
-      loss_rows=None if use_tpu else loss_rows,
+    host_call = (
+      summaries(loss, rate, step, config.model_dir) if use_tpu else None
     )
-    label_ids = features["label_ids"]
-    real = features.get("is_real_example", tf.ones_like(label_ids))
-    return metric_fn, [
-      outputs["per_example_loss"],
-      label_ids,
-      outputs["logits"],
-      real,
-    ]
+    return make_spec(loss=loss, train_op=train_op, host_call=host_call)
 
   return model_fn
+
+
+def metric_tensors(features, outputs):
+  """What `evaluation.metric_fn` is given, in the order of its arguments."""
+  label_ids = features["label_ids"]
+  real = features.get("is_real_example", tf.ones_like(label_ids))
+  return [outputs["per_example_loss"], label_ids, outputs["logits"], real]
 
 
 def scaffold_fn_builder(init_checkpoint, fresh_variables):
@@ -514,9 +518,9 @@ def scaffold_fn_builder(init_checkpoint, fresh_variables):
 
 
 def replica(use_tpu):
-  """<int32>[], the core that this copy of the model runs on; 0 off TPU."""
+  """<int32>[], which of the copies of the model this is: a TPU's core."""
   if not use_tpu:
-    return 0
+    return tf.distribute.get_replica_context().replica_id_in_sync_group
   from tensorflow.compiler.tf2xla.python import xla
 
   return xla.replica_id()
@@ -592,24 +596,28 @@ def weights_to_begin_with(run):
     yield None
     return
   run.coverage.log()
+  weights = run.model.weights
+  if weights.kind == "tensorflow":
+    yield weights.path
+    return
   folder = os.path.join(run.options.output_dir, "converted_weights")
   try:
-    yield run.model.weights.as_tensorflow(folder)
+    yield weights.as_tensorflow(folder)
   finally:
-    if tf.io.gfile.isdir(folder):
-      tf.io.gfile.rmtree(folder)
+    run_state.remove_own_files(run.options.output_dir, ["converted_weights"])
 
 
 def run_config(options, cluster):
   """Where and how often the estimator saves and what it computes on."""
   return tf.estimator.tpu.RunConfig(
     cluster=cluster,
-    master=options.master,
+    master=None if cluster else options.master,
     model_dir=options.output_dir,
     tf_random_seed=options.seed,
     save_checkpoints_steps=options.save_checkpoints_steps,
     keep_checkpoint_max=options.keep_checkpoint_max or None,
-    log_step_count_steps=None,  # ProgressHook tells more
+    # Off TPU ProgressHook tells more.
+    log_step_count_steps=options.log_steps if options.use_tpu else None,
     session_config=devices.session_config(options.num_threads),
     tpu_config=tf.estimator.tpu.TPUConfig(
       iterations_per_loop=options.iterations_per_loop,
@@ -631,33 +639,10 @@ def input_fn_for(run, split):
     is_training=training,
     drop_remainder=training or run.options.use_tpu,
     seed=run.options.seed,
-    shuffle_buffer_size=shuffle_buffer_size(run.options, features)
-    if training
-    else None,
+    shuffle_buffer_size=run.schedule.buffer_rows if training else None,
     records=features.records,
     start_row=run.first_step * run.options.train_batch_size,
   )
-
-
-def shuffle_buffer_size(options, features):
-  """Rows to shuffle among: all, or what a quarter of the free memory holds."""
-  if options.shuffle_buffer_size:
-    return options.shuffle_buffer_size
-  free = devices.free_memory()
-  row_bytes = features.bytes / features.records + _BUFFER_ROW_OVERHEAD
-  if free is None or features.records * row_bytes <= free / 4:
-    return features.records
-  rows = max(1, int(free / 4 / row_bytes))
-  logging.warning(
-    "shuffling among %d of %d rows, which a quarter of the free memory"
-    " holds; set --shuffle_buffer_size for another number",
-    rows,
-    features.records,
-  )
-  return rows
-
-
-_BUFFER_ROW_OVERHEAD = 200  # bytes of a tensor and its slot in the buffer
 
 
 def train(estimator, run):
@@ -666,9 +651,9 @@ def train(estimator, run):
   Returns:
     The results of the evaluation at the last step, or None.
   """
-  run_state.record(run.options.output_dir, run.settings)
-  if run.may_keep_files():
-    run.model.keep_files(run.options.output_dir)
+  run_state.record(
+    run.options.output_dir, run.settings, run.model.config, run.model.vocab_file
+  )
   schedule = run.schedule
   logging.info(
     "training on %d rows: steps %d to %d of %d examples, %d of warmup, on %s",
@@ -740,7 +725,7 @@ def evaluate(estimator, run, split, results=None):
     results: what an evaluation of the final step gave, or None.
 
   Returns:
-    The path of the results, and a line that sums them up.
+    The path of the results, and a dictionary of them.
   """
   suffix = split[len("dev") :]
   rows = run.features[split].records
@@ -845,6 +830,8 @@ def main(argv):
   progress.set_up_logging()
   estimator_bridge.quiet()
   options = read_options()
+  if options.use_tpu:  # whose loss only the Estimator can tell
+    tf.get_logger().setLevel("INFO")
   with telling_the_user(options, *_MISTAKES):
     refuse_stray_words(argv)
     run = preparation.prepare(options)
@@ -933,6 +920,7 @@ def parse_flags(argv):
     return FLAGS(argv)
   except flags.UnrecognizedFlagError as error:
     own = [flag.name for group in _GROUPS.values() for flag in group]
+    own += ["flagfile", "help"]
     nearest = difflib.get_close_matches(error.flagname, own, n=1, cutoff=0.0)
     message = (
       f"there is no flag --{error.flagname}; the nearest is --{nearest[0]}"

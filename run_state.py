@@ -5,6 +5,7 @@ trained. Another command on the same folder is held against it, so that no
 model is trained on, evaluated or used under settings that are not its own.
 """
 
+import json
 import os
 import re
 from typing import NamedTuple, Optional
@@ -14,6 +15,8 @@ import tensorflow.compat.v1 as tf
 import files
 
 _MANIFEST = "run_manifest.json"
+# Copies of what the model was trained with, named as in a released folder.
+CONFIG, VOCABULARY = "bert_config.json", "vocab.txt"
 
 _EVENTS = r"events\.out\.tfevents\..*"
 # All that a run writes into its folder, by folder below it; the cache, which
@@ -60,19 +63,62 @@ def inspect(output_dir):
   state = tf.train.get_checkpoint_state(output_dir)
   checkpoint = state.model_checkpoint_path if state else None
   step = re.search(r"-(\d+)$", checkpoint) if checkpoint else None
-  manifest = files.read_json(os.path.join(output_dir, _MANIFEST)) or {}
+  settings = _read_manifest(output_dir).get("settings", {})
   return OutputDir(
     output_dir,
     checkpoint,
     int(step.group(1)) if step else 0,
-    manifest.get("settings", {}),
+    settings,
   )
 
 
-def record(output_dir, settings):
-  """Writes the manifest of a training run that begins or goes on."""
+def _read_manifest(output_dir):
+  """The manifest, {} where there is none.
+
+  Raises:
+    ValueError: it is there, but cannot be read.
+  """
   path = os.path.join(output_dir, _MANIFEST)
-  files.write_json(path, {"format_version": 1, "settings": settings})
+  if not tf.io.gfile.exists(path):
+    return {}
+  manifest = files.read_json(path)
+  settings = manifest.get("settings") if isinstance(manifest, dict) else None
+  if not isinstance(settings, dict):
+    raise ValueError(
+      f"{path} is damaged, so nobody can tell how the model beside it was"
+      " trained: give another --output_dir, or remove the file if you know"
+    )
+  return manifest
+
+
+def record(output_dir, settings, config, vocab_file):
+  """Writes the manifest of a training run that begins or goes on.
+
+  Configuration and vocabulary are put beside it, so that the folder is a model
+  by itself; files of that name that are the user's own are left alone.
+
+  Args:
+    output_dir: the folder.
+    settings: dictionary by phase, see `differences`.
+    config: a `modeling.BertConfig`.
+    vocab_file: path of the vocabulary.
+  """
+  path = os.path.join(output_dir, _MANIFEST)
+  tf.io.gfile.makedirs(output_dir)
+  copies = {
+    CONFIG: json.dumps(config.architecture(), indent=2, sort_keys=True) + "\n",
+    VOCABULARY: files.read_text(vocab_file),
+  }
+  ours = _read_manifest(output_dir).get("copies", [])
+  ours = [
+    name
+    for name in copies
+    if name in ours or not tf.io.gfile.exists(os.path.join(output_dir, name))
+  ]
+  for name in ours:
+    files.write_text(os.path.join(output_dir, name), [copies[name]])
+  manifest = {"format_version": 1, "settings": settings, "copies": ours}
+  files.write_json(path, manifest)
 
 
 def differences(before, now):
@@ -88,12 +134,14 @@ def differences(before, now):
     for phase, settings in now.items()
     for name, new in settings.items()
     for old in [before.get(phase, {}).get(name, new)]
-    if old != new and not _is_longer(name, old, new)
+    if old != new and not _is_no_difference(name, old, new)
   ]
 
 
-def _is_longer(name, old, new):
-  """More epochs go on with the same training, they do not change it."""
+def _is_no_difference(name, old, new):
+  """More epochs go on with the same training; the weights are in the folder."""
+  if name == "init_checkpoint":
+    return new is None
   return name == "num_train_epochs" and new > old
 
 
@@ -108,27 +156,41 @@ def check_settings(found, now):
     raise ValueError(
       f"{found.path} was trained (up to step {found.step}) with other"
       f" settings: {'; '.join(differing)}. Give another --output_dir, or"
-      " --resume to go on with the new values, or --overwrite_output_dir to"
-      " train from the start"
+      " --resume to go on with the new values"
+      + (
+        ", or --overwrite_output_dir to train from the start"
+        if "training" in now
+        else ""
+      )
     )
 
 
-def remove_own_files(output_dir):
+def remove_own_files(output_dir, folders=tuple(_OWN_FILES)):
   """Removes what a run wrote into its folder, and nothing else.
+
+  Args:
+    output_dir: the folder.
+    folders: names of folders below it, "" for itself.
 
   Returns:
     The number of files removed.
   """
-  own = own_files(output_dir)
+  own = own_files(output_dir, folders)
   for path in own:
     tf.io.gfile.remove(path)
+  for name in filter(None, folders):
+    folder = os.path.join(output_dir, name)
+    if tf.io.gfile.isdir(folder) and not tf.io.gfile.listdir(folder):
+      tf.io.gfile.rmtree(folder)
   return len(own)
 
 
-def own_files(output_dir):
-  """Paths of what a run wrote into its folder."""
+def own_files(output_dir, folders=tuple(_OWN_FILES)):
+  """Paths of what a run wrote into its folder, and into folders below it."""
   return [
     path
-    for folder, pattern in _OWN_FILES.items()
-    for path in files.matching(os.path.join(output_dir, folder), pattern)
+    for folder in folders
+    for path in files.matching(
+      os.path.join(output_dir, folder), _OWN_FILES[folder]
+    )
   ]

@@ -377,6 +377,8 @@ class FullTokenizer:
     self.basic_tokenizer = BasicTokenizer(do_lower_case=do_lower_case)
     self.wordpiece_tokenizer = WordpieceTokenizer(vocab=self.vocab)
     self._remembered = _RememberedIds(self.wordpiece_tokenizer, do_lower_case)
+    # Whoever puts another stage in gets its results, not the fast ones.
+    self._fast_for = (self.basic_tokenizer, self.wordpiece_tokenizer)
 
   def tokenize(self, text):
     """The WordPiece tokens of a text, as a list."""
@@ -391,6 +393,8 @@ class FullTokenizer:
 
     Equals `convert_tokens_to_ids(tokenize(text))`.
     """
+    if (self.basic_tokenizer, self.wordpiece_tokenizer) != self._fast_for:
+      return self.convert_tokens_to_ids(self.tokenize(text))
     return self._remembered.ids(convert_to_unicode(text))
 
   def convert_tokens_to_ids(self, tokens):

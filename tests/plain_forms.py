@@ -94,7 +94,7 @@ class Dropout:
     return input_tensor
 
 
-def training_step(loss, learning_rate, global_step, use_tpu=False):
+def training_step(loss, optimizer, global_step, use_tpu=False):
   """A step as in 2018: moments, update and decay as operations of their own.
 
   Args and result as of `optimization.training_step`.
@@ -105,7 +105,7 @@ def training_step(loss, learning_rate, global_step, use_tpu=False):
   updates = []
   for variable, gradient in zip(variables, gradients):
     if gradient is not None:
-      updates += adamw(variable, gradient, learning_rate)
+      updates += adamw(variable, gradient, optimizer.learning_rate)
   with tf.control_dependencies(updates):
     return tf.assign_add(global_step, 1).op
 

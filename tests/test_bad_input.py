@@ -250,4 +250,4 @@ def script(*arguments):
 def test_a_flag_that_is_not_known_is_an_error_with_the_nearest_one():
   done = script("--do_train", "--learning_rat=1e-4")
   assert done.returncode == 1 and "Traceback" not in done.stderr
-  assert "'learning_rat'. Did you mean: learning_rate" in done.stderr
+  assert "no flag --learning_rat; the nearest is --learning_rate" in done.stderr

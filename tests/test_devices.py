@@ -95,6 +95,12 @@ def test_tpu_needs_a_name(name):
     devices.refuse_local_paths(name, {})
 
 
-def test_local_tpu_is_in_this_process():
+def test_local_tpu_that_is_not_there_is_said_to_be_missing():
+  with pytest.raises(ValueError, match="no TPU 'local'.*--tpu_name"):
+    devices.tpu_cluster("local", None, None)
+
+
+def test_local_tpu_is_in_this_process(monkeypatch):
+  monkeypatch.setattr(devices, "_require_local_tpu", lambda cluster: None)
   cluster = devices.tpu_cluster("local", None, None)
   assert cluster.master() == ""

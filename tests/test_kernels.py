@@ -214,6 +214,12 @@ def test_rate_of_zero_keeps_everything(keep_mask):
   assert keep_mask([9, 9], 0.0).all()
 
 
+def test_rate_next_to_one_leaves_a_share_to_divide_by(keep_mask):
+  rate = 1 - 1e-6
+  assert keep_mask([1000], rate).mean() < 0.1
+  assert 0 < kernels.kept_share(rate) < 1e-4
+
+
 # ---------------------------------------------------------------------------
 # Optimizer
 
@@ -227,7 +233,8 @@ def updated(step, steps=4):
     bias = tf.get_variable("bias", initializer=np.full(4, 0.5, "f"))
     rows = tf.gather(table, [1, 3, 3, 7])
     loss = tf.reduce_sum(tf.square(rows * 3.0 + bias))
-    train = step(loss, tf.constant(1e-3), tf.train.create_global_step())
+    optimizer = optimization.make_optimizer(tf.constant(1e-3))
+    train = step(loss, optimizer, tf.train.create_global_step())
     session.run(tf.global_variables_initializer())
     for _ in range(steps):
       session.run(train)

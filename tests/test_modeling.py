@@ -259,7 +259,8 @@ def test_hugging_face_config_is_known(warnings):
 
 
 @pytest.mark.parametrize(
-  "theirs, ours", [("gelu", "gelu_erf"), ("gelu_new", "gelu"), ("relu", "relu")]
+  "theirs, ours",
+  [("gelu", "gelu_erf"), ("gelu_new", "gelu_new"), ("relu", "relu")],
 )
 def test_hugging_face_activation_is_read_as_they_mean_it(theirs, ours):
   config = modeling.BertConfig.from_dict(

@@ -215,7 +215,11 @@ def small_step():
   loss = tf.reduce_mean(weight**2) + tf.get_variable("other", []) ** 2
   loss += tf.reduce_mean(late) * 1e-20  # or it would not be computed
   rate = optimization.learning_rate_schedule(1.0, 200, 20, step)
-  return loss, rate, optimization.training_step(loss, rate, step)
+  return (
+    loss,
+    rate,
+    optimization.training_step(loss, optimization.make_optimizer(rate), step),
+  )
 
 
 def test_rate_is_that_of_the_step_before_it_is_counted(graph):

@@ -78,6 +78,7 @@ def test_line_comes_at_the_first_step_and_every_log_steps(graph, caplog):
     "step 1/10",
     "step 4/10",
     "step 8/10",
+    "step 10/10",
   ]
   assert re.fullmatch(
     r"step 4/10, epoch 1\.60, loss 2\.5000, learning rate 1\.00e-04,"

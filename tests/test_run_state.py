@@ -1,9 +1,8 @@
 """What an output_dir holds, and what may be done with it."""
 
-import json
-
 import pytest
 
+import modeling
 import run_state
 from run_state import OutputDir, check_settings, differences
 
@@ -41,7 +40,7 @@ def test_differences_are_those_of_the_phases_asked_for(now, found):
 def test_settings_that_differ_stop_with_the_ways_out():
   there = OutputDir("out", "out/model.ckpt-7", 7, BEFORE)
   with pytest.raises(ValueError) as error:
-    check_settings(there, {"model": {"max_seq_length": 9}})
+    check_settings(there, {"model": {"max_seq_length": 9}, "training": {}})
   assert str(error.value) == (
     "out was trained (up to step 7) with other settings: max_seq_length was 64"
     " and is 9. Give another --output_dir, or --resume to go on with the new"
@@ -52,11 +51,27 @@ def test_settings_that_differ_stop_with_the_ways_out():
 
 
 def test_settings_are_found_as_they_were_recorded(tmp_path):
-  run_state.record(str(tmp_path), BEFORE)
-  found = run_state.inspect(str(tmp_path))
-  assert found == OutputDir(str(tmp_path), None, 0, BEFORE)
-  (manifest,) = tmp_path.iterdir()
-  assert json.loads(manifest.read_text())["settings"] == BEFORE
+  vocabulary = tmp_path / "words"
+  vocabulary.write_text("[UNK]\n")
+  folder = tmp_path / "out"
+  config = modeling.BertConfig(vocab_size=1)
+  run_state.record(str(folder), BEFORE, config, str(vocabulary))
+  assert run_state.inspect(str(folder)) == OutputDir(
+    str(folder), None, 0, BEFORE
+  )
+  kept = modeling.BertConfig.from_json_file(str(folder / "bert_config.json"))
+  assert kept.architecture() == config.architecture()
+  assert (folder / "vocab.txt").read_text() == "[UNK]\n"
+
+
+def test_files_of_the_user_in_the_folder_are_left_alone(tmp_path):
+  (tmp_path / "vocab.txt").write_text("mine")
+  (tmp_path / "words").write_text("[UNK]\n")
+  for _ in range(2):  # also by a second run
+    config = modeling.BertConfig(vocab_size=1)
+    run_state.record(str(tmp_path), BEFORE, config, str(tmp_path / "words"))
+  assert (tmp_path / "vocab.txt").read_text() == "mine"
+  assert (tmp_path / "bert_config.json").exists()
 
 
 def test_a_folder_that_is_not_there_holds_nothing(tmp_path):

@@ -31,13 +31,20 @@ class GraphIsBuiltError(Exception):
   """Ends the script where a session would begin."""
 
 
-def graph_of(mode, classify, folder):
-  """The GraphDef, with shapes, that the script makes for a mode."""
+def simulate(patch):
+  """Lets TensorFlow see a TPU with eight cores."""
   devices = tuple(
     session._DeviceAttributes(f"/device:TPU:{core}", "TPU", 0, 0)
     for core in range(CORES)
   )
   system = tpu_system_metadata.TPUSystemMetadata(CORES, 1, CORES, None, devices)
+  patch.setattr(
+    tpu_system_metadata, "_query_tpu_system_metadata", lambda *_, **__: system
+  )
+
+
+def graph_of(mode, classify, folder):
+  """The GraphDef, with shapes, that the script makes for a mode."""
   built = []
 
   def stop(scaffold):
@@ -51,9 +58,7 @@ def graph_of(mode, classify, folder):
   config["hidden_dropout_prob"] = config["attention_probs_dropout_prob"] = 0.1
   (folder / "config.json").write_text(json.dumps(config))
   with pytest.MonkeyPatch.context() as patch, pytest.raises(GraphIsBuiltError):
-    patch.setattr(
-      tpu_system_metadata, "_query_tpu_system_metadata", lambda *_, **__: system
-    )
+    simulate(patch)
     patch.setattr(monitored_session.Scaffold, "finalize", stop)
     classify(
       f"--do_{mode}",
@@ -253,6 +258,7 @@ def test_step_is_read_before_it_is_counted(graphs):
 def test_evaluation_has_a_batch_for_every_core_in_every_step(
   classify, tmp_path, monkeypatch
 ):
+  simulate(monkeypatch)
   given = []
 
   def evaluate(estimator, input_fn, steps, name):
