@@ -880,7 +880,7 @@ def read_options():
   return options
 
 
-_BATCHES_AT_A_TIME = 4  # 32 rows: beyond, a CPU gains nothing
+_BATCHES_AT_A_TIME = 4  # 32 rows, as many as a step of training has
 
 
 def refuse_stray_words(argv):
