@@ -1,8 +1,8 @@
 """The model, against the figures of 2018, NumPy, SciPy and Hugging Face."""
 
+import importlib.util
 import json
 import logging
-import importlib.util
 import os
 
 import numpy as np
