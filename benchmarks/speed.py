@@ -94,7 +94,7 @@ def main(argv):
 
   logging.set_verbosity(logging.ERROR)
   options = flags.FLAGS
-  if not options.hf_python:
+  if not (options.hf_python or options.forms or options.whole_script):
     print("transformers is left out: --hf_python is not given")
   with tempfile.TemporaryDirectory() as folder:
     for task in options.tasks:
