@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import modeling
-import optimization
 import run_classifier
+from run_classifier import modeling, optimization
 import tokenization
 
 NAMES = {
