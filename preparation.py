@@ -30,6 +30,7 @@ class Model(NamedTuple):
   Attributes:
     config: `modeling.BertConfig`.
     vocab_file: path of the vocabulary.
+    vocab_digest: SHA-256 of its bytes.
     tokenizer: `tokenization.FullTokenizer`.
     weights: `checkpoints.Checkpoint` to begin with, or None.
     variables: dictionary from name to shape.
@@ -37,6 +38,7 @@ class Model(NamedTuple):
 
   config: modeling.BertConfig
   vocab_file: str
+  vocab_digest: str
   tokenizer: tokenization.FullTokenizer
   weights: Optional[checkpoints.Checkpoint]
   variables: dict
@@ -258,7 +260,8 @@ def prepare_model(options, processor):
   check_sizes(options, config, config_file, tokenizer, vocab_file, processor)
   num_labels = len(processor.get_labels())
   variables = checkpoints.model_variables(config, num_labels)
-  return Model(config, vocab_file, tokenizer, weights, variables)
+  digest = files.digest(vocab_file)
+  return Model(config, vocab_file, digest, tokenizer, weights, variables)
 
 
 def _find(options, flag, beside, kept):
@@ -332,7 +335,7 @@ def prepare_settings(options, processor, model):
       "labels": list(processor.get_labels()),
       "max_seq_length": options.max_seq_length,
       "do_lower_case": options.do_lower_case,
-      "vocabulary (SHA-256)": files.digest(model.vocab_file),
+      "vocabulary (SHA-256)": model.vocab_digest,
       **model.config.architecture(),
     }
   }
@@ -434,7 +437,7 @@ def prepare_cache(options, processor, model):
     cache_dir=folder,
     max_seq_length=options.max_seq_length,
     tokenizer_inputs={
-      "vocabulary": files.digest(model.vocab_file),
+      "vocabulary": model.vocab_digest,
       "do_lower_case": options.do_lower_case,
     },
     tokenizer=model.tokenizer,
