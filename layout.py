@@ -15,7 +15,7 @@ or T), H hidden, N heads, D head width, Q queries, K keys, G rows of a group.
 
 import tensorflow.compat.v1 as tf
 
-import kernels
+import fast_ops
 
 _CLOSED = -10000.0  # added to a score, leaves a weight that rounds to 0
 
@@ -65,7 +65,7 @@ class EveryPosition:
         `only_first`.
       key, value: <float32>[M, H].
       draw_kept: function from the shape of the scores to what dropout keeps of
-        them, see `kernels.attention`.
+        them, see `fast_ops.attention`.
       only_first: whether only the first tokens look around.
 
     Returns:
@@ -76,7 +76,7 @@ class EveryPosition:
     scale = (query.shape.as_list()[-1] // self._heads) ** -0.5
     query = self._split(query, 1 if only_first else self._length)
     key, value = (self._split(rows, self._length) for rows in (key, value))
-    context = kernels.attention(
+    context = fast_ops.attention(
       query,
       key,
       value,
@@ -152,14 +152,14 @@ class RealTokens:
     else:
       split, merge, back = self._split, self._merge, self._back
     query *= (query.shape.as_list()[-1] // self._heads) ** -0.5
-    queries = kernels.split_heads(query, split, back)
-    keys = kernels.split_heads(key, self._split, self._back)
-    values = kernels.split_heads(value, self._split, self._back)
+    queries = fast_ops.split_heads(query, split, back)
+    keys = fast_ops.split_heads(key, self._split, self._back)
+    values = fast_ops.split_heads(value, self._split, self._back)
     contexts = [
-      kernels.attention(q, k, v, mask, draw_kept(_scores_shape(q, k)))
+      fast_ops.attention(q, k, v, mask, draw_kept(_scores_shape(q, k)))
       for q, k, v, mask in zip(queries, keys, values, self._masks)
     ]  # [G, N, Q, D] each
-    return kernels.merge_heads(contexts, merge, back)
+    return fast_ops.merge_heads(contexts, merge, back)
 
   def _group(self, batch):
     """Makes the indices that put heads into groups and back."""

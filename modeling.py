@@ -27,7 +27,7 @@ import zlib
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-import kernels
+import fast_ops
 import layout
 
 # ---------------------------------------------------------------------------
@@ -631,7 +631,7 @@ def layer_norm(input_tensor, name=None):
     beta = new_vector("beta", width)
     gamma = new_vector("gamma", width, tf.ones_initializer())
     rows = tf.reshape(input_tensor, [-1, width])  # [M, H]
-    normal = kernels.normalize(rows, gamma, beta)
+    normal = fast_ops.normalize(rows, gamma, beta)
     return tf.reshape(normal, get_shape_list(input_tensor))
 
 
@@ -748,13 +748,13 @@ class Dropout:
     if not dropout_prob:
       return None
     seed = self._key + tf.constant([next(self._sites), 0], tf.int64)
-    return kernels.keep_mask(shape, seed, dropout_prob)
+    return fast_ops.keep_mask(shape, seed, dropout_prob)
 
   def scaled_up(self, input_tensor, dropout_prob):
     """What makes up for the elements that are lost."""
     if not dropout_prob:
       return input_tensor
-    return input_tensor * (1.0 / kernels.kept_share(dropout_prob))
+    return input_tensor * (1.0 / fast_ops.kept_share(dropout_prob))
 
 
 class _NoDropout(Dropout):
@@ -806,7 +806,7 @@ def gelu(x):
   0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), section 2 of
   https://arxiv.org/abs/1606.08415.
   """
-  return kernels.gelu(x)
+  return fast_ops.gelu(x)
 
 
 def gelu_erf(x):

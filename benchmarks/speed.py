@@ -357,7 +357,7 @@ def changes(name):
   """What a side puts in the place of what, and whether it skips padding."""
   import plain_forms
 
-  import kernels
+  import fast_ops
   import layout
   import modeling
   import optimization
@@ -372,12 +372,12 @@ def changes(name):
     "first_token": [(modeling, "BertModel", every_position)],
     "groups": [(layout, "_division", lambda lengths, batch: batch)],
     "heads": [
-      (kernels, name, getattr(plain_forms, name))
+      (fast_ops, name, getattr(plain_forms, name))
       for name in ("split_heads", "merge_heads")
     ],
-    "dropout": [(kernels, "keep_mask", plain_forms.keep_mask)],
+    "dropout": [(fast_ops, "keep_mask", plain_forms.keep_mask)],
     **{
-      form: [(kernels, form, getattr(plain_forms, form))]
+      form: [(fast_ops, form, getattr(plain_forms, form))]
       for form in ("attention", "normalize", "gelu")
     },
   }

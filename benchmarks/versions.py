@@ -67,6 +67,10 @@ TESTS = ["-m", "quick", "--ignore=tests/test_sample.py"]
 GOLDEN = re.compile(r"equals?_the_original|_golden_|equal_transformers")
 
 FLAGS = ["--flagfile=sample/run.flags", "--num_threads=1"]
+# Steps whose training losses show whether two versions train alike: later the
+# rounding of one step has grown through the others.
+EARLY = ("1", "100", "200")
+LOSSES = re.compile(r"step (\d+)/\d+, .*?loss ([\d.]+)")
 OURS = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[[A-Z]+ *\] ")
 
 PARTS = ("tests", "sample", "reads")
@@ -262,6 +266,7 @@ def run_sample(python, folder):
   )
   sample = {
     "foreign": foreign(done.stderr + done.stdout),
+    "losses": dict(LOSSES.findall(done.stderr)),
     "seconds": round(done.seconds),
     "cpu_seconds": round(done.cpu_seconds),
   }
@@ -326,8 +331,9 @@ def row(pair, kept):
   if sample and "error" not in sample:
     cells.append(f"{sample['eval_accuracy']:.2%}")
     cells.append(f"{sample['eval_loss']:.7f}")
+    cells.append(", ".join(sample["losses"].get(step, "?") for step in EARLY))
   else:
-    cells += ["failed" if sample else None] * 2
+    cells += ["failed" if sample else None] * 3
   cells += [sample["seconds"], sample["cpu_seconds"]] if sample else [None] * 2
   reads = [distance(kept, *item) for item in own.get("reads", {}).items()]
   equal = sum(away <= 1e-6 for away in reads)
@@ -340,7 +346,8 @@ def table(kept):
   """Markdown: a line for each pair, then what the counts stand for."""
   head = [
     "TensorFlow", "Python", "NumPy", "Keras", "tests passed", "golden equal",
-    "sample accuracy", "its loss", "seconds", "of processor",
+    "sample accuracy", "its loss",
+    f"training loss at steps {', '.join(EARLY)}", "seconds", "of processor",
     "reads the others", "lines not ours",
   ]  # fmt: skip
   rows = [head, ["---"] * len(head), *(row(pair, kept) for pair in PAIRS)]

@@ -1,8 +1,8 @@
 """The forms that the hand-written ones stand for, put together from operations.
 
-The tests hold `kernels`, `layout` and `optimization` against them, gradients
+The tests hold `fast_ops`, `layout` and `optimization` against them, gradients
 by TensorFlow, and `benchmarks/speed.py` measures what the others gain. Where a
-name is that of a function of `kernels`, it can take its place.
+name is that of a function of `fast_ops`, it can take its place.
 
 Axis letters: M rows, H width of a row, B batch, N heads, Q queries, K keys, D
 head width.

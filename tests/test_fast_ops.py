@@ -5,7 +5,7 @@ import plain_forms
 import pytest
 import tensorflow.compat.v1 as tf
 
-import kernels
+import fast_ops
 import optimization
 
 SHAPES = [(1, 1), (7, 5), (13, 384), (64, 3)]
@@ -45,12 +45,12 @@ def agree(run, form, plain, values, numbers, *, static=True, bound=1e-9):
 @pytest.mark.parametrize("shape", [*SHAPES, (2, 3, 4)])
 def test_gelu_equals_the_tanh_form(run, numbers, shape, static):
   x = numbers.normal(scale=3.0, size=shape)
-  agree(run, kernels.gelu, plain_forms.gelu, [x], numbers, static=static)
+  agree(run, fast_ops.gelu, plain_forms.gelu, [x], numbers, static=static)
 
 
 def test_gelu_far_from_zero_is_x_or_nothing(run):
   x = tf.constant([-1e4, -30.0, 0.0, 30.0, 1e4])
-  y = kernels.gelu(x)
+  y = fast_ops.gelu(x)
   value, slope = run([y, tf.gradients(y, x)[0]])
   np.testing.assert_array_equal(value, [0, 0, 0, 30, 1e4])
   np.testing.assert_array_equal(slope, [0, 0, 0.5, 1, 1])
@@ -61,14 +61,14 @@ def test_gelu_far_from_zero_is_x_or_nothing(run):
 def test_normalize_equals_moments(run, numbers, shape, static):
   x = numbers.normal(3.0, 2.0, shape)
   gamma, beta = numbers.normal(size=(2, shape[1]))
-  forms = kernels.normalize, plain_forms.normalize
+  forms = fast_ops.normalize, plain_forms.normalize
   agree(run, *forms, [x, gamma, beta], numbers, static=static, bound=1e-8)
 
 
 def test_normalize_of_equal_numbers_is_beta(run):
   x, gamma = tf.fill([4, 8], 2.0), tf.ones([8])
   beta = tf.range(8, dtype=tf.float32)
-  normal = run(kernels.normalize(x, gamma, beta))
+  normal = run(fast_ops.normalize(x, gamma, beta))
   np.testing.assert_array_equal(normal, np.tile(np.arange(8), (4, 1)))
 
 
@@ -87,7 +87,7 @@ def test_attention_equals_its_parts(
   rest = [closed, kept if with_dropout else None, scale]
   agree(
     run,
-    lambda *inputs: kernels.attention(*inputs, *rest),
+    lambda *inputs: fast_ops.attention(*inputs, *rest),
     lambda *inputs: plain_forms.attention(*inputs, *rest),
     [query, key, value],
     numbers,
@@ -139,7 +139,7 @@ def test_heads_are_split_as_by_transpose(run, numbers, lengths, heads, groups):
       group * shown for group, shown in zip(form(rows, split, back), real)
     ]
 
-  forms = kernels.split_heads, plain_forms.split_heads
+  forms = fast_ops.split_heads, plain_forms.split_heads
   agree(run, *map(real_heads_of, forms), [rows], numbers)
 
 
@@ -149,7 +149,7 @@ def test_heads_are_merged_as_by_transpose(run, numbers, lengths, heads, groups):
   values = [numbers.normal(size=[*index.shape, 4]) for index in merge]
   agree(
     run,
-    lambda *groups: kernels.merge_heads(groups, merge, back),
+    lambda *groups: fast_ops.merge_heads(groups, merge, back),
     lambda *groups: plain_forms.merge_heads(groups, merge, back),
     values,
     numbers,
@@ -159,8 +159,8 @@ def test_heads_are_merged_as_by_transpose(run, numbers, lengths, heads, groups):
 def test_merged_heads_are_the_rows_that_were_split(run, numbers):
   rows = numbers.normal(size=(8, 6))
   split, merge, back = head_indices([3, 1, 4], 2, [[0, 1], [2]])
-  groups = kernels.split_heads(tf.constant(rows), split, back)
-  again = run(kernels.merge_heads(groups, merge, back))
+  groups = fast_ops.split_heads(tf.constant(rows), split, back)
+  again = run(fast_ops.merge_heads(groups, merge, back))
   np.testing.assert_array_equal(again, rows)
 
 
@@ -176,7 +176,7 @@ def keep_mask(request, run):
     shape = list(shape)
     given = shape if request.param == "static" else tf.constant(shape)
     seed = tf.constant(seed, tf.int64)
-    return run(kernels.keep_mask(given, seed, rate))
+    return run(fast_ops.keep_mask(given, seed, rate))
 
   return draw
 
@@ -184,7 +184,7 @@ def keep_mask(request, run):
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.5, 0.9])
 def test_mask_keeps_the_share_that_it_should(keep_mask, rate):
   mask = keep_mask([1000, 400], rate)
-  share = kernels.kept_share(rate)
+  share = fast_ops.kept_share(rate)
   assert set(np.unique(mask)) == {0.0, 1.0}
   assert abs(share - (1 - rate)) <= 0.5 / 65536
   assert abs(mask.mean() - share) < 5 * np.sqrt(rate * share / mask.size)
@@ -217,7 +217,7 @@ def test_rate_of_zero_keeps_everything(keep_mask):
 def test_rate_next_to_one_leaves_a_share_to_divide_by(keep_mask):
   rate = 1 - 1e-6
   assert keep_mask([1000], rate).mean() < 0.1
-  assert 0 < kernels.kept_share(rate) < 1e-4
+  assert 0 < fast_ops.kept_share(rate) < 1e-4
 
 
 # ---------------------------------------------------------------------------
