@@ -46,6 +46,7 @@ tensorflow-estimator, so it can be copied into any project.
 from __future__ import annotations
 
 import copy
+import ctypes
 import importlib
 import importlib.metadata
 import os
@@ -141,6 +142,35 @@ def quiet():
     "float_format is deprecated for text_format",
   ):
     warnings.filterwarnings("ignore", message=start)
+  _heed_min_log_level()
+
+
+# Where Abseil has to be told the level itself: the release of Abseil that is
+# compiled into TensorFlow, which is part of every name in its library.
+_ABSEIL = {"2.19": "20230802", "2.20": "20250127"}
+
+
+def _heed_min_log_level():
+  """Makes TF_CPP_MIN_LOG_LEVEL hold for TensorFlow 2.19 and 2.20 as well.
+
+  These and 2.18 hand their C++ messages to Abseil and forget the variable: in
+  spite of it the first session says that an MLIR pass is not enabled, and that
+  messages come early. Where the library lends no such function, as in 2.18,
+  they stay.
+  """
+  level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "")
+  abseil = _ABSEIL.get(tf.__version__.rpartition(".")[0])
+  if not abseil or level not in ("1", "2", "3"):
+    return
+  suffix = "2.dylib" if sys.platform == "darwin" else "so.2"
+  name = f"_ZN4absl12lts_{abseil}14SetMinLogLevelENS0_18LogSeverityAtLeastE"
+  try:
+    library = ctypes.CDLL(
+      os.path.join(tf.sysconfig.get_lib(), f"libtensorflow_framework.{suffix}")
+    )
+    getattr(library, name)(int(level))
+  except (OSError, AttributeError):
+    pass
 
 
 def _is_useful(record):

@@ -310,3 +310,28 @@ def test_quiet_hides_only_what_nobody_can_change(shown, tmp_path, monkeypatch):
     tf.train.input_producer(tf.zeros([3]))  # deprecated, with a way out
   assert shown[0] == "mine is deprecated"
   assert len(shown) == 2 and "input_producer" in shown[1]
+
+
+SESSION = """
+import estimator_bridge
+import tensorflow.compat.v1 as tf
+estimator_bridge.quiet()
+with tf.Graph().as_default(), tf.Session() as session:
+  session.run(tf.constant(1.0) + 2.0)
+"""
+
+
+@pytest.mark.skipif(
+  tf.__version__.startswith("2.18."), reason="no way is known: README.md"
+)
+def test_a_session_starts_in_silence_where_warnings_alone_are_asked_for():
+  environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1"}
+  run = subprocess.run(
+    [sys.executable, "-c", SESSION],
+    cwd=os.path.dirname(estimator_bridge.__file__),
+    env=environment,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert run.stderr == ""
