@@ -324,23 +324,24 @@ def _logged(example, converter):
   return features
 
 
-def _telling_progress(items):
-  """Yields the items, telling how far it has come."""
+def _telling_progress(items, total=None):
+  """Yields the items, telling how many of `total` it has come to."""
   began = told = time.monotonic()
+  of_all = f" of {total}" if total else ""
   for number, item in enumerate(items, 1):
     yield item
     if number % 1000 == 0 and time.monotonic() - told > PROGRESS_SECONDS:
       told = time.monotonic()
       rate = number / (told - began)
-      logging.info("converted %d rows, %.0f rows/s", number, rate)
+      logging.info("converted %d%s rows, %.0f rows/s", number, of_all, rate)
 
 
-def _write_records(records, path):
+def _write_records(records, path, total=None):
   with (
     contextlib.closing(records),
     tf.io.TFRecordWriter(path) as writer,
   ):
-    for record in _telling_progress(records):
+    for record in _telling_progress(records, total):
       writer.write(record)
 
 
@@ -619,7 +620,19 @@ class FeatureCache:
       "language": processor.language,
       **tokenizer_inputs,
     }
-    self._known, self._sources = {}, {}
+    self._known, self._sources, self._counts = {}, {}, {}
+
+  def source_digest(self, split):
+    """The SHA-256 of the files that a split is made of.
+
+    Raises:
+      FileNotFoundError: one of them is missing.
+    """
+    if split not in self._sources:  # a digest reads the whole file
+      self._sources[split] = self._processor.source_digest(
+        self._data_dir, split
+      )
+    return self._sources[split]
 
   def count(self, split):
     """Rows of a split, blank ones of the training set excluded.
@@ -632,7 +645,10 @@ class FeatureCache:
     cached = self.lookup(split)
     if cached is not None:
       return cached.records
-    return sum(1 for _ in self._processor.examples(self._data_dir, split))
+    if split not in self._counts:
+      examples = self._processor.examples(self._data_dir, split)
+      self._counts[split] = sum(1 for _ in examples)
+    return self._counts[split]
 
   def lookup(self, split):
     """The `Features` of a split if they are cached and whole, else None."""
@@ -667,17 +683,16 @@ class FeatureCache:
         self._data_dir, split, converter.tally
       )
       records = _records(examples, converter, self._num_processes)
-      manifest = _write_to_cache(records, converter.tally, base, inputs)
+      manifest = _write_to_cache(
+        records, converter.tally, base, inputs, self._counts.get(split)
+      )
       cached = self._known[split] = _features(base, manifest)
     return cached
 
   def _base_and_inputs(self, split):
     """The path of a split's files without ending, and what they depend on."""
-    if split not in self._sources:  # a digest reads the whole file
-      self._sources[split] = self._processor.source_digest(
-        self._data_dir, split
-      )
-    inputs = {**self._inputs, "split": split, "source": self._sources[split]}
+    source = self.source_digest(split)
+    inputs = {**self._inputs, "split": split, "source": source}
     canonical = json.dumps(inputs, sort_keys=True).encode()
     fingerprint = hashlib.sha256(canonical).hexdigest()[:12]
     length, task = inputs["max_seq_length"], inputs["task"]
@@ -690,13 +705,13 @@ def _features(base, manifest):
   return Features(f"{base}.tf_record", *counts)
 
 
-def _write_to_cache(records, tally, base, inputs):
-  """Writes records and manifest; the manifest, last, makes them valid."""
+def _write_to_cache(records, tally, base, inputs, total):
+  """Writes `total` records and a manifest, which makes them valid, last."""
   path = f"{base}.tf_record"
   tf.io.gfile.makedirs(os.path.dirname(base) or ".")
   began = time.monotonic()
   with files.appearing_whole(path) as temporary:
-    _write_records(records, temporary)
+    _write_records(records, temporary, total)
     size = tf.io.gfile.stat(temporary).length
     digest = files.digest(temporary)
   manifest = {

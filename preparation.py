@@ -113,13 +113,15 @@ def prepare(options):
   processor = prepare_task(options)
   model = prepare_model(options, processor)
   found = run_state.inspect(options.output_dir)
-  settings = prepare_settings(options, processor, model)
+  if not options.overwrite_output_dir:
+    run_state.check_checkpoints(found)
+  cache = prepare_cache(options, processor, model)
+  settings = prepare_settings(options, processor, model, cache)
   if not (options.resume or options.overwrite_output_dir):
     run_state.check_settings(found, settings)
   if options.overwrite_output_dir:
     check_overwriting(options, model, found)
   coverage = prepare_weights(options, model, found)
-  cache = prepare_cache(options, processor, model)
   splits = wanted(options, processor)
   # Looks at every row of every file before anything is written.
   counts = {split: cache.count(split) for split in splits}
@@ -326,7 +328,7 @@ def check_sizes(options, config, config_file, tokenizer, vocab_file, processor):
     raise ValueError(f"{config_file}: {error}") from error
 
 
-def prepare_settings(options, processor, model):
+def prepare_settings(options, processor, model, cache):
   """The settings that decide what is trained, by phase."""
   settings = {
     "model": {
@@ -343,9 +345,7 @@ def prepare_settings(options, processor, model):
     weights = model.weights and os.path.realpath(model.weights.path)
     settings["training"] = {
       "init_checkpoint": weights,
-      "training data (SHA-256)": processor.source_digest(
-        options.data_dir, "train"
-      ),
+      "training data (SHA-256)": cache.source_digest("train"),
       **{name: getattr(options, name) for name in _TRAINING_SETTINGS},
     }
   return settings

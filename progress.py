@@ -124,6 +124,10 @@ class ProgressHook(tf.train.SessionRunHook):
     del session
     STATUS.clear()
 
+  def pause(self, seconds):
+    """Takes time that something else took out of what the next line tells."""
+    self._told_time += seconds
+
   def _is_due(self, step):
     if STATUS.is_terminal:
       return time.monotonic() - self._told_time > _RENEW_SECONDS
@@ -164,6 +168,24 @@ class ProgressHook(tf.train.SessionRunHook):
       f"{steps * self._batch / seconds:.1f} examples/s",
       f"{duration(left)} left",
     ]
+
+
+class PauseHook(tf.train.SessionRunHook):
+  """For an evaluation amid training: its time does not count as training's.
+
+  Args:
+    hook: the training's `ProgressHook`.
+  """
+
+  def __init__(self, hook):
+    self._hook = hook
+
+  def begin(self):
+    self._began = time.monotonic()
+
+  def end(self, session):
+    del session
+    self._hook.pause(time.monotonic() - self._began)
 
 
 def duration(seconds):

@@ -586,6 +586,19 @@ def make_estimator(run, init_checkpoint):
 
 
 @contextlib.contextmanager
+def output_dir_for(options):
+  """Keeps a second training out of output_dir; empties it where asked to."""
+  if not options.do_train:
+    yield
+    return
+  with run_state.only_trainer(options.output_dir):
+    if options.overwrite_output_dir:
+      removed = run_state.remove_own_files(options.output_dir)
+      logging.info("removed %d files from %s", removed, options.output_dir)
+    yield
+
+
+@contextlib.contextmanager
 def weights_to_begin_with(run):
   """Gives the prefix of init_checkpoint, converted where it must be, or None.
 
@@ -681,6 +694,7 @@ def train(estimator, run):
     tf.estimator.EvalSpec(
       input_fn_for(run, "dev"),
       steps=None,
+      hooks=[progress.PauseHook(hook)],
       exporters=[IntermediateResults()],
       start_delay_secs=10,
       throttle_secs=600,
@@ -835,11 +849,9 @@ def main(argv):
   with telling_the_user(options, *_MISTAKES):
     refuse_stray_words(argv)
     run = preparation.prepare(options)
-    if options.overwrite_output_dir:
-      removed = run_state.remove_own_files(options.output_dir)
-      logging.info("removed %d files from %s", removed, options.output_dir)
   with (
     telling_the_user(options, *_MISHAPS),
+    output_dir_for(options),
     weights_to_begin_with(run) as init_checkpoint,
   ):
     estimator = make_estimator(run, init_checkpoint)

@@ -5,6 +5,7 @@ trained. Another command on the same folder is held against it, so that no
 model is trained on, evaluated or used under settings that are not its own.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -13,6 +14,11 @@ from typing import NamedTuple, Optional
 import tensorflow.compat.v1 as tf
 
 import files
+
+try:
+  import fcntl
+except ImportError:  # under Windows
+  fcntl = None
 
 _MANIFEST = "run_manifest.json"
 # Copies of what the model was trained with, named as in a released folder.
@@ -72,6 +78,24 @@ def inspect(output_dir):
   )
 
 
+def check_checkpoints(found):
+  """Stops a command that would begin anew beside checkpoints.
+
+  Raises:
+    ValueError: the file that says which of them is the newest cannot be read.
+  """
+  indices = files.matching(found.path, r"model\.ckpt-\d+\.index")
+  if found.checkpoint or not indices:
+    return
+  names = [os.path.basename(path)[: -len(".index")] for path in indices]
+  newest = max(names, key=lambda name: int(name.rpartition("-")[2]))
+  raise ValueError(
+    f"{found.path} holds {newest}, but the file `checkpoint` there, which says"
+    " what is the newest, is missing or damaged: write into it the line"
+    f' model_checkpoint_path: "{newest}", or give another --output_dir'
+  )
+
+
 def _read_manifest(output_dir):
   """The manifest, {} where there is none.
 
@@ -89,6 +113,36 @@ def _read_manifest(output_dir):
       " trained: give another --output_dir, or remove the file if you know"
     )
   return manifest
+
+
+@contextlib.contextmanager
+def only_trainer(output_dir):
+  """Holds a folder against a second training of this machine, to its end.
+
+  The system lets go of the lock when the process is gone, however it ended.
+  Nothing is held under Windows, on gs:// and where a file system has no locks.
+
+  Raises:
+    BlockingIOError: another process trains there.
+  """
+  if fcntl is None or not os.path.isdir(output_dir):
+    yield
+    return
+  folder = os.open(output_dir, os.O_RDONLY)
+  try:
+    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    os.close(folder)
+    raise BlockingIOError(
+      f"another command is training in {output_dir}: wait for its end, or give"
+      " another --output_dir"
+    ) from None
+  except OSError:
+    pass
+  try:
+    yield
+  finally:
+    os.close(folder)
 
 
 def record(output_dir, settings, config, vocab_file):

@@ -87,6 +87,30 @@ def test_line_comes_at_the_first_step_and_every_log_steps(graph, caplog):
   )
 
 
+def test_an_evaluation_on_the_way_takes_no_time_of_training(
+  graph, caplog, monkeypatch
+):
+  caplog.set_level(logging.INFO, logger="absl")
+  now = [0.0]
+  monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+  step = tf.train.get_or_create_global_step()
+  count = tf.assign_add(step, 1)
+  hook = progress.ProgressHook(3, batch_size=4, rows=10, log_steps=1)
+  with tf.train.MonitoredSession(hooks=[hook]) as session:
+    for seconds in (1, 0.5, 0.5):
+      now[0] += seconds
+      session.run(count)
+      evaluation = progress.PauseHook(hook)
+      evaluation.begin()
+      now[0] += 100
+      evaluation.end(None)
+  assert [line.split(", ")[2:] for line in told(caplog)] == [
+    [],
+    ["8.0 examples/s", "0 s left"],
+    ["8.0 examples/s", "0 s left"],
+  ]
+
+
 def test_terminal_has_no_lines_in_the_log(graph, caplog, monkeypatch):
   caplog.set_level(logging.INFO, logger="absl")
   stream = Terminal()

@@ -14,6 +14,8 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 import tensorflow.compat.v1 as tf
 
 import evaluation
+import run_classifier
+import run_state
 import tasks
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -359,6 +361,36 @@ def test_a_checkpoint_whose_files_are_gone_is_not_passed_over(
     assert "not model.ckpt-13.index; copy it there" in outcome.log
 
 
+def test_checkpoints_of_which_none_is_known_to_be_the_newest_are_kept(
+  output_dir, training, classify
+):
+  (output_dir / "checkpoint").write_bytes(b"\0")
+  outcome = classify(output_dir=output_dir, **training)
+  assert outcome.status == 1
+  assert 'the line model_checkpoint_path: "model.ckpt-13"' in outcome.log
+  line = 'model_checkpoint_path: "model.ckpt-13"'
+  (output_dir / "checkpoint").write_text(line)
+  assert classify(output_dir=output_dir, **training).status == 0
+
+
+def test_a_folder_takes_one_training_at_a_time(output_dir, training, classify):
+  with run_state.only_trainer(str(output_dir)):
+    outcome = classify(output_dir=output_dir, **training)
+  assert outcome.status == 1
+  assert f"another command is training in {output_dir}" in outcome.log
+  assert classify(output_dir=output_dir, **training).status == 0
+
+
+def test_ctrl_c_says_how_to_go_on(training, classify, tmp_path, monkeypatch):
+  def interrupted(*args):
+    raise KeyboardInterrupt
+
+  monkeypatch.setattr(run_classifier, "train", interrupted)
+  outcome = classify(output_dir=tmp_path / "out", **training)
+  assert outcome.status == 130
+  assert "the same command goes on" in outcome.log.splitlines()[-1]
+
+
 def test_a_damaged_checkpoint_is_named_without_a_traceback(
   output_dir, classify, config_file
 ):
@@ -433,8 +465,6 @@ def test_cells_of_predictions_hold_no_tab_and_no_line_end(tmp_path):
 
 @pytest.mark.parametrize("buffer_size", [10, 3])
 def test_rows_go_on_where_a_run_stopped(graph, buffer_size):
-  import run_classifier
-
   def rows(start, count):
     data = run_classifier.endless(
       tf.data.Dataset.range(10),
@@ -456,8 +486,6 @@ def test_rows_go_on_where_a_run_stopped(graph, buffer_size):
 
 
 def test_batches_that_must_be_whole_lose_no_row(graph, golden_task):
-  import run_classifier
-
   path = f"{golden_task}/eval.tf_record"
   build = run_classifier.file_based_input_fn_builder
   data = build(path, 24, False, drop_remainder=True)({"batch_size": 8})
