@@ -36,13 +36,13 @@ from absl import logging
 import tensorflow.compat.v1 as tf
 
 import files
+import progress
 from tasks import PaddingInputExample
 import tokenization
 
 # Raise it when the same inputs give other records than before.
 FORMAT_VERSION = 1
 LOGGED_EXAMPLES = 5
-PROGRESS_SECONDS = 10.0
 # Rows that are converted before other processes are asked to help.
 ROWS_ALONE = 20000
 # Rows that go to another process at a time.
@@ -302,7 +302,8 @@ def convert_examples_to_features(
   first = itertools.islice(examples, LOGGED_EXAMPLES)
   logged = (_logged(example, converter) for example in first)
   rest = map(converter, examples)
-  return list(_telling_progress(itertools.chain(logged, rest)))
+  counter = progress.Counter("converted")
+  return list(progress.counted(itertools.chain(logged, rest), counter))
 
 
 def file_based_convert_examples_to_features(
@@ -324,24 +325,13 @@ def _logged(example, converter):
   return features
 
 
-def _telling_progress(items, total=None):
-  """Yields the items, telling how many of `total` it has come to."""
-  began = told = time.monotonic()
-  of_all = f" of {total}" if total else ""
-  for number, item in enumerate(items, 1):
-    yield item
-    if number % 1000 == 0 and time.monotonic() - told > PROGRESS_SECONDS:
-      told = time.monotonic()
-      rate = number / (told - began)
-      logging.info("converted %d%s rows, %.0f rows/s", number, of_all, rate)
-
-
 def _write_records(records, path, total=None):
+  counter = progress.Counter("converted", total)
   with (
     contextlib.closing(records),
     tf.io.TFRecordWriter(path) as writer,
   ):
-    for record in _telling_progress(records, total):
+    for record in progress.counted(records, counter):
       writer.write(record)
 
 

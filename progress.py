@@ -7,7 +7,8 @@ import time
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-_RENEW_SECONDS = 0.5
+_RENEW_SECONDS = 0.5  # on a terminal
+_LOG_SECONDS = 10.0
 
 
 class StatusLine:
@@ -68,6 +69,57 @@ class _Formatter(python_logging.Formatter):
   def format(self, record):
     record.level = _LEVELS.get(record.levelname, f"{record.levelname:5}")
     return super().format(record)
+
+
+class Counter:
+  """Tells how many rows have been dealt with, how fast, and the time left.
+
+  In a log every ten seconds; on a terminal in one line that renews itself.
+
+  Args:
+    done: what happens to a row: "converted".
+    total: rows in all; None where nobody knows.
+  """
+
+  def __init__(self, done, total=None):
+    self._done, self._total = done, total
+    self._rows = self._first_rows = 0
+    self._began = self._told = None
+
+  def add(self, rows):
+    """So many rows more. The first, amid preparations, are not in the rate."""
+    now = time.monotonic()
+    self._rows += rows
+    if self._began is None:
+      self._began = self._told = now
+      self._first_rows = rows
+    elif now - self._told >= (
+      _RENEW_SECONDS if STATUS.is_terminal else _LOG_SECONDS
+    ):
+      self._told = now
+      (STATUS.show if STATUS.is_terminal else logging.info)(str(self))
+
+  def __str__(self):
+    """Like "converted 2000 of 6000 rows, 1500.0 rows/s, 3 s left"."""
+    seconds = time.monotonic() - self._began if self._began else 0.0
+    of_all = f" of {self._total}" if self._total else ""
+    text = f"{self._done} {self._rows}{of_all} rows"
+    rows = self._rows - self._first_rows
+    if not (rows and seconds):
+      return text
+    text += f", {rows / seconds:.1f} rows/s"
+    if self._total and self._rows < self._total:
+      left = (self._total - self._rows) * seconds / rows
+      text += f", {duration(left)} left"
+    return text
+
+
+def counted(items, counter, rows=1000):
+  """Yields the items, and tells a `Counter` of every so many."""
+  for number, item in enumerate(items, 1):
+    yield item
+    if number % rows == 0:
+      counter.add(rows)
 
 
 class ProgressHook(tf.train.SessionRunHook):
@@ -170,22 +222,34 @@ class ProgressHook(tf.train.SessionRunHook):
     ]
 
 
-class PauseHook(tf.train.SessionRunHook):
-  """For an evaluation amid training: its time does not count as training's.
+class EvaluationHook(tf.train.SessionRunHook):
+  """Tells how far an evaluation is.
 
   Args:
-    hook: the training's `ProgressHook`.
+    rows: rows in all.
+    batch_size: rows that one call of the session takes.
+    training: the `ProgressHook` of a training that waits for the evaluation,
+      whose time does not count as training's.
   """
 
-  def __init__(self, hook):
-    self._hook = hook
+  def __init__(self, rows, batch_size, training=None):
+    self._rows, self._batch, self._training = rows, batch_size, training
 
   def begin(self):
-    self._began = time.monotonic()
+    self._began, self._left = time.monotonic(), self._rows
+    self._counter = Counter("evaluated", self._rows)
+
+  def after_run(self, run_context, run_values):
+    del run_context, run_values
+    rows = min(self._batch, self._left)
+    self._left -= rows
+    self._counter.add(rows)
 
   def end(self, session):
     del session
-    self._hook.pause(time.monotonic() - self._began)
+    logging.info("%s", self._counter)
+    if self._training:
+      self._training.pause(time.monotonic() - self._began)
 
 
 def duration(seconds):

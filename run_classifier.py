@@ -694,13 +694,21 @@ def train(estimator, run):
     tf.estimator.EvalSpec(
       input_fn_for(run, "dev"),
       steps=None,
-      hooks=[progress.PauseHook(hook)],
+      hooks=evaluation_hooks(run, "dev", hook),
       exporters=[IntermediateResults()],
       start_delay_secs=10,
       throttle_secs=600,
     ),
   )
   return results
+
+
+def evaluation_hooks(run, split, training=None):
+  """What tells how far an evaluation is; a TPU takes all of it in one call."""
+  if run.options.use_tpu:
+    return []
+  rows = run.features[split].records
+  return [progress.EvaluationHook(rows, run.options.eval_rows, training)]
 
 
 class IntermediateResults(tf.estimator.Exporter):
@@ -752,7 +760,10 @@ def evaluate(estimator, run, split, results=None):
     )
     steps = -(-rows // run.options.eval_rows) if run.options.use_tpu else None
     results = estimator.evaluate(
-      input_fn_for(run, split), steps, name=suffix[1:] or None
+      input_fn_for(run, split),
+      steps,
+      hooks=evaluation_hooks(run, split),
+      name=suffix[1:] or None,
     )
   results = evaluation.tidy_results(results)
   path = os.path.join(run.options.output_dir, f"eval_results{suffix}.txt")
@@ -776,6 +787,7 @@ def predict(estimator, run, split):
     split,
     devices_in_words(run.options),
   )
+  counter = progress.Counter("predicted", rows)
   batches = estimator.predict(
     input_fn_for(run, split), yield_single_examples=False
   )
@@ -783,14 +795,22 @@ def predict(estimator, run, split):
     os.path.join(run.options.output_dir, f"{name}{suffix}.tsv")
     for name in ("test_results", "test_predictions")
   ]
-  written = evaluation.write_predictions(
+  evaluation.write_predictions(
     run.processor.examples(run.options.data_dir, split),
-    (row for batch in batches for row in batch["probabilities"]),
+    predicted_rows(batches, counter),
     run.processor.get_labels(),
     *paths,
   )
-  logging.info("predictions of %d rows, in %s", written, " and ".join(paths))
+  logging.info("%s, in %s", counter, " and ".join(paths))
   return paths
+
+
+def predicted_rows(batches, counter):
+  """Yields <float32>[L] of each row, while a `progress.Counter` counts them."""
+  for batch in batches:
+    probabilities = batch["probabilities"]
+    counter.add(len(probabilities))
+    yield from probabilities
 
 
 # ---------------------------------------------------------------------------

@@ -317,13 +317,6 @@ def test_a_file_is_read_for_its_digest_once(cache, monkeypatch):
   assert len(calls) == 1
 
 
-def test_a_long_conversion_tells_how_far_it_is(monkeypatch, info):
-  monkeypatch.setattr(features, "PROGRESS_SECONDS", 0)
-  assert len(list(features._telling_progress(range(2500), 3000))) == 2500
-  told = [m.partition(" rows")[0] for m in info.messages]
-  assert told == ["converted 1000 of 3000", "converted 2000 of 3000"]
-
-
 def test_another_length_or_source_makes_a_new_file(cache, monkeypatch, info):
   paths = {cache(length=n).features("dev").path for n in (24, 23)}
   monkeypatch.setattr(MrpcProcessor, "source_digest", lambda *_: "other")

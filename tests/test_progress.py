@@ -87,22 +87,51 @@ def test_line_comes_at_the_first_step_and_every_log_steps(graph, caplog):
   )
 
 
+@pytest.fixture
+def clock(monkeypatch):
+  """The time that progress sees, in a list."""
+  now = [100.0]
+  monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+  return now
+
+
+def test_a_counter_tells_every_ten_seconds_the_first_rows_apart(clock, caplog):
+  caplog.set_level(logging.INFO, logger="absl")
+  counter = progress.Counter("predicted", 80)
+  for _ in range(6):
+    counter.add(10)
+    clock[0] += 4
+  texts = [record.getMessage() for record in caplog.records]
+  assert texts == ["predicted 40 of 80 rows, 2.5 rows/s, 16 s left"]
+  counter = progress.Counter("converted")
+  assert list(progress.counted(range(5), counter, rows=2)) == [0, 1, 2, 3, 4]
+  assert str(counter) == "converted 4 rows"
+
+
+def test_an_evaluation_tells_its_rows_and_no_filling(graph, clock, caplog):
+  caplog.set_level(logging.INFO, logger="absl")
+  zero, hook = tf.constant(0), progress.EvaluationHook(10, 4)
+  with tf.train.MonitoredSession(hooks=[hook]) as session:
+    for _ in range(3):
+      session.run(zero)
+      clock[0] += 1
+  assert "evaluated 10 of 10 rows, 2.0 rows/s" in caplog.text
+
+
 def test_an_evaluation_on_the_way_takes_no_time_of_training(
-  graph, caplog, monkeypatch
+  graph, clock, caplog
 ):
   caplog.set_level(logging.INFO, logger="absl")
-  now = [0.0]
-  monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
   step = tf.train.get_or_create_global_step()
   count = tf.assign_add(step, 1)
   hook = progress.ProgressHook(3, batch_size=4, rows=10, log_steps=1)
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     for seconds in (1, 0.5, 0.5):
-      now[0] += seconds
+      clock[0] += seconds
       session.run(count)
-      evaluation = progress.PauseHook(hook)
+      evaluation = progress.EvaluationHook(10, 4, hook)
       evaluation.begin()
-      now[0] += 100
+      clock[0] += 100
       evaluation.end(None)
   assert [line.split(", ")[2:] for line in told(caplog)] == [
     [],
