@@ -87,12 +87,17 @@ class Counter:
     self._began = self._told = None
 
   def add(self, rows):
-    """So many rows more. The first, amid preparations, are not in the rate."""
+    """So many rows more, of which those beyond the total only fill a batch.
+
+    The first, amid preparations, are not in the rate.
+    """
     now = time.monotonic()
     self._rows += rows
+    if self._total is not None:
+      self._rows = min(self._rows, self._total)
     if self._began is None:
       self._began = self._told = now
-      self._first_rows = rows
+      self._first_rows = self._rows
     elif now - self._told >= (
       _RENEW_SECONDS if STATUS.is_terminal else _LOG_SECONDS
     ):
@@ -236,14 +241,12 @@ class EvaluationHook(tf.train.SessionRunHook):
     self._rows, self._batch, self._training = rows, batch_size, training
 
   def begin(self):
-    self._began, self._left = time.monotonic(), self._rows
+    self._began = time.monotonic()
     self._counter = Counter("evaluated", self._rows)
 
   def after_run(self, run_context, run_values):
     del run_context, run_values
-    rows = min(self._batch, self._left)
-    self._left -= rows
-    self._counter.add(rows)
+    self._counter.add(self._batch)
 
   def end(self, session):
     del session
