@@ -869,6 +869,7 @@ def main(argv):
   with telling_the_user(options, *_MISTAKES):
     refuse_stray_words(argv)
     run = preparation.prepare(options)
+  devices.reuse_big_blocks()
   with (
     telling_the_user(options, *_MISHAPS),
     output_dir_for(options),

@@ -4,7 +4,8 @@
   python benchmarks/speed.py --data=glue --vocab=uncased/vocab.txt \\
       --tasks=CoLA,MNLI,MRPC --model=small --hf_python=hf/bin/python
 
-`--data` holds a folder a task with its train.tsv. Rows are real, weights are
+`--data` holds a folder a task with its train and dev files: training is on the
+rows of the one, inference on those of the other. Rows are real, weights are
 random. Each side is a process of its own; they take turns, none at work while
 another is:
 
@@ -28,10 +29,10 @@ others on the machine; `cpu` is the ratio by processor time, which holds less.
 
   --model         small (6 layers, 384 wide), base, or a bert_config.json. base
                   keeps one side in memory at a time and starts it every round.
-  --forms         instead: one optimization off at a time, training only; the
-                  ratio of the step without it to the step as it is.
-  --whole_script  instead: examples/s in the log of run_classifier.py, as a
-                  user runs it, against the bare step.
+  --forms         instead: one optimization off at a time; the ratio of the
+                  step without it to the step as it is.
+  --whole_script  instead: rows/s in the log of run_classifier.py, as a user
+                  runs it, against the bare step.
 """
 
 import contextlib
@@ -99,13 +100,14 @@ def main(argv):
   with tempfile.TemporaryDirectory() as folder:
     for task in options.tasks:
       job = prepare(options, task, folder)
-      if options.forms:
-        measure_forms(options, job)
-      elif options.whole_script:
-        measure_script(options, job, folder)
-      else:
-        for mode in options.modes:
-          measure_sides(options, {**job, "mode": mode})
+      for mode in options.modes:
+        job = {**job, "mode": mode}
+        if options.forms:
+          measure_forms(options, job)
+        elif options.whole_script:
+          measure_script(options, job, folder)
+        else:
+          measure_sides(options, job)
 
 
 # ---------------------------------------------------------------------------
@@ -114,13 +116,13 @@ def main(argv):
 
 def prepare(options, task, folder):
   """What a side needs to know of a task; writes records and batches."""
-  import features
+  from features import FeatureCache
   import files
   import tasks
   import tokenization
 
   data_dir = os.path.join(options.data, task)
-  cache = features.FeatureCache(
+  cache = FeatureCache(
     tasks.PROCESSORS[task.lower()](),
     task.lower(),
     data_dir=data_dir,
@@ -131,7 +133,7 @@ def prepare(options, task, folder):
       "do_lower_case": True,
     },
     tokenizer=tokenization.FullTokenizer(options.vocab),
-  ).features("train")
+  )
   model = MODELS.get(options.model)
   if model is None:
     model = json.loads(pathlib.Path(options.model).read_text())
@@ -139,15 +141,15 @@ def prepare(options, task, folder):
     task=task,
     model={"vocab_size": 30522, "type_vocab_size": 2, **model},
     labels=LABELS[task],
-    records=cache.path,
-    rows=cache.records,
     batch=options.batch,
     length=options.length,
     threads=options.threads or len(os.sched_getaffinity(0)),
     steps=options.steps or (3 if options.model == "base" else 10),
   )
-  for mode in ("training", "inference"):
-    job[mode] = write_batches({**job, "mode": mode}, folder)
+  for mode, split in (("training", "train"), ("inference", "dev")):
+    features = cache.features(split)
+    job[mode] = dict(records=features.path, rows=features.records)
+    job[mode].update(write_batches({**job, "mode": mode}, folder))
   return job
 
 
@@ -173,14 +175,14 @@ def batches(job):
   """`tf.data.Dataset` of a turn's batches, the same in every one."""
   import run_classifier
 
-  training = job["mode"] == "training"
+  rows, training = job[job["mode"]], job["mode"] == "training"
   input_fn = run_classifier.file_based_input_fn_builder(
-    job["records"],
+    rows["records"],
     job["length"],
     is_training=training,
     drop_remainder=training,
     seed=1,
-    records=job["rows"],
+    records=rows["rows"],
   )
   return input_fn({"batch_size": job["batch"]})
 
@@ -297,6 +299,7 @@ def tensorflow_turn(job, name):
   with contextlib.ExitStack() as stack:
     for target, attribute, form in patches:
       stack.enter_context(mock.patch.object(target, attribute, form))
+    devices.reuse_big_blocks()
     iterator = tf.data.make_initializable_iterator(batches(job))
     fetch = step_of(job, iterator.get_next(), skip_padding)
   session = tf.Session(config=devices.session_config(job["threads"]))
@@ -342,6 +345,7 @@ def step_of(job, features, skip_padding):
 
 FORMS = (
   "padding",
+  "big_blocks",
   "optimizer",
   "first_token",
   "groups",
@@ -357,6 +361,7 @@ def changes(name):
   """What a side puts in the place of what, and whether it skips padding."""
   import plain_forms
 
+  import devices
   import fast_ops
   import layout
   import modeling
@@ -368,6 +373,7 @@ def changes(name):
   whole_model = modeling.BertModel
   forms = {
     "padding": [],
+    "big_blocks": [(devices, "reuse_big_blocks", lambda: None)],
     "optimizer": [(optimization, "training_step", plain_forms.training_step)],
     "first_token": [(modeling, "BertModel", every_position)],
     "groups": [(layout, "_division", lambda lengths, batch: batch)],
@@ -658,11 +664,11 @@ def spread(values):
 
 def measure_forms(options, job):
   """Prints for each form the ratio of the step without it to the step."""
-  job = {**job, "mode": "training"}
-  for form in options.off or FORMS:
-    rounds = take_turns(["ours", form], job, options)
+  forms = options.off or FORMS
+  rounds = take_turns(["ours", *forms], job, options)
+  for form in forms:
     print(
-      f"{options.model} {job['task']} without {form}:"
+      f"{options.model} {job['task']} {job['mode']} without {form}:"
       f" {against(rounds, 'ours', form)} times the step",
       flush=True,
     )
@@ -670,62 +676,91 @@ def measure_forms(options, job):
 
 def measure_script(options, job, folder):
   """Prints the rate that run_classifier.py tells, against the bare step's."""
-  job = {**job, "mode": "training"}
   config = os.path.join(folder, "bert_config.json")
   pathlib.Path(config).write_text(json.dumps(job["model"]))
+  if job["mode"] == "inference":  # the script evaluates all rows
+    every = job["inference"]["rows"] // job["batch"] - WARM_UP
+    job = {**job, "steps": min(every, 40)}
   bare = Side("ours", job, sys.executable)
-  shares, seconds = [], []
+  script = trained_rate if job["mode"] == "training" else evaluated_rate
+  shares = []
   for _ in range(options.rounds):
     rates = [job["batch"] * job["steps"] / bare.turn()["seconds"]]
-    began = time.perf_counter()
-    told = script_rate(options, job, config, folder)
-    seconds.append(time.perf_counter() - began)
+    told = script(options, job, config, folder)
     rates.append(job["batch"] * job["steps"] / bare.turn()["seconds"])
     shares.append(100 * told / statistics.mean(rates))
   bare.stop()
   print(
-    f"{options.model} {job['task']}: the script trains at {spread(shares)} % of"
-    f" the bare step's rate; {spread(seconds)} s from command to end",
+    f"{options.model} {job['task']} {job['mode']}: the script computes at"
+    f" {spread(shares)} % of the bare step's rate",
     flush=True,
   )
 
 
-def script_rate(options, job, config, folder):
-  """Examples/s over a run of the script, its first steps left out."""
+def trained_rate(options, job, config, folder):
+  """Examples/s over a training by the script, its first steps left out."""
   lines = 5
   steps = (lines + 1) * job["steps"]
+  epochs = (steps + 0.5) * job["batch"] / job["training"]["rows"]
   with tempfile.TemporaryDirectory(dir=folder) as output_dir:
-    run = subprocess.run(
-      [
-        sys.executable,
-        ROOT / "run_classifier.py",
-        f"--task_name={job['task'].lower()}",
-        f"--data_dir={os.path.join(options.data, job['task'])}",
-        f"--cache_dir={folder}",
-        f"--vocab_file={options.vocab}",
-        f"--bert_config_file={config}",
-        f"--output_dir={output_dir}",
-        f"--max_seq_length={job['length']}",
-        f"--train_batch_size={job['batch']}",
-        f"--num_train_epochs={(steps + 0.5) * job['batch'] / job['rows']}",
-        f"--log_steps={job['steps']}",
-        f"--num_threads={options.threads}",
-        "--do_train",
-      ],
-      stderr=subprocess.PIPE,
-      text=True,
+    told = told_by_script(
+      options,
+      job,
+      f"--output_dir={output_dir}",
+      f"--bert_config_file={config}",
+      f"--num_train_epochs={epochs}",
+      f"--log_steps={job['steps']}",
+      "--do_train",
     )
-  rates = re.findall(r"([\d.]+) examples/s", run.stderr)
-  if run.returncode or len(rates) != lines + 1:
-    sys.exit(f"the script did not train:\n{run.stderr}")
+  rates = re.findall(r"step .* ([\d.]+) examples/s", told)
+  if len(rates) != lines + 1:
+    sys.exit(f"the script did not train:\n{told}")
   return statistics.harmonic_mean(map(float, rates[1:]))
+
+
+def evaluated_rate(options, job, config, folder):
+  """Rows/s of an evaluation by the script, its first batch left out."""
+  output_dir = os.path.join(folder, f"trained_{job['task']}")
+  flags = [f"--output_dir={output_dir}", f"--bert_config_file={config}"]
+  if not os.path.exists(output_dir):  # weights to evaluate, of one step
+    epochs = 1.5 * job["batch"] / job["training"]["rows"]
+    told_by_script(
+      options, job, *flags, f"--num_train_epochs={epochs}", "--do_train"
+    )
+  told = told_by_script(options, job, *flags, "--do_eval")
+  rates = re.findall(r"evaluated .* ([\d.]+) rows/s", told)
+  if not rates:
+    sys.exit(f"the script did not evaluate:\n{told}")
+  return float(rates[-1])
+
+
+def told_by_script(options, job, *flags):
+  """The log of run_classifier.py, which must succeed."""
+  run = subprocess.run(
+    [
+      sys.executable,
+      ROOT / "run_classifier.py",
+      f"--task_name={job['task'].lower()}",
+      f"--data_dir={os.path.join(options.data, job['task'])}",
+      f"--cache_dir={os.path.dirname(job['training']['records'])}",
+      f"--vocab_file={options.vocab}",
+      f"--max_seq_length={job['length']}",
+      f"--train_batch_size={job['batch']}",
+      f"--num_threads={options.threads}",
+      *flags,
+    ],
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  if run.returncode:
+    sys.exit(f"the script failed:\n{run.stderr}")
+  return run.stderr
 
 
 if __name__ == "__main__":
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   side = sys.argv[2] if sys.argv[1:2] == ["--side"] else None
-  if side not in TORCH_SIDES:  # transformers looks for a module `kernels` too
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+  sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
   if side:
     serve(side)
   else:
