@@ -1,7 +1,10 @@
 """What is said about devices, and what a TPU is refused."""
 
 import os
+import platform
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -13,6 +16,33 @@ def test_session_uses_the_threads_that_were_asked_for():
   assert config.intra_op_parallelism_threads == 3
   assert config.inter_op_parallelism_threads == 3
   assert config.gpu_options.allow_growth
+
+
+FAULTS = """
+import resource
+import numpy as np
+import devices
+devices.reuse_big_blocks()
+for _ in range(2):
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  np.ones(1 << 24, np.float32)
+  print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(
+  platform.libc_ver()[0] != "glibc", reason="the call is glibc's"
+)
+def test_a_big_block_that_was_freed_comes_without_page_faults():
+  run = subprocess.run(
+    [sys.executable, "-c", FAULTS],
+    cwd=os.path.dirname(devices.__file__),
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  first, second = map(int, run.stdout.split())
+  assert second < first / 4
 
 
 def test_machine_without_a_gpu_is_described_as_a_cpu():
