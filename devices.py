@@ -26,7 +26,7 @@ def session_config(num_threads):
 
 
 def reuse_big_blocks():
-  """Lets the C library hand out freed memory again, however big a block was.
+  """Makes malloc reuse freed blocks of over 32 MB instead of mapping new ones.
 
   By default glibc maps a block of over 32 MB afresh each time, and the system
   fills page after page of it with zeros: in every training step the gradient
@@ -38,8 +38,9 @@ def reuse_big_blocks():
     mallopt = ctypes.CDLL(None).mallopt
   except (AttributeError, OSError, TypeError):
     return
-  for threshold in (_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD):
-    mallopt(threshold, 2**31 - 1)
+  # glibc before 2.35 refuses so high a threshold; then all stays as it is.
+  if mallopt(_M_MMAP_THRESHOLD, 2**31 - 1):
+    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h

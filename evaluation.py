@@ -163,7 +163,7 @@ def write_predictions(
   Raises:
     OSError: there are fewer predictions than rows.
   """
-  examples = iter(examples)
+  examples, probabilities = iter(examples), iter(probabilities)
   first = next(examples)
   has_gold = first.gold is not None
   header = ["id", "text_a", "text_b", *["gold"] * has_gold, "label"]

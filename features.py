@@ -558,16 +558,10 @@ class Features(NamedTuple):
   Attributes:
     path: the TFRecord file.
     records: number of rows in it.
-    bytes: its size.
-    blank: rows that were left out for an empty text.
-    truncated: rows that lost tokens.
   """
 
   path: str
   records: int
-  bytes: int
-  blank: int
-  truncated: int
 
 
 class FeatureCache:
@@ -691,12 +685,14 @@ class FeatureCache:
 
 
 def _features(base, manifest):
-  counts = [manifest[k] for k in ("records", "bytes", "blank", "truncated")]
-  return Features(f"{base}.tf_record", *counts)
+  return Features(f"{base}.tf_record", manifest["records"])
 
 
 def _write_to_cache(records, tally, base, inputs, total):
-  """Writes `total` records and a manifest, which makes them valid, last."""
+  """Writes the records, then a manifest, which makes them valid.
+
+  `total` is how many are expected, None where nobody has counted.
+  """
   path = f"{base}.tf_record"
   tf.io.gfile.makedirs(os.path.dirname(base) or ".")
   began = time.monotonic()

@@ -35,6 +35,11 @@ def appearing_whole(path):
     raise
 
 
+def real_path(path):
+  """A path that means the same from everywhere, links resolved."""
+  return path if "://" in path else os.path.realpath(path)
+
+
 def matching(folder, pattern):
   """Paths in a folder whose names match a regular expression as a whole.
 
@@ -46,7 +51,7 @@ def matching(folder, pattern):
 
 
 def _remove_abandoned(path):
-  """Removes what processes of this machine that are no more left of a file."""
+  """Removes temporary files that ended processes of this machine left."""
   folder, name = os.path.split(path)
   ours = re.escape(f"{name}.tmp-{socket.gethostname()}-") + r"\d+"
   for temporary in matching(folder or ".", ours):
@@ -57,6 +62,8 @@ def _remove_abandoned(path):
 
 def _is_running(pid):
   """Whether a process of that number, in digits, is there; True if unsure."""
+  if os.name != "posix":
+    return True  # under Windows os.kill would end it
   try:
     os.kill(int(pid), 0)
   except ProcessLookupError:

@@ -70,7 +70,8 @@ class Run(NamedTuple):
     options: an object with a value for each flag.
     processor: `tasks.DataProcessor`.
     model: `Model`.
-    found: `run_state.OutputDir`, as it was before.
+    found: `run_state.OutputDir`, as it was before, or will be once it has been
+      overwritten.
     settings: see `prepare_settings`.
     coverage: see `prepare_weights`.
     schedule: `Schedule`, or None where nothing is trained.
@@ -91,15 +92,14 @@ class Run(NamedTuple):
   @property
   def first_step(self):
     """The step that training goes on from."""
-    return 0 if self.options.overwrite_output_dir else self.found.step
+    return self.found.step
 
   @property
   def is_finished(self):
     """Whether output_dir has all the steps that are asked for."""
-    has_weights = (
-      self.found.checkpoint and not self.options.overwrite_output_dir
-    )
-    return bool(has_weights) and self.first_step >= self.schedule.steps
+    if not self.found.checkpoint:
+      return False
+    return self.first_step >= self.schedule.steps
 
 
 def prepare(options):
@@ -113,14 +113,15 @@ def prepare(options):
   processor = prepare_task(options)
   model = prepare_model(options, processor)
   found = run_state.inspect(options.output_dir)
-  if not options.overwrite_output_dir:
-    run_state.check_checkpoints(found)
   cache = prepare_cache(options, processor, model)
   settings = prepare_settings(options, processor, model, cache)
-  if not (options.resume or options.overwrite_output_dir):
-    run_state.check_settings(found, settings)
   if options.overwrite_output_dir:
     check_overwriting(options, model, found)
+    found = found._replace(checkpoint=None, step=0, settings={})
+  else:
+    run_state.check_state_file(found)
+    if not options.resume:
+      run_state.check_settings(found, settings)
   coverage = prepare_weights(options, model, found)
   splits = wanted(options, processor)
   # Looks at every row of every file before anything is written.
@@ -342,7 +343,7 @@ def prepare_settings(options, processor, model, cache):
     }
   }
   if options.do_train:
-    weights = model.weights and os.path.realpath(model.weights.path)
+    weights = model.weights and files.real_path(model.weights.path)
     settings["training"] = {
       "init_checkpoint": weights,
       "training data (SHA-256)": cache.source_digest("train"),
@@ -375,7 +376,7 @@ def prepare_weights(options, model, found):
     ValueError: weights do not fit the model, or results would be those of
       random ones.
   """
-  if found.checkpoint and not options.overwrite_output_dir:
+  if found.checkpoint:
     trained = checkpoints.open_checkpoint(found.checkpoint)
     trained.coverage(model.variables).accept(trained_needed=True)
     if not found.step and not options.do_train:
@@ -415,8 +416,8 @@ def check_overwriting(options, model, found):
       f" {options.output_dir} has no run_manifest.json, so {own[0]} and others"
       " are not known to be that: give another --output_dir, or remove them"
     )
-  weights = model.weights and os.path.realpath(f"{model.weights.path}.index")
-  if weights in map(os.path.realpath, own):
+  weights = model.weights and files.real_path(f"{model.weights.path}.index")
+  if weights in map(files.real_path, own):
     raise ValueError(
       f"--overwrite_output_dir would remove --init_checkpoint="
       f"{options.init_checkpoint}, which a run wrote into {options.output_dir}:"
@@ -466,7 +467,7 @@ def prepare_schedule(options, rows, found):
       " epochs are needed"
     )
   buffer_rows = options.shuffle_buffer_size
-  if not buffer_rows and found.checkpoint and not options.overwrite_output_dir:
+  if not buffer_rows and found.checkpoint:
     buffer_rows = found.settings.get("order", {}).get("buffer_rows")
   return Schedule(
     rows,

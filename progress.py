@@ -71,6 +71,14 @@ class _Formatter(python_logging.Formatter):
     return super().format(record)
 
 
+def _tell(line):
+  """Into the line that renews itself, or into the log."""
+  if STATUS.is_terminal:
+    STATUS.show(line)
+  else:
+    logging.info("%s", line)
+
+
 class Counter:
   """Tells how many rows have been dealt with, how fast, and the time left.
 
@@ -87,9 +95,9 @@ class Counter:
     self._began = self._told = None
 
   def add(self, rows):
-    """So many rows more, of which those beyond the total only fill a batch.
+    """Counts `rows` more; any beyond the total only fill a batch.
 
-    The first, amid preparations, are not in the rate.
+    The rows of the first call, which has start-up in it, are not in the rate.
     """
     now = time.monotonic()
     self._rows += rows
@@ -102,7 +110,7 @@ class Counter:
       _RENEW_SECONDS if STATUS.is_terminal else _LOG_SECONDS
     ):
       self._told = now
-      (STATUS.show if STATUS.is_terminal else logging.info)(str(self))
+      _tell(str(self))
 
   def __str__(self):
     """Like "converted 2000 of 6000 rows, 1500.0 rows/s, 3 s left"."""
@@ -121,10 +129,13 @@ class Counter:
 
 def counted(items, counter, rows=1000):
   """Yields the items, and tells a `Counter` of every so many."""
-  for number, item in enumerate(items, 1):
-    yield item
-    if number % rows == 0:
-      counter.add(rows)
+  try:
+    for number, item in enumerate(items, 1):
+      yield item
+      if number % rows == 0:
+        counter.add(rows)
+  finally:
+    STATUS.clear()
 
 
 class ProgressHook(tf.train.SessionRunHook):
@@ -146,7 +157,9 @@ class ProgressHook(tf.train.SessionRunHook):
   LOSS = "training_loss"
   RATE = "training_rate"
 
-  def __init__(self, total_steps, batch_size, rows, log_steps, steps_per_run=1):
+  def __init__(
+    self, total_steps, *, batch_size, rows, log_steps, steps_per_run=1
+  ):
     self._total, self._batch, self._rows = total_steps, batch_size, rows
     self._log_steps, self._steps_per_run = log_steps, steps_per_run
     self._fetches = {}
@@ -182,7 +195,7 @@ class ProgressHook(tf.train.SessionRunHook):
     STATUS.clear()
 
   def pause(self, seconds):
-    """Takes time that something else took out of what the next line tells."""
+    """Leaves `seconds` spent elsewhere out of the next line's speed."""
     self._told_time += seconds
 
   def _is_due(self, step):
@@ -203,11 +216,7 @@ class ProgressHook(tf.train.SessionRunHook):
       parts.append(f"loss {values[self.LOSS]:.4f}")
       parts.append(f"learning rate {values[self.RATE]:.2e}")
     parts += self._speed()
-    line = ", ".join(parts)
-    if STATUS.is_terminal:
-      STATUS.show(line)
-    else:
-      logging.info("%s", line)
+    _tell(", ".join(parts))
 
   def _speed(self):
     """Examples a second since the last line, and the time that is left.
@@ -233,11 +242,11 @@ class EvaluationHook(tf.train.SessionRunHook):
   Args:
     rows: rows in all.
     batch_size: rows that one call of the session takes.
-    training: the `ProgressHook` of a training that waits for the evaluation,
-      whose time does not count as training's.
+    training: the `ProgressHook` of a training that waits; the time from the
+      evaluation's session to its end does not count as training's.
   """
 
-  def __init__(self, rows, batch_size, training=None):
+  def __init__(self, *, rows, batch_size, training=None):
     self._rows, self._batch, self._training = rows, batch_size, training
 
   def begin(self):

@@ -27,10 +27,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no banner at the import
 from absl import app, flags, logging
 import numpy as np
 import tensorflow.compat.v1 as tf
+
+try:  # before anything that leans on TensorFlow's insides
+  import estimator_bridge
+except ImportError as error:
+  sys.exit(str(error))
+
 from tensorflow.python.ops import summary_ops_v2
 
 import devices
-import estimator_bridge
 import evaluation
 from features import (  # noqa: F401 - the 2018 script's names, for importers
   InputFeatures,
@@ -186,7 +191,8 @@ flags.DEFINE_bool(
   "skip_padding",
   True,
   "Compute real tokens only; false computes all max_seq_length positions, as a"
-  " TPU always does. The results are the same, within rounding.",
+  " TPU always does. Evaluation and prediction are the same within rounding;"
+  " in training dropout falls on other elements.",
 )
 _end_group("The run")
 
@@ -270,10 +276,8 @@ def file_based_input_fn_builder(
         start_row=start_row,
       )
     elif drop_remainder:
-      # The cores of a TPU take their batches in turn, all of them in a step.
-      cores = params["context"].num_replicas if "context" in params else 1
       zeros = serialize(padding_features(seq_length))
-      rows = filled_up(rows, zeros, batch_size * cores)
+      rows = filled_up(rows, zeros, params)
     parse = functools.partial(parse_batch, spec=spec)
     return (
       rows.batch(batch_size, drop_remainder=drop_remainder)
@@ -309,12 +313,20 @@ def endless(rows, *, seed, buffer_size, epoch_rows=None, start_row=0):
   return epochs.flat_map(epoch_in_order).skip(passed)
 
 
-def filled_up(rows, zeros, batch_size):
-  """Adds rows of zeros, weight included, after which every batch is whole.
+def filled_up(rows, zeros, params):
+  """Adds rows of zeros, weight included, after which every step is whole.
 
-  `batch(drop_remainder=True)` then drops nothing but rows of zeros.
+  `batch(drop_remainder=True)` then drops nothing but rows of zeros. The cores
+  of a TPU take their batches in turn, all of them in a step.
+
+  Args:
+    rows: `tf.data.Dataset`.
+    zeros: such a row.
+    params: what the input_fn was given.
   """
-  padding = tf.data.Dataset.from_tensors(zeros).repeat(batch_size - 1)
+  cores = params["context"].num_replicas if "context" in params else 1
+  step_rows = params["batch_size"] * cores
+  padding = tf.data.Dataset.from_tensors(zeros).repeat(step_rows - 1)
   return rows.concatenate(padding)
 
 
@@ -353,7 +365,7 @@ def input_fn_builder(
       zeros = {
         name: np.zeros_like(column[0]) for name, column in columns.items()
       }
-      rows = filled_up(rows, zeros, batch_size)
+      rows = filled_up(rows, zeros, params)
     return rows.batch(batch_size, drop_remainder=drop_remainder)
 
   return input_fn
@@ -442,6 +454,12 @@ def model_fn_builder(
     use_one_hot_embeddings=use_one_hot_embeddings,
     skip_padding=skip_padding,
   )
+  metric_fn = functools.partial(
+    evaluation.metric_fn,
+    num_labels=num_labels,
+    metric=metric,
+    loss_rows=None if use_tpu else loss_rows,
+  )
 
   def model_fn(features, labels, mode, params, config=None):
     del labels, params
@@ -462,28 +480,27 @@ def model_fn_builder(
       return make_spec(predictions={"probabilities": outputs["probabilities"]})
     loss = outputs["loss"]
     if mode == tf.estimator.ModeKeys.EVAL:
-      metric_fn = functools.partial(
-        evaluation.metric_fn,
-        num_labels=num_labels,
-        metric=metric,
-        loss_rows=None if use_tpu else loss_rows,
-      )
       tensors = metric_tensors(features, outputs)
       return make_spec(loss=loss, eval_metrics=(metric_fn, tensors))
     rate = optimization.learning_rate_schedule(
       learning_rate, num_train_steps, num_warmup_steps, step
     )
-    tf.identity(loss, progress.ProgressHook.LOSS)
-    tf.identity(rate, progress.ProgressHook.RATE)
-    train_op = optimization.training_step(
-      loss, optimization.make_optimizer(rate), global_step, use_tpu
-    )
+    train_op = training_op(loss, rate, global_step, use_tpu)
     host_call = (
       summaries(loss, rate, step, config.model_dir) if use_tpu else None
     )
     return make_spec(loss=loss, train_op=train_op, host_call=host_call)
 
   return model_fn
+
+
+def training_op(loss, rate, global_step, use_tpu):
+  """A training step at a rate <float32>[]; loss and rate get their names."""
+  tf.identity(loss, progress.ProgressHook.LOSS)
+  tf.identity(rate, progress.ProgressHook.RATE)
+  return optimization.training_step(
+    loss, optimization.make_optimizer(rate), global_step, use_tpu
+  )
 
 
 def metric_tensors(features, outputs):
@@ -586,8 +603,13 @@ def make_estimator(run, init_checkpoint):
 
 
 @contextlib.contextmanager
-def output_dir_for(options):
-  """Keeps a second training out of output_dir; empties it where asked to."""
+def claimed_output_dir(run):
+  """Keeps a second training out of output_dir; empties it where asked to.
+
+  Raises:
+    OSError: another command trains there, or has since it was looked at.
+  """
+  options = run.options
   if not options.do_train:
     yield
     return
@@ -595,6 +617,11 @@ def output_dir_for(options):
     if options.overwrite_output_dir:
       removed = run_state.remove_own_files(options.output_dir)
       logging.info("removed %d files from %s", removed, options.output_dir)
+    elif run_state.inspect(options.output_dir) != run.found:
+      raise OSError(
+        f"another command has trained in {options.output_dir} meanwhile: the"
+        " same command again goes on from there"
+      )
     yield
 
 
@@ -679,10 +706,10 @@ def train(estimator, run):
   )
   hook = progress.ProgressHook(
     schedule.steps,
-    run.options.train_batch_size,
-    schedule.rows,
-    run.options.log_steps,
-    run.options.iterations_per_loop if run.options.use_tpu else 1,
+    batch_size=run.options.train_batch_size,
+    rows=schedule.rows,
+    log_steps=run.options.log_steps,
+    steps_per_run=run.options.iterations_per_loop if run.options.use_tpu else 1,
   )
   input_fn = input_fn_for(run, "train")
   if run.options.use_tpu or not run.options.do_eval:
@@ -707,8 +734,13 @@ def evaluation_hooks(run, split, training=None):
   """What tells how far an evaluation is; a TPU takes all of it in one call."""
   if run.options.use_tpu:
     return []
-  rows = run.features[split].records
-  return [progress.EvaluationHook(rows, run.options.eval_rows, training)]
+  return [
+    progress.EvaluationHook(
+      rows=run.features[split].records,
+      batch_size=run.options.eval_rows,
+      training=training,
+    )
+  ]
 
 
 class IntermediateResults(tf.estimator.Exporter):
@@ -729,6 +761,16 @@ class IntermediateResults(tf.estimator.Exporter):
       log_results(evaluation.tidy_results(eval_result))
 
 
+def not_training(run):
+  """Why nothing is trained, and what can be done about it."""
+  return (
+    f"NOT TRAINING: {run.options.output_dir} holds a checkpoint of step"
+    f" {run.found.step}, and {run.schedule.steps} steps are asked for. Give"
+    " another --output_dir, more --num_train_epochs to go on, or"
+    " --overwrite_output_dir to train from the start"
+  )
+
+
 def devices_in_words(options):
   if options.use_tpu:
     return f"TPU {options.tpu_name}, {options.num_tpu_cores} cores"
@@ -738,6 +780,12 @@ def devices_in_words(options):
 def log_results(results):
   for key in sorted(results):
     logging.info("  %s = %s", key, results[key])
+
+
+def one_line(results):
+  """The results of an evaluation side by side."""
+  # str() prints the 8 digits of a float32, an f-string those of a double.
+  return ", ".join(f"{key} {results[key]!s}" for key in sorted(results))
 
 
 def evaluate(estimator, run, split, results=None):
@@ -872,7 +920,7 @@ def main(argv):
   devices.reuse_big_blocks()
   with (
     telling_the_user(options, *_MISHAPS),
-    output_dir_for(options),
+    claimed_output_dir(run),
     weights_to_begin_with(run) as init_checkpoint,
   ):
     estimator = make_estimator(run, init_checkpoint)
@@ -961,22 +1009,6 @@ def parse_flags(argv):
   except flags.Error as error:
     message = str(error)
   sys.exit(f"{message}. --help lists all flags")
-
-
-def not_training(run):
-  """Why nothing is trained, and what can be done about it."""
-  return (
-    f"NOT TRAINING: {run.options.output_dir} holds a checkpoint of step"
-    f" {run.found.step}, and {run.schedule.steps} steps are asked for. Give"
-    " another --output_dir, more --num_train_epochs to go on, or"
-    " --overwrite_output_dir to train from the start"
-  )
-
-
-def one_line(results):
-  """The results of an evaluation side by side."""
-  # str() prints the 8 digits of a float32, an f-string those of a double.
-  return ", ".join(f"{key} {results[key]!s}" for key in sorted(results))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What an output_dir holds: trained how, how far, and by whom.
+"""What an output_dir holds: how it was trained, and how far.
 
 Training writes `run_manifest.json` there: the settings that decide what is
 trained. Another command on the same folder is held against it, so that no
@@ -78,8 +78,8 @@ def inspect(output_dir):
   )
 
 
-def check_checkpoints(found):
-  """Stops a command that would begin anew beside checkpoints.
+def check_state_file(found):
+  """Refuses to begin anew where there are checkpoints that cannot be told.
 
   Raises:
     ValueError: the file that says which of them is the newest cannot be read.
@@ -117,10 +117,10 @@ def _read_manifest(output_dir):
 
 @contextlib.contextmanager
 def only_trainer(output_dir):
-  """Holds a folder against a second training of this machine, to its end.
+  """Keeps other processes of this machine from training in a folder meanwhile.
 
   The system lets go of the lock when the process is gone, however it ended.
-  Nothing is held under Windows, on gs:// and where a file system has no locks.
+  There is none under Windows, on gs:// and where a file system has no locks.
 
   Raises:
     BlockingIOError: another process trains there.
@@ -130,19 +130,23 @@ def only_trainer(output_dir):
     return
   folder = os.open(output_dir, os.O_RDONLY)
   try:
+    _lock(folder, output_dir)
+    yield
+  finally:
+    os.close(folder)
+
+
+def _lock(folder, output_dir):
+  """Locks an open folder until it is closed."""
+  try:
     fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
-    os.close(folder)
     raise BlockingIOError(
       f"another command is training in {output_dir}: wait for its end, or give"
       " another --output_dir"
     ) from None
-  except OSError:
-    pass
-  try:
-    yield
-  finally:
-    os.close(folder)
+  except OSError:  # this file system has no locks
+    return
 
 
 def record(output_dir, settings, config, vocab_file):

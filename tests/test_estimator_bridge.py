@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import textwrap
 
 import numpy as np
 import pytest
@@ -27,6 +28,18 @@ pytestmark = [
 NATIVE = tf.__version__.startswith("2.15.")
 ROWS = np.random.RandomState(0).randn(64, 3).astype(np.float32)
 TARGETS = ROWS @ np.array([1.0, -2.0, 0.5], np.float32)
+
+
+def python(code, check=True):
+  """Runs code in a process of its own, in which TensorFlow warns only."""
+  return subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(code)],
+    cwd=os.path.dirname(estimator_bridge.__file__),
+    env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1"},
+    capture_output=True,
+    text=True,
+    check=check,
+  )
 
 
 def input_fn(params):
@@ -276,11 +289,22 @@ def test_what_has_no_stand_in_says_so():
 
 @pytest.mark.skipif(not NATIVE, reason="there is nothing native to leave")
 def test_the_native_estimator_is_left_alone():
-  from tensorflow.python.distribute import estimator_training
-  from tensorflow.python.tpu import session_support, tpu_embedding
-
-  for module in (estimator_training, session_support, tpu_embedding):
-    assert os.path.isfile(module.__file__)
+  python("""
+    import importlib
+    import tensorflow as tf
+    from tensorflow.python.util import tf_export
+    names = ["distribute.estimator_training", "tpu.session_support",
+             "tpu.tpu_embedding", "tpu.tpu_embedding_gradient"]
+    names = ["tensorflow.python." + name for name in names]
+    def seen():
+      modules = [*map(importlib.import_module, names), tf.estimator,
+                 tf.compat.v1.estimator, tf.compat.v2.estimator]
+      tables = [tf_export.API_ATTRS, tf_export.API_ATTRS_V1]
+      return modules, [dict(vars(module)) for module in modules], tables
+    before = seen()
+    import estimator_bridge
+    assert seen() == before
+  """)
 
 
 @pytest.fixture
@@ -312,26 +336,38 @@ def test_quiet_hides_only_what_nobody_can_change(shown, tmp_path, monkeypatch):
   assert len(shown) == 2 and "input_producer" in shown[1]
 
 
-SESSION = """
-import estimator_bridge
-import tensorflow.compat.v1 as tf
-estimator_bridge.quiet()
-with tf.Graph().as_default(), tf.Session() as session:
-  session.run(tf.constant(1.0) + 2.0)
-"""
-
-
 @pytest.mark.skipif(
   tf.__version__.startswith("2.18."), reason="no way is known: README.md"
 )
 def test_a_session_starts_in_silence_where_warnings_alone_are_asked_for():
-  environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1"}
-  run = subprocess.run(
-    [sys.executable, "-c", SESSION],
-    cwd=os.path.dirname(estimator_bridge.__file__),
-    env=environment,
-    capture_output=True,
-    text=True,
-    check=True,
+  assert not python("""
+    import estimator_bridge
+    import tensorflow.compat.v1 as tf
+    estimator_bridge.quiet()
+    with tf.Graph().as_default(), tf.Session() as session:
+      session.run(tf.constant(1.0) + 2.0)
+  """).stderr
+
+
+def test_a_tensorflow_that_is_not_known_ends_the_script_with_a_sentence():
+  run = python(
+    """
+    import tensorflow
+    tensorflow.__version__ = "2.99.0"
+    import run_classifier
+    """,
+    check=False,
   )
-  assert run.stderr == ""
+  assert run.returncode == 1
+  assert run.stderr.startswith("estimator_bridge found TensorFlow 2.99.0 ")
+  assert len(run.stderr.splitlines()) == 1
+
+
+def test_a_warning_of_the_users_own_still_shows():
+  run = python("""
+    import warnings
+    import estimator_bridge
+    estimator_bridge.quiet()
+    warnings.warn("mine")
+  """)
+  assert "UserWarning: mine" in run.stderr

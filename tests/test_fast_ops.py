@@ -8,6 +8,8 @@ import tensorflow.compat.v1 as tf
 import fast_ops
 import optimization
 
+pytestmark = pytest.mark.quick
+
 SHAPES = [(1, 1), (7, 5), (13, 384), (64, 3)]
 
 

@@ -139,15 +139,17 @@ def test_an_unknown_label_is_named(tokenizer):
     convert_single_example(9, example, ["no", "yes"], 8, tokenizer)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("split", "name"), SPLITS)
-def test_records_are_those_of_the_2018_script(cache, golden_task, split, name):
+def test_records_equal_the_originals(cache, golden_task, split, name):
   ours = records(cache().features(split).path)
   theirs = records(f"{golden_task}/{name}.tf_record")
   assert ours == theirs and len(ours) > 10
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("split", "name"), SPLITS)
-def test_the_lists_of_2018_give_the_same_records(
+def test_lists_of_features_equal_the_originals_records(
   golden_task, tokenizer, tmp_path, split, name
 ):
   examples = list(MrpcProcessor().examples(f"{golden_task}/data", split))

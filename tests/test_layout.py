@@ -9,6 +9,8 @@ import tensorflow.compat.v1 as tf
 import layout
 import modeling
 
+pytestmark = pytest.mark.quick
+
 LENGTH, VOCABULARY = 12, 40
 # All positions of a row without a shown token are equal again: its scores lie
 # next to -10000, where float32 keeps three decimals of them.

@@ -15,13 +15,16 @@ pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("graph")]
 # Equal to the original
 
 
-def golden_loss(golden, golden_config, one_hot):
+def golden_loss(golden, golden_config, one_hot, skip_padding=False):
   """The loss of the golden batch, and a saver for the golden weights."""
   config = modeling.BertConfig.from_json_file(golden_config)
   names = ("input_ids", "input_mask", "segment_ids", "label_ids")
   features = {name: tf.constant(golden[name]) for name in names}
   model = modeling.BertForSequenceClassification(
-    config, 3, use_one_hot_embeddings=one_hot
+    config,
+    3,
+    use_one_hot_embeddings=one_hot,
+    skip_padding=skip_padding,
   )
   loss = model(features)["loss"]
   return loss, tf.train.Saver(tf.trainable_variables())
@@ -30,13 +33,15 @@ def golden_loss(golden, golden_config, one_hot):
 LOOKUPS = pytest.mark.parametrize(
   "lookup, one_hot", [("gather", False), ("onehot", True)]
 )
+PADDING = pytest.mark.parametrize("skip_padding", [False, True])
 
 
 @LOOKUPS
+@PADDING
 def test_training_equals_the_original(
-  golden, golden_config, golden_checkpoint, lookup, one_hot
+  golden, golden_config, golden_checkpoint, lookup, one_hot, skip_padding
 ):
-  loss, saver = golden_loss(golden, golden_config, one_hot)
+  loss, saver = golden_loss(golden, golden_config, one_hot, skip_padding)
   steps, warmup, rate = golden["trajectory_T_W_LR"]
   train_op = optimization.create_optimizer(
     loss, rate, int(steps), int(warmup), use_tpu=False
@@ -53,10 +58,11 @@ def test_training_equals_the_original(
 
 
 @LOOKUPS
+@PADDING
 def test_norm_of_the_gradients_equals_the_original(
-  golden, golden_config, golden_checkpoint, lookup, one_hot
+  golden, golden_config, golden_checkpoint, lookup, one_hot, skip_padding
 ):
-  loss, saver = golden_loss(golden, golden_config, one_hot)
+  loss, saver = golden_loss(golden, golden_config, one_hot, skip_padding)
   gradients = tf.gradients(loss, tf.trainable_variables())
   norms = [
     tf.linalg.global_norm(optimization.clip(gradients)),

@@ -58,7 +58,9 @@ def train(steps, log_steps):
   rate = tf.identity(1e-4, progress.ProgressHook.RATE)
   step = tf.train.get_or_create_global_step()
   count = tf.assign_add(step, 1)
-  hook = progress.ProgressHook(steps, 4, 10, log_steps)
+  hook = progress.ProgressHook(
+    steps, batch_size=4, rows=10, log_steps=log_steps
+  )
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     for _ in range(steps):
       session.run([count, loss, rate])
@@ -110,7 +112,7 @@ def test_a_counter_tells_every_ten_seconds_the_first_rows_apart(clock, caplog):
 
 def test_an_evaluation_tells_its_rows_and_no_filling(graph, clock, caplog):
   caplog.set_level(logging.INFO, logger="absl")
-  zero, hook = tf.constant(0), progress.EvaluationHook(10, 4)
+  zero, hook = tf.constant(0), progress.EvaluationHook(rows=10, batch_size=4)
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     for _ in range(3):
       session.run(zero)
@@ -129,7 +131,7 @@ def test_an_evaluation_on_the_way_takes_no_time_of_training(
     for seconds in (1, 0.5, 0.5):
       clock[0] += seconds
       session.run(count)
-      evaluation = progress.EvaluationHook(10, 4, hook)
+      evaluation = progress.EvaluationHook(rows=10, batch_size=4, training=hook)
       evaluation.begin()
       clock[0] += 100
       evaluation.end(None)

@@ -14,6 +14,7 @@ from sklearn.metrics import f1_score, matthews_corrcoef
 import tensorflow.compat.v1 as tf
 
 import evaluation
+import layout
 import run_classifier
 import run_state
 import tasks
@@ -84,15 +85,26 @@ def table(path):
   return [line.split("\t") for line in Path(path).read_text().splitlines()]
 
 
+OURS = re.compile(r"\d{4}-\d\d-\d\d [\d:,]{12} \[[A-Z ]{5}\] ")
+NOISY = tf.__version__.startswith(("2.16.", "2.18."))  # README.md says how
+
+
+def foreign(process):
+  """What it printed that is not a line of this project's log."""
+  lines = process.stdout.splitlines() + process.stderr.splitlines()
+  return [line for line in lines if not OURS.match(line)]
+
+
 def shell(*arguments, code=None):
   """Runs the script, or code in its place, as a user's shell does."""
+  ours = {n: v for n, v in os.environ.items() if not n.startswith("TF_")}
   script = ["-c", code] if code else [str(ROOT / "run_classifier.py")]
   return subprocess.run(
     [sys.executable, *script, *arguments],
     capture_output=True,
     text=True,
     timeout=300,
-    env={**os.environ, "PYTHONPATH": str(ROOT)},
+    env={**ours, "PYTHONPATH": str(ROOT)},
   )
 
 
@@ -122,7 +134,8 @@ def test_the_golden_command_gives_the_golden_results(golden_task, tmp_path):
   np.testing.assert_allclose(
     np.float32(ours), np.float32(theirs), rtol=0, atol=1e-5
   )
-  assert 0 <= f1 <= 1 and "Traceback" not in done.stderr
+  assert 0 <= f1 <= 1
+  assert NOISY or not foreign(done)
 
 
 def test_numbers_are_printed_as_numpy_prints_a_float32(trained):
@@ -165,6 +178,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
   flags = [f"--{name}={value}" for name, value in command.items()]
   killed = shell(*flags, code=kill_at_step_6)
   assert killed.returncode == -signal.SIGKILL, killed.stderr
+  assert NOISY or not foreign(killed)
   assert tf.train.latest_checkpoint(str(out)).endswith("model.ckpt-4")
   again = classify(output_dir=out, **training)
   assert again.status == 0 and "step 5/13" in again.log
@@ -359,6 +373,22 @@ def test_a_checkpoint_whose_files_are_gone_is_not_passed_over(
     outcome = classify(output_dir=output_dir, **flags)
     assert outcome.status == 1
     assert "not model.ckpt-13.index; copy it there" in outcome.log
+
+
+def test_padding_is_skipped_unless_it_is_asked_for(
+  output_dir, classify, config_file, monkeypatch
+):
+  made, skipping = [], layout.RealTokens
+  monkeypatch.setattr(
+    layout, "RealTokens", lambda *args: made.append(args) or skipping(*args)
+  )
+  flags = dict(output_dir=output_dir, bert_config_file=config_file)
+  losses = []
+  for given in ([], ["--noskip_padding"]):
+    assert classify("--do_eval", *given, **flags).status == 0
+    losses.append(results(output_dir / "eval_results.txt")["eval_loss"])
+    assert len(made) == 1
+  assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
 def test_checkpoints_of_which_none_is_known_to_be_the_newest_are_kept(

@@ -44,7 +44,7 @@ def write(folder, content):
   return str(path)
 
 
-def test_golden_rows_are_hundreds(golden):
+def test_the_rows_to_compare_are_hundreds(golden):
   assert len(golden) > 800
   assert sum(row["do_lower_case"] for row in golden) > 300
 

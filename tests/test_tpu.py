@@ -261,8 +261,9 @@ def test_evaluation_has_a_batch_for_every_core_in_every_step(
   simulate(monkeypatch)
   given = []
 
-  def evaluate(estimator, input_fn, steps, name):
+  def evaluate(estimator, input_fn, steps, hooks, name):
     del estimator, name
+    assert hooks == []  # all steps are one call of the session
     given.extend([input_fn, steps])
     raise GraphIsBuiltError
 
