@@ -33,10 +33,10 @@ that a preempted TPU worker writes on its way out (training goes on from the
 last regular one), and DistributeConfig's remote_cluster. Each says so when it
 is asked for.
 
-quiet() hides the deprecation notices that an Estimator's user can do nothing
-about; it is not called by the import. TensorFlow's start-up banners are gone
-with os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") before the first import
-of TensorFlow, which is the calling script's to decide.
+quiet() hides the messages that an Estimator's user can do nothing about; it is
+not called by the import. TensorFlow's start-up banners are gone, but for two
+lines of 2.18, with os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") before
+the first import of TensorFlow, which is the calling script's to decide.
 
 Verified on the last release of each version from 2.15 to 2.21; any other is
 refused rather than guessed at. This file needs nothing but TensorFlow and
@@ -127,10 +127,12 @@ def install():
 
 
 def quiet():
-  """Hides deprecation notices that nobody who uses Estimator can act upon.
+  """Hides messages that nobody who uses Estimator can act upon.
 
-  Those are the ones that advise tf.keras in Estimator's place, and those about
-  calls that TensorFlow or the package makes itself, about thirty in a run. A
+  Those are the deprecation notices that advise tf.keras in Estimator's place;
+  those about calls that TensorFlow or the package makes itself, about thirty in
+  a run; two Python warnings about the same, known by how they begin; and on
+  2.19 and 2.20 the messages that TF_CPP_MIN_LOG_LEVEL is there to hide. A
   notice about any other deprecated call in the user's own files still shows,
   and so does every other message. A second call changes nothing.
   """
@@ -154,9 +156,9 @@ def _heed_min_log_level():
   """Makes TF_CPP_MIN_LOG_LEVEL hold for TensorFlow 2.19 and 2.20 as well.
 
   These and 2.18 hand their C++ messages to Abseil and forget the variable: in
-  spite of it the first session says that an MLIR pass is not enabled, and that
-  messages come early. Where the library lends no such function, as in 2.18,
-  they stay.
+  spite of it the first session tells that an MLIR pass is not enabled, and that
+  this was logged before absl::InitializeLog. Where the library does not export
+  the function, or not to effect, as in 2.18, these lines stay.
   """
   level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "")
   abseil = _ABSEIL.get(tf.__version__.rpartition(".")[0])

@@ -25,7 +25,7 @@ class EveryPosition:
 
   Args:
     input_mask: <int32>[B, S], 1 where attention may go; any 0/1 mask is valid.
-      In a sequence of zeros only all positions are equal again.
+      Where a mask is all zeros, attention goes to every position alike.
     shape: B and S, numbers where they are static.
     heads: N.
   """
@@ -51,7 +51,7 @@ class EveryPosition:
     width = rows.shape.as_list()[-1]
     return tf.reshape(rows, [self._batch, self._length, width])[:, 0]
 
-  def positions(self, rows):
+  def at_positions(self, rows):
     """<float32>[M, H] back to <float32>[B, S, H]."""
     return tf.reshape(
       rows, [self._batch, self._length, rows.shape.as_list()[-1]]
@@ -132,7 +132,7 @@ class RealTokens:
   def first(self, rows):
     return tf.gather(rows, self._starts)  # [B, H]
 
-  def positions(self, rows):
+  def at_positions(self, rows):
     """<float32>[T, H] to <float32>[B, S, H], zeros where there is no token."""
     batch, length = self._shape
     width = rows.shape.as_list()[-1]

@@ -7,7 +7,7 @@ between them: gradients, their mean over the replicas, clipping, the update.
   optimizer = make_optimizer(rate)
   train_op = training_step(loss, optimizer, tf.train.get_global_step())
 
-`create_optimizer` is the two together, with the 2018 signature.
+`create_optimizer` is all three, with the 2018 signature.
 """
 
 import re

@@ -949,8 +949,9 @@ def main(argv):
 def read_options():
   """The flags as an object with a value for each, read here and nowhere else.
 
-  Off TPU, where `eval_batch_size` is not given, more rows are computed at a
-  time than the default of 2018, which still decides what `loss` is.
+  Off TPU, where `eval_batch_size` or `predict_batch_size` is not given, more
+  rows are computed at a time than the default of 2018, which still decides what
+  `loss` is.
   """
   options = types.SimpleNamespace(**FLAGS.flag_values_dict())
   for name in ("eval", "predict"):
