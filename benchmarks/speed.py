@@ -234,7 +234,7 @@ class Side:
     self._say(job)
 
   def turn(self):
-    """Seconds, seconds of processor time and peak memory so far (bytes)."""
+    """What `repeated` gives, and the peak of memory so far in bytes."""
     self._say("turn")
     line = self._process.stdout.readline()
     if not line:
@@ -280,17 +280,30 @@ def serve(name):
     }.get(name)
     turn = make(job) if make else tensorflow_turn(job, name)
     for _ in sys.stdin:
-      seconds, processor = turn()
-      answer = dict(seconds=seconds, processor=processor, peak=peak_memory())
-      print(json.dumps(answer), file=answers, flush=True)
+      answer = json.dumps(dict(turn(), peak=peak_memory()))
+      print(answer, file=answers, flush=True)
 
 
-@contextlib.contextmanager
-def clock():
-  """Gives a list that holds seconds and processor seconds afterwards."""
-  taken, began, used = [], time.perf_counter(), time.process_time()
-  yield taken
-  taken += time.perf_counter() - began, time.process_time() - used
+def repeated(compute, job, before=None):
+  """A turn: `before`, then `compute` of each of the job's batches, by number.
+
+  It returns seconds, seconds of processor time, and the seconds of each step.
+  """
+
+  def turn():
+    if before:
+      before()
+    for index in range(WARM_UP):
+      compute(index)
+    each, used = [], time.process_time()
+    for index in range(WARM_UP, WARM_UP + job["steps"]):
+      began = time.perf_counter()
+      compute(index)
+      each.append(time.perf_counter() - began)
+    processor = time.process_time() - used
+    return dict(seconds=sum(each), processor=processor, each=each)
+
+  return turn
 
 
 def peak_memory():
@@ -322,16 +335,11 @@ def tensorflow_turn(job, name):
   session.run(tf.global_variables_initializer())
   tf.get_default_graph().finalize()
 
-  def turn():
-    session.run(iterator.initializer)
-    for _ in range(WARM_UP):
-      session.run(fetch)
-    with clock() as taken:
-      for _ in range(job["steps"]):
-        session.run(fetch)
-    return taken
-
-  return turn
+  return repeated(
+    lambda index: session.run(fetch),
+    job,
+    before=lambda: session.run(iterator.initializer),
+  )
 
 
 def step_of(job, features, skip_padding):
@@ -451,15 +459,7 @@ def transformers_turn(job):
     optimizer.step()
     return None
 
-  def turn():
-    for index in range(WARM_UP):
-      step(index)
-    with clock() as taken:
-      for index in range(WARM_UP, WARM_UP + job["steps"]):
-        step(index)
-    return taken
-
-  return turn
+  return repeated(step, job)
 
 
 def decay_groups(model):
@@ -566,7 +566,7 @@ def tensorflow_products_turn(job):
   fetch = [result[0, 0] for result in results]
   session = tf.Session(config=devices.session_config(job["threads"]))
   session.run(tf.global_variables_initializer())
-  return repeated(lambda: session.run(fetch), job)
+  return repeated(lambda index: session.run(fetch), job)
 
 
 def torch_products_turn(job):
@@ -583,25 +583,12 @@ def torch_products_turn(job):
   layers = [list(map(torch.from_numpy, layer)) for layer in layers]
   training = job["mode"] == "training"
 
-  def compute():
+  def compute(index):
+    del index
     with torch.inference_mode():
       dense_products(product, rows, layers, training)
 
   return repeated(compute, job)
-
-
-def repeated(compute, job):
-  """A turn of so many computations as there are steps."""
-
-  def turn():
-    for _ in range(WARM_UP):
-      compute()
-    with clock() as taken:
-      for _ in range(job["steps"]):
-        compute()
-    return taken
-
-  return turn
 
 
 # ---------------------------------------------------------------------------
@@ -679,13 +666,24 @@ def spread(values):
 
 
 def measure_forms(options, job):
-  """Prints for each form the ratio of the step without it to the step."""
+  """Prints for each form the ratio of the step without it to the step.
+
+  Of single steps, each against the same batch's in the same round: many small
+  ratios, whose quartiles the machine's other work moves little.
+  """
   forms = options.off or FORMS
   rounds = take_turns(["ours", *forms], job, options)
   for form in forms:
+    ratios = [
+      without / step
+      for own, other in zip(rounds["ours"], rounds[form])
+      for step, without in zip(own["each"], other["each"])
+    ]
+    low, middle, high = statistics.quantiles(ratios, n=4)
     print(
       f"{options.model} {job['task']} {job['mode']} without {form}:"
-      f" {against(rounds, 'ours', form)} times the step",
+      f" {middle:.3f} times the step (quartiles {low:.3f} to {high:.3f},"
+      f" {len(ratios)} steps)",
       flush=True,
     )
 
