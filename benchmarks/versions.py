@@ -330,11 +330,9 @@ def row(pair, kept):
     cells += [None, None]
   if sample and "error" not in sample:
     cells.append(f"{sample['eval_accuracy']:.2%}")
-    cells.append(f"{sample['eval_loss']:.7f}")
     cells.append(", ".join(sample["losses"].get(step, "?") for step in EARLY))
   else:
-    cells += ["failed" if sample else None] * 3
-  cells += [sample["seconds"], sample["cpu_seconds"]] if sample else [None] * 2
+    cells += ["failed" if sample else None] * 2
   reads = [distance(kept, *item) for item in own.get("reads", {}).items()]
   equal = sum(away <= 1e-6 for away in reads)
   cells.append(f"{equal} of {len(reads)}" if reads else None)
@@ -346,8 +344,7 @@ def table(kept):
   """Markdown: a line for each pair, then what the counts stand for."""
   head = [
     "TensorFlow", "Python", "NumPy", "Keras", "tests passed", "golden equal",
-    "sample accuracy", "its loss",
-    f"training loss at steps {', '.join(EARLY)}", "seconds", "of processor",
+    "sample accuracy", f"training loss at steps {', '.join(EARLY)}",
     "reads the others", "lines not ours",
   ]  # fmt: skip
   rows = [head, ["---"] * len(head), *(row(pair, kept) for pair in PAIRS)]
