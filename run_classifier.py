@@ -962,7 +962,9 @@ def read_options():
   return options
 
 
-_BATCHES_AT_A_TIME = 4  # 32 rows, as many as a step of training has
+# 32 rows. On CoLA and MRPC a row takes, against that, 1.35 and 1.15 of the time
+# in batches of 8, 1.26 and 0.99 in batches of 16, 0.84 and 1.05 in those of 64.
+_BATCHES_AT_A_TIME = 4
 
 
 def refuse_stray_words(argv):
