@@ -2,9 +2,8 @@
 
 TensorFlow runs an operation at a time, and each passes over its memory; what
 is written here saves passes, mostly by gradients that keep and compute less
-than the composed ones. Every form equals the plain one beside it in the tests
-within rounding. Gains are shares of a whole training step of the 6-layer model
-on CoLA and MNLI lengths (benchmarks/speed.py --forms).
+than the composed ones. Every form equals the plain one of its name in the tests
+within rounding; benchmarks/speed.py --forms measures what each is worth.
 
 Axis letters: M rows, H width of a row, B batch, N heads, Q queries, K keys, D
 head width.

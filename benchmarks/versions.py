@@ -11,7 +11,7 @@ a wheel for. In this order, one pair at a time, each of them
   gets an environment of its own under --work, about 1.3 GB; or, where one that
   stands under a folder of --envs has this TensorFlow on this Python, a small
   one on top of that, which stays as it is;
-  "tests": runs the quick part of the tests, which holds all golden figures;
+  "tests": runs the quick part of the tests, which holds the golden figures;
   "sample": trains, evaluates and predicts the sample as sample/README.md says,
   but with one thread, so that equal versions give equal bits;
   "reads": evaluates the trained sample of every other pair as its own.
@@ -360,6 +360,9 @@ def table(kept):
     for writer, read in own.get("reads", {}).items():
       if distance(kept, writer, read) > 1e-6:
         lines.append(f"\n{pair} read {writer}: {read}")
+  for part in ("tests", "sample"):
+    commits = {own.get(part, {}).get("commit", "?") for own in kept.values()}
+    lines.append(f"\n{part} of commit {', '.join(sorted(commits))}")
   where = collections.defaultdict(list)
   for pair, own in kept.items():
     for line, count in own.get("sample", {}).get("foreign", {}).items():
@@ -401,6 +404,8 @@ def main():
   kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
   forget(kept, arguments.pairs, arguments.redo)
 
+  commit = must(["git", "rev-parse", "--short", "HEAD"]).strip()
+
   def start(pair):
     python = environment(*PAIRS[pair], work, arguments.envs)
     own = kept.setdefault(pair, {})
@@ -422,11 +427,11 @@ def main():
   for pair in arguments.pairs:
     python, own = start(pair)
     if "tests" not in own:
-      own["tests"] = run_tests(python)
+      own["tests"] = {**run_tests(python), "commit": commit}
       say(pair, "tests", own["tests"])
     if "sample" not in own or not folder[pair].exists():
       forget(kept, [pair], ["sample"])
-      own["sample"] = run_sample(python, folder[pair])
+      own["sample"] = {**run_sample(python, folder[pair]), "commit": commit}
       say(pair, "sample", own["sample"])
   for pair in arguments.pairs:
     reads = kept[pair].setdefault("reads", {})
