@@ -1,5 +1,6 @@
 """tf.estimator on the installed TensorFlow, whichever of 2.15 to 2.21 it is."""
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -88,9 +89,9 @@ def estimator(folder, batch_size=16, use_tpu=False, **config):
   )
 
 
-def set_cluster(monkeypatch, **cluster):
-  """Makes this process the first worker of a cluster."""
-  task = {"type": "worker", "index": 0}
+def set_cluster(monkeypatch, index=0, **cluster):
+  """Makes this process, and those that it starts, a worker of a cluster."""
+  task = {"type": "worker", "index": index}
   monkeypatch.setenv(
     "TF_CONFIG", json.dumps({"cluster": cluster, "task": task})
   )
@@ -182,14 +183,31 @@ fast(tf.estimator.train_and_evaluate)(
 """
 
 
-def test_multi_worker_mirrored_trains_a_cluster(tmp_path, monkeypatch):
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    set_cluster(monkeypatch, worker=[f"127.0.0.1:{free.getsockname()[1]}"])
+def free_addresses(count):
+  """Addresses of this machine on which nothing listens."""
+  with contextlib.ExitStack() as stack:
+    sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+    for one in sockets:
+      one.bind(("127.0.0.1", 0))
+    return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_multi_worker_mirrored_trains_a_cluster(tmp_path, monkeypatch, workers):
+  addresses = free_addresses(workers)
   here = os.path.dirname(os.path.abspath(__file__))
   monkeypatch.setenv("PYTHONPATH", here + os.pathsep + os.path.dirname(here))
   command = [sys.executable, "-c", CLUSTER_JOB, str(tmp_path)]
-  subprocess.run(command, check=True, timeout=120)
+  running = []
+  for index in range(workers):
+    set_cluster(monkeypatch, index, worker=addresses)
+    running.append(subprocess.Popen(command))
+  try:
+    assert [one.wait(timeout=120) for one in running] == [0] * workers
+  finally:
+    for one in running:
+      one.kill()
+  # Every worker has the same batches, so their mean gradient is one's own.
   reader = tf.train.load_checkpoint(str(tmp_path))
   np.testing.assert_allclose(
     reader.get_tensor("weights"), descended(6), rtol=1e-4
