@@ -250,11 +250,15 @@ class Side:
 
 
 def take_turns(names, job, options):
-  """What the rounds gave: a list for each side."""
+  """What the rounds gave: a list for each side.
+
+  Every round begins with another side, so that none has a place of its own.
+  """
   one_live = options.model == "base"
   live, rounds = {}, {name: [] for name in names}
-  for _ in range(options.rounds):
-    for name in names:
+  for number in range(options.rounds):
+    first = number % len(names)
+    for name in names[first:] + names[:first]:
       if name not in live:
         torch = name in TORCH_SIDES
         python = options.hf_python if torch else sys.executable
@@ -599,7 +603,7 @@ def measure_sides(options, job):
   """Runs the rounds of a task in a mode, and prints what they gave."""
   names = ["ours", "original", "products"]
   if options.hf_python:
-    names += TORCH_SIDES
+    names.extend(TORCH_SIDES)
   rounds = take_turns(names, job, options)
   sizes = job[job["mode"]]
   print(
