@@ -452,7 +452,9 @@ def test_a_failing_process_is_an_error(
 # Converts the golden task's dev set; `at(n)` is called before the nth text of
 # each process.
 CONVERSION = """
-import os, sys, time
+import os, signal, sys, time
+# Ctrl-C works here even if the tests run where it is ignored, as behind nohup.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 import features, tasks, tokenization
 task, folder, me = sys.argv[1:]
 features.ROWS_ALONE, features.CHUNK_ROWS = 2, 3
