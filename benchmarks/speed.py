@@ -63,7 +63,7 @@ MODELS = {
   ),
 }
 SEED = 1  # of the order of the rows
-LABELS = {"CoLA": 2, "MRPC": 2, "MNLI": 3}
+TASKS = ["CoLA", "MRPC", "MNLI"]
 TORCH_SIDES = ("transformers", "torch_products")
 LINES = 5  # of progress that the script's rate is taken from
 WARM_UP = 2  # steps before the clock starts, every round
@@ -76,7 +76,7 @@ def define_flags():
 
   flags.DEFINE_string("data", None, "Folder of the tasks.", required=True)
   flags.DEFINE_string("vocab", None, "Uncased.", required=True)
-  flags.DEFINE_list("tasks", list(LABELS), "Which of them.")
+  flags.DEFINE_list("tasks", TASKS, "Which of them.")
   flags.DEFINE_list("modes", ["training", "inference"], "Which of them.")
   flags.DEFINE_string("model", "small", "small, base or a configuration.")
   flags.DEFINE_string("hf_python", None, "A Python with transformers.")
@@ -103,13 +103,13 @@ def main(argv):
     for task in options.tasks:
       job = prepare(options, task, folder)
       for mode in options.modes:
-        job = {**job, "mode": mode}
+        one = {**job, "mode": mode}
         if options.forms:
-          measure_forms(options, job)
+          measure_forms(options, one)
         elif options.whole_script:
-          measure_script(options, job, folder)
+          measure_script(options, one, folder)
         else:
-          measure_sides(options, job)
+          measure_sides(options, one)
 
 
 # ---------------------------------------------------------------------------
@@ -118,14 +118,16 @@ def main(argv):
 
 def prepare(options, task, folder):
   """What a side needs to know of a task; writes records and batches."""
+  import devices
   from features import FeatureCache
   import files
   import tasks
   import tokenization
 
   data_dir = os.path.join(options.data, task)
+  processor = tasks.PROCESSORS[task.lower()]()
   cache = FeatureCache(
-    tasks.PROCESSORS[task.lower()](),
+    processor,
     task.lower(),
     data_dir=data_dir,
     cache_dir=folder,
@@ -142,10 +144,10 @@ def prepare(options, task, folder):
   job = dict(
     task=task,
     model={"vocab_size": 30522, "type_vocab_size": 2, **model},
-    labels=LABELS[task],
+    labels=len(processor.get_labels()),
     batch=options.batch,
     length=options.length,
-    threads=options.threads or len(os.sched_getaffinity(0)),
+    threads=devices.threads(options.threads),
     steps=options.steps or (3 if options.model == "base" else 10),
   )
   for mode, split in (("training", "train"), ("inference", "dev")):

@@ -12,7 +12,6 @@ the median seconds of each stage, less those of stages within it, and the range.
 import json
 import os
 import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import time
 
 from absl import app, flags
 from finetune import FLAGS, command
+from speed import spread
 
 flags.DEFINE_integer("rounds", 5, "Processes.")
 
@@ -53,11 +53,7 @@ def main(argv):
     one["the rest"] = one[ALL] - named
   print(f"Python {platform.python_version()}, {os.cpu_count()} cores, seconds:")
   for stage in sorted(rounds[0], key=lambda stage: stage in (ALL, NEXT)):
-    seconds = [one[stage] for one in rounds]
-    middle = statistics.median(seconds)
-    print(
-      f"| {stage} | {middle:.2f} | {min(seconds):.2f} to {max(seconds):.2f} |"
-    )
+    print(f"| {stage} | {spread(one[stage] for one in rounds)} |")
 
 
 if __name__ == "__main__":

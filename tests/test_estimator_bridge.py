@@ -309,6 +309,7 @@ def test_what_has_no_stand_in_says_so():
 def test_the_native_estimator_is_left_alone():
   python("""
     import importlib
+    import os
     import tensorflow as tf
     from tensorflow.python.util import tf_export
     names = ["distribute.estimator_training", "tpu.session_support",
@@ -320,6 +321,7 @@ def test_the_native_estimator_is_left_alone():
       tables = [tf_export.API_ATTRS, tf_export.API_ATTRS_V1]
       return modules, [dict(vars(module)) for module in modules], tables
     before = seen()
+    assert all(os.path.isfile(module.__file__) for module in before[0][:3])
     import estimator_bridge
     assert seen() == before
   """)
