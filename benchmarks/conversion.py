@@ -90,7 +90,9 @@ def measure(args, name, data_dir, vocab_file, theirs, folder):
   import tasks
 
   processor = tasks.PROCESSORS[name]()
-  data_dir = repeated(processor, data_dir, args.rows, folder)
+  if args.rows:
+    repeated(processor, data_dir, "train", args.rows, folder)
+    data_dir = folder
   texts = os.path.join(folder, "texts.json")
   with open(texts, "w") as file:
     examples = processor.examples(data_dir, "train")
@@ -108,19 +110,16 @@ def measure(args, name, data_dir, vocab_file, theirs, folder):
   report(name, {side: values[1:] for side, values in rounds.items()})
 
 
-def repeated(processor, data_dir, rows, folder):
-  """A folder with the training file, repeated up to `rows` if not 0."""
-  if not rows:
-    return data_dir
-  source = pathlib.Path(processor.path(data_dir, "train"))
-  target = pathlib.Path(processor.path(folder, "train"))
+def repeated(processor, data_dir, split, rows, folder):
+  """Writes to `folder` a task's file of so many rows, repeated or cut."""
+  source = pathlib.Path(processor.path(data_dir, split))
+  target = pathlib.Path(processor.path(folder, split))
   target.parent.mkdir(parents=True, exist_ok=True)
   lines = source.read_text().splitlines(keepends=True)
-  header = lines[: processor.tables["train"].header]
+  header = lines[: processor.tables[split].header]
   body = lines[len(header) :]
   body = (body * (rows // len(body) + 1))[:rows]
   target.write_text("".join(header + body))
-  return folder
 
 
 def convert(processor, name, data_dir, job, processes):

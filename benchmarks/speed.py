@@ -27,12 +27,12 @@ value, and the rest for the first tokens only, as the pooler reads no more.
 Numbers are medians over the rounds, with the range. Wall time holds the work of
 others on the machine; `cpu` is the ratio by processor time, which holds less.
 
-  --model         small (6 layers, 384 wide), base, or a bert_config.json. base
-                  keeps one side in memory at a time and starts it every round.
-  --forms         instead: one optimization off at a time; the ratio of the
-                  step without it to the step as it is.
-  --whole_script  instead: rows/s in the log of run_classifier.py, as a user
-                  runs it, against the bare step.
+  --model  small (6 layers, 384 wide), base, or a bert_config.json. base keeps
+           one side in memory at a time and starts it every round.
+  --forms  instead: one optimization off at a time; the ratio of the step
+           without it to the step as it is.
+
+What input, hooks and logging cost is measured by whole_script.py.
 """
 
 import contextlib
@@ -65,7 +65,6 @@ MODELS = {
 SEED = 1  # of the order of the rows
 TASKS = ["CoLA", "MRPC", "MNLI"]
 TORCH_SIDES = ("transformers", "torch_products")
-LINES = 5  # of progress that the script's rate is taken from
 WARM_UP = 2  # steps before the clock starts, every round
 COLUMNS = ("input_ids", "input_mask", "segment_ids", "label_ids")
 
@@ -79,16 +78,11 @@ def define_flags():
   flags.DEFINE_list("tasks", TASKS, "Which of them.")
   flags.DEFINE_list("modes", ["training", "inference"], "Which of them.")
   flags.DEFINE_string("model", "small", "small, base or a configuration.")
-  flags.DEFINE_string("hf_python", None, "A Python with transformers.")
   flags.DEFINE_integer("rounds", 5, "Turns of each side.")
   flags.DEFINE_integer("steps", None, "A turn's steps; 10, of base 3.")
   flags.DEFINE_integer("batch", 32, "Examples a step.")
   flags.DEFINE_integer("length", 128, "Positions, S.")
   flags.DEFINE_integer("threads", 0, "0: one a core.")
-  flags.DEFINE_bool("forms", False, "One optimization off at a time.")
-  flags.DEFINE_list("off", None, "Of --forms, which; all where not given.")
-  flags.DEFINE_bool("whole_script", False, "run_classifier.py's own log.")
-  return flags.FLAGS
 
 
 def main(argv):
@@ -97,7 +91,7 @@ def main(argv):
 
   logging.set_verbosity(logging.ERROR)
   options = flags.FLAGS
-  if not (options.hf_python or options.forms or options.whole_script):
+  if not (options.hf_python or options.forms):
     print("transformers is left out: --hf_python is not given")
   with tempfile.TemporaryDirectory() as folder:
     for task in options.tasks:
@@ -106,8 +100,6 @@ def main(argv):
         one = {**job, "mode": mode}
         if options.forms:
           measure_forms(options, one)
-        elif options.whole_script:
-          measure_script(options, one, folder)
         else:
           measure_sides(options, one)
 
@@ -377,6 +369,7 @@ FORMS = (
   "padding",
   "big_blocks",
   "optimizer",
+  "embedding_lookup",
   "first_token",
   "groups",
   "attention",
@@ -405,6 +398,9 @@ def changes(name):
     "padding": [],
     "big_blocks": [(devices, "reuse_big_blocks", lambda: None)],
     "optimizer": [(optimization, "training_step", plain_forms.training_step)],
+    "embedding_lookup": [
+      (modeling, "embedding_lookup", plain_forms.embedding_lookup)
+    ],
     "first_token": [(modeling, "BertModel", every_position)],
     "groups": [(layout, "_division", lambda lengths, batch: batch)],
     "heads": [
@@ -420,7 +416,8 @@ def changes(name):
   if name in ("ours", "memory"):
     return [], True
   if name == "original":
-    patches = [patch for form in FORMS for patch in forms[form]]
+    del forms["embedding_lookup"]  # what it saves, 2018's variables never cost
+    patches = [patch for form in forms.values() for patch in form]
     # tf.nn.dropout, as in 2018, not only its mask.
     patches.append((modeling, "Dropout", plain_forms.Dropout))
     return patches, False
@@ -694,96 +691,6 @@ def measure_forms(options, job):
     )
 
 
-def measure_script(options, job, folder):
-  """Prints the rate that run_classifier.py tells, against the bare step's.
-
-  The bare step is one call of the session on rows that lie in memory, so that
-  input, hooks and logging are the script's alone.
-  """
-  config = os.path.join(folder, "bert_config.json")
-  pathlib.Path(config).write_text(json.dumps(job["model"]))
-  training, batch = job["mode"] == "training", job["batch"]
-  script = trained_rate if training else evaluated_rate
-  every = job["inference"]["rows"] // batch - WARM_UP
-  job["steps"] = LINES * job["steps"] if training else min(every, 40)
-  job[job["mode"]].update(write_batches(job, folder))
-  bare = Side("memory", job, sys.executable)
-  shares = []
-  for _ in range(options.rounds):
-    rates = [batch * job["steps"] / bare.turn()["seconds"]]
-    told = script(options, job, config, folder)
-    rates.append(batch * job["steps"] / bare.turn()["seconds"])
-    shares.append(100 * told / statistics.mean(rates))
-  bare.stop()
-  print(
-    f"{options.model} {job['task']} {job['mode']}: the script computes at"
-    f" {spread(shares)} % of the bare step's rate",
-    flush=True,
-  )
-
-
-def trained_rate(options, job, config, folder):
-  """Examples/s over a training by the script, its first steps left out."""
-  between = job["steps"] // LINES
-  epochs = (
-    (job["steps"] + between + 0.5) * job["batch"] / job["training"]["rows"]
-  )
-  with tempfile.TemporaryDirectory(dir=folder) as output_dir:
-    told = told_by_script(
-      options,
-      job,
-      f"--output_dir={output_dir}",
-      f"--bert_config_file={config}",
-      f"--num_train_epochs={epochs}",
-      f"--log_steps={between}",
-      "--do_train",
-    )
-  rates = re.findall(r"step .* ([\d.]+) examples/s", told)
-  if len(rates) != LINES + 1:
-    sys.exit(f"the script did not train:\n{told}")
-  return statistics.harmonic_mean(map(float, rates[1:]))
-
-
-def evaluated_rate(options, job, config, folder):
-  """Rows/s of an evaluation by the script, its first batch left out."""
-  output_dir = os.path.join(folder, f"trained_{job['task']}")
-  flags = [f"--output_dir={output_dir}", f"--bert_config_file={config}"]
-  if not os.path.exists(output_dir):  # weights to evaluate, of one step
-    epochs = 1.5 * job["batch"] / job["training"]["rows"]
-    told_by_script(
-      options, job, *flags, f"--num_train_epochs={epochs}", "--do_train"
-    )
-  told = told_by_script(options, job, *flags, "--do_eval")
-  rates = re.findall(r"evaluated .* ([\d.]+) rows/s", told)
-  if not rates:
-    sys.exit(f"the script did not evaluate:\n{told}")
-  return float(rates[-1])
-
-
-def told_by_script(options, job, *flags):
-  """The log of run_classifier.py, which must succeed."""
-  run = subprocess.run(
-    [
-      sys.executable,
-      ROOT / "run_classifier.py",
-      f"--task_name={job['task'].lower()}",
-      f"--data_dir={os.path.join(options.data, job['task'])}",
-      f"--cache_dir={os.path.dirname(job['training']['records'])}",
-      f"--vocab_file={options.vocab}",
-      f"--max_seq_length={job['length']}",
-      f"--seed={SEED}",
-      f"--train_batch_size={job['batch']}",
-      f"--num_threads={options.threads}",
-      *flags,
-    ],
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  if run.returncode:
-    sys.exit(f"the script failed:\n{run.stderr}")
-  return run.stderr
-
-
 if __name__ == "__main__":
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   side = sys.argv[2] if sys.argv[1:2] == ["--side"] else None
@@ -791,7 +698,10 @@ if __name__ == "__main__":
   if side:
     serve(side)
   else:
-    from absl import app
+    from absl import app, flags
 
     define_flags()
+    flags.DEFINE_string("hf_python", None, "A Python with transformers.")
+    flags.DEFINE_bool("forms", False, "One optimization off at a time.")
+    flags.DEFINE_list("off", None, "Of --forms, which; all where not given.")
     app.run(main)

@@ -74,6 +74,26 @@ def keep_mask(shape, seed, dropout_prob):
   return tf.cast(drawn >= dropout_prob, tf.float32)
 
 
+def embedding_lookup(
+  input_ids,
+  vocab_size,
+  embedding_size,
+  initializer_range,
+  name,
+  use_one_hot_embeddings,
+):
+  """In place of `modeling.embedding_lookup`: words from the variable itself."""
+  table = tf.get_variable(
+    name,
+    [vocab_size, embedding_size],
+    initializer=tf.truncated_normal_initializer(stddev=initializer_range),
+    use_resource=True,
+  )
+  if use_one_hot_embeddings:
+    return tf.matmul(tf.one_hot(input_ids, vocab_size), table), table
+  return tf.gather(table, input_ids), table
+
+
 class Dropout:
   """In place of `modeling.Dropout`: `tf.nn.dropout`, new in every step."""
 

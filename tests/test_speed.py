@@ -1,0 +1,73 @@
+"""benchmarks/speed.py: what its sides compute is the same."""
+
+import contextlib
+import pathlib
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+import modeling
+
+BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
+sys.path.append(str(BENCHMARKS))
+import speed  # noqa: E402
+
+JOB = dict(
+  mode="training",
+  labels=3,
+  model=dict(
+    vocab_size=50,
+    hidden_size=16,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    intermediate_size=32,
+    hidden_dropout_prob=0.0,
+    attention_probs_dropout_prob=0.0,
+  ),
+)
+
+
+def after_a_step(name, weights=None):
+  """Weights before a step of a side, and all variables after it."""
+  numbers = np.random.default_rng(0)
+  lengths = numbers.integers(2, 13, 8)
+  mask = np.arange(12) < lengths[:, np.newaxis]
+  features = {
+    "input_ids": numbers.integers(1, 50, [8, 12]) * mask,
+    "input_mask": mask,
+    "segment_ids": numbers.integers(0, 2, [8, 12]) * mask,
+    "label_ids": numbers.integers(0, 3, 8),
+  }
+  patches, skip_padding = speed.changes(name)
+  with contextlib.ExitStack() as stack:
+    stack.enter_context(tf.Graph().as_default())
+    session = stack.enter_context(tf.Session())
+    for target, attribute, form in patches:
+      stack.enter_context(mock.patch.object(target, attribute, form))
+    rows = {
+      column: tf.placeholder_with_default(
+        values.astype(np.int32), [None, *values.shape[1:]]
+      )
+      for column, values in features.items()
+    }
+    step = speed.step_of(JOB, rows, skip_padding)
+    session.run(tf.global_variables_initializer())
+    trained = {v.name: v for v in tf.trainable_variables()}
+    for key, value in (weights or {}).items():
+      trained[key].load(value, session)
+    before = session.run(trained)
+    session.run(step)
+    return before, session.run({v.name: v for v in tf.global_variables()})
+
+
+@pytest.mark.parametrize("side", ["original", "embedding_lookup"])
+def test_a_side_takes_the_step_that_ours_takes(side, monkeypatch):
+  monkeypatch.setattr(modeling.BertForSequenceClassification, "HEAD_DROPOUT", 0)
+  weights, expected = after_a_step("ours")
+  _, found = after_a_step(side, weights)
+  assert found.keys() == expected.keys()
+  for name, values in expected.items():
+    np.testing.assert_allclose(found[name], values, 1e-4, 1e-6, err_msg=name)
