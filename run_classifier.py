@@ -281,11 +281,26 @@ def file_based_input_fn_builder(
     parse = functools.partial(parse_batch, spec=spec)
     return (
       rows.batch(batch_size, drop_remainder=drop_remainder)
-      .map(parse, num_parallel_calls=tf.data.AUTOTUNE)
-      .prefetch(tf.data.AUTOTUNE)
+      .map(parse, num_parallel_calls=_PARALLEL_BATCHES)
+      .prefetch(_PARALLEL_BATCHES)
+      .with_options(without_tuning())
     )
 
   return input_fn
+
+
+_PARALLEL_BATCHES = 4  # A batch is parsed in a thousandth of a step.
+
+
+def without_tuning():
+  """Options for a `tf.data.Dataset` that has nothing to find out.
+
+  The thread that tunes a data set is now and then deaf to its end, and whoever
+  waits for it, the session that closes, waits up to a minute.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return options
 
 
 def endless(rows, *, seed, buffer_size, epoch_rows=None, start_row=0):
