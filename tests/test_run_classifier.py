@@ -526,3 +526,10 @@ def test_batches_that_must_be_whole_lose_no_row(graph, golden_task):
     with pytest.raises(tf.errors.OutOfRangeError):
       session.run(batch)
   assert np.concatenate(weights).tolist() == [1] * 21 + [0] * 3
+
+
+def test_the_end_of_a_session_waits_for_no_tuning_thread(golden_task):
+  build = run_classifier.file_based_input_fn_builder
+  for training in (True, False):
+    data = build(f"{golden_task}/eval.tf_record", 24, training, training)
+    assert data({"batch_size": 8}).options().autotune.enabled is False
