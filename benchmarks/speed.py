@@ -674,9 +674,8 @@ def measure_forms(options, job):
   Of single steps, each against the same batch's in the same round: many small
   ratios, whose quartiles the machine's other work moves little.
   """
-  forms = options.off or FORMS
-  rounds = take_turns(["ours", *forms], job, options)
-  for form in forms:
+  for form in options.off or FORMS:
+    rounds = take_turns(["ours", form], job, options)
     ratios = [
       without / step
       for own, other in zip(rounds["ours"], rounds[form])
