@@ -2,12 +2,15 @@
 
 import ctypes
 import os
+import pathlib
+import re
 import subprocess
 
 import tensorflow.compat.v1 as tf
 from tensorflow.python.tpu import tpu_system_metadata
 
 _GIBIBYTE = 1 << 30
+_CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
 
 
 def session_config(num_threads):
@@ -70,6 +73,9 @@ def _describe_gpus(gpus):
       text=True,
       timeout=10,
     ).stdout.splitlines()
+    # The tool names all of the machine's, of which fewer may be visible here.
+    if len(told) != len(gpus):
+      raise ValueError("which of them are these?")
     name, total, free = zip(*(line.split(", ") for line in told))
   except (OSError, subprocess.SubprocessError, ValueError):
     details = map(tf.config.experimental.get_device_details, gpus)
@@ -95,8 +101,8 @@ def _usable_cores():
 def free_memory():
   """Bytes of memory that may still be used, or None where nobody can tell.
 
-  The smaller of what the machine has left and what the control group of a
-  container allows.
+  The smaller of what the machine has left and what the control group (version
+  2) of a container allows.
   """
   free = [_meminfo_available(), _control_group_left()]
   return min((amount for amount in free if amount is not None), default=None)
@@ -117,14 +123,17 @@ def _meminfo_available():
 
 
 def _control_group_left():
-  amounts = []
-  for name in ("memory.max", "memory.current"):
-    try:
-      with open(f"/sys/fs/cgroup/{name}", encoding="ascii") as reader:
-        amounts.append(int(reader.read()))
-    except (OSError, ValueError):  # not in a group, or "max": no limit
-      return None
-  return max(0, amounts[0] - amounts[1])
+  try:
+    limit, used = (
+      int((_CONTROL_GROUP / name).read_text())
+      for name in ("memory.max", "memory.current")
+    )
+    statistics = (_CONTROL_GROUP / "memory.stat").read_text()
+  except (OSError, ValueError):  # not in a group, or "max": no limit
+    return None
+  # What was read of files is counted as used, but makes room for who needs it.
+  cached = re.search(r"^inactive_file (\d+)$", statistics, re.MULTILINE)
+  return max(0, limit - used + (int(cached[1]) if cached else 0))
 
 
 def tpu_cluster(tpu_name, tpu_zone, gcp_project):

@@ -4,7 +4,6 @@ The metrics are made in the graph, a batch at a time, so that evaluation needs
 no memory for the set, and runs on the host of a TPU as well.
 """
 
-import collections
 import contextlib
 import itertools
 
@@ -154,21 +153,17 @@ def write_predictions(
 
   Args:
     examples: iterable of `tasks.InputExample`.
-    probabilities: iterable of <float32>[L], at least as many.
+    probabilities: iterable of <float32>[L], one for each example.
     labels: the labels, in the order of their ids.
 
-  Returns:
-    The number of rows.
-
   Raises:
-    OSError: there are fewer predictions than rows.
+    OSError: there are more or fewer predictions than rows.
   """
   examples, probabilities = iter(examples), iter(probabilities)
   first = next(examples)
   has_gold = first.gold is not None
   header = ["id", "text_a", "text_b", *["gold"] * has_gold, "label"]
   header += ["probability", *(f"probability_{label}" for label in labels)]
-  rows = 0
   with contextlib.ExitStack() as stack:
     results, predictions = (
       stack.enter_context(
@@ -177,12 +172,14 @@ def write_predictions(
       for path in (results_path, predictions_path)
     )
     predictions.write("\t".join(header) + "\n")
-    for example in itertools.chain([first], examples):
-      row = next(probabilities, None)
-      if row is None:
+    pairs = itertools.zip_longest(
+      itertools.chain([first], examples), probabilities
+    )
+    for number, (example, row) in enumerate(pairs):
+      if example is None or row is None:
         raise OSError(
-          f"{rows} rows were predicted, but the test set has more: did its file"
-          " change meanwhile?"
+          f"{number} rows were read of the test set and predicted, then one of"
+          " the two had more: did its file change meanwhile?"
         )
       printed = [str(probability) for probability in row]
       results.write("\t".join(printed) + "\n")
@@ -197,9 +194,6 @@ def write_predictions(
         *printed,
       ]
       predictions.write("\t".join(map(_cell, cells)) + "\n")
-      rows += 1
-    collections.deque(probabilities, maxlen=0)  # lets the session end properly
-  return rows
 
 
 def _cell(text):

@@ -42,14 +42,12 @@ class EveryPosition:
 
   def add_positions(self, rows, table):
     """Adds to each row <float32>[M, H] the embedding of its position."""
-    width = rows.shape.as_list()[-1]
-    apart = tf.reshape(rows, [self._batch, self._length, width])
-    return tf.reshape(apart + table[: self._length], [-1, width])
+    moved = self.at_positions(rows) + table[: self._length]  # [B, S, H]
+    return tf.reshape(moved, [-1, rows.shape.as_list()[-1]])
 
   def first(self, rows):
     """The row of each sequence's first token: <float32>[B, H]."""
-    width = rows.shape.as_list()[-1]
-    return tf.reshape(rows, [self._batch, self._length, width])[:, 0]
+    return self.at_positions(rows)[:, 0]
 
   def at_positions(self, rows):
     """<float32>[M, H] back to <float32>[B, S, H]."""
@@ -162,7 +160,12 @@ class RealTokens:
     return fast_ops.merge_heads(contexts, merge, back)
 
   def _group(self, batch):
-    """Makes the indices that put heads into groups and back."""
+    """Makes the indices that put heads into groups and back, and the masks.
+
+    Of each group `_split`, `_merge` <int32>[G, N, K], `_split_first`
+    <int32>[G, N, 1] and `_masks` <float32>[G, 1, 1, K]; of all `_back`
+    <int32>[T, N] and `_back_first` <int32>[B, N]. See `fast_ops.split_heads`.
+    """
     order = tf.argsort(self._lengths, stable=True)  # [B]
     shorter = _division(tf.gather(self._lengths, order), batch)
     head = tf.range(self._heads)  # [N]

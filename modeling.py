@@ -225,8 +225,9 @@ class BertConfig:
       )
     known = {k: v for k, v in json_object.items() if k in _ARCHITECTURE}
     config = cls(**known)
-    for key in json_object.keys() - known.keys():
-      config._set_other(key, json_object[key])
+    for key, value in json_object.items():
+      if key not in known:
+        config._set_other(key, value)
     return config
 
   def _set_other(self, key, value):
@@ -241,7 +242,8 @@ class BertConfig:
       logging.warning(
         "unknown key %r in the BERT configuration has no effect%s", key, hint
       )
-    setattr(self, key, value)
+    if not hasattr(type(self), key):  # a method keeps its name
+      setattr(self, key, value)
 
   @classmethod
   def from_json_file(cls, json_file):
@@ -490,6 +492,9 @@ def embed(
   Args:
     input_ids, token_type_ids: <int32>[B, S].
     positions: which of them to compute, see `layout`.
+    config: a `BertConfig`.
+    dropout: a `Dropout`.
+    use_one_hot_embeddings: see `embedding_lookup`.
 
   Returns:
     <float32>[M, H] and the word embedding variable <float32>[V, H].
@@ -503,8 +508,8 @@ def embed(
     "word_embeddings",
     use_one_hot_embeddings,
   )  # [M, H]
-  # So few types that the product with a one-hot matrix is the fast form, and
-  # its gradient is dense, as the clipping norm of the original wants it.
+  # The product with a one-hot matrix, whose gradient is dense, as the clipping
+  # norm of the original wants it; with so few types it costs next to nothing.
   types, _ = embedding_lookup(
     positions.rows(token_type_ids),
     config.type_vocab_size,
@@ -534,6 +539,8 @@ def encode(rows, positions, config, dropout, only_pooled=False):
   Args:
     rows: <float32>[M, H].
     positions: where the rows stand, see `layout`.
+    config: a `BertConfig`.
+    dropout: a `Dropout`.
     only_pooled: of the last layer compute the first tokens alone: [B, H].
   """
   layers = []
@@ -565,6 +572,8 @@ def residual(branch, rows, config, dropout):
   Args:
     branch: <float32>[M, H or F].
     rows: <float32>[M, H].
+    config: a `BertConfig`.
+    dropout: a `Dropout`.
   """
   branch = dense(branch, config.hidden_size, config, "dense")  # [M, H]
   return layer_norm(rows + dropout(branch, config.hidden_dropout_prob))
@@ -577,6 +586,8 @@ def self_attention(queries, rows, positions, config, dropout, only_first):
     queries: <float32>[M, H], or [B, H] of the first tokens: what looks.
     rows: <float32>[M, H], what is looked at.
     positions: where the rows stand, see `layout`.
+    config: a `BertConfig`.
+    dropout: a `Dropout`.
     only_first: whether only the first tokens look.
 
   Returns:
@@ -605,6 +616,10 @@ def dense(rows, width, config, name, activation=None):
 
   Args:
     rows: <float32>[M, any width].
+    width: of the output.
+    config: a `BertConfig`, which tells how the kernel is initialized.
+    name: scope of the variables `kernel` and `bias`.
+    activation: a function, or None.
   """
   with tf.variable_scope(name):
     shape = [_width(rows), width]

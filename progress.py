@@ -24,8 +24,11 @@ class StatusLine:
     self._shown = False
 
   def show(self, text):
-    """Puts `text` in the place of what was shown."""
-    self._stream.write(f"\r\x1b[K{text}")
+    """Puts `text` in the place of what was shown, cut at the terminal's edge.
+
+    Where it went on in a second row, only that one would be taken away again.
+    """
+    self._stream.write(f"\r\x1b[K\x1b[?7l{text}\x1b[?7h")
     self._stream.flush()
     self._shown = True
 
@@ -128,7 +131,7 @@ class Counter:
 
 
 def counted(items, counter, rows=1000):
-  """Yields the items, and tells a `Counter` of every so many."""
+  """Yields the items, and tells a `Counter` whenever so many more are done."""
   try:
     for number, item in enumerate(items, 1):
       yield item

@@ -13,9 +13,11 @@ Writes checkpoints, eval_results.txt, test_results.tsv and test_predictions.tsv
 into output_dir. The same command again goes on where a killed run stopped.
 """
 
+import collections
 import contextlib
 import difflib
 import functools
+import itertools
 import os
 import re
 import sys
@@ -240,7 +242,7 @@ def file_based_input_fn_builder(
   with the rows that one never stopped would have had there.
 
   Args:
-    input_file: TFRecord file.
+    input_file: TFRecord file, or a list of them, read one after the other.
     seq_length: S.
     is_training: whether to shuffle and repeat.
     drop_remainder: whether every batch must be whole. In training the last
@@ -258,14 +260,16 @@ def file_based_input_fn_builder(
     `label_ids`, `is_real_example` <int32>[B].
 
   Raises:
-    ValueError: a `start_row` without `records`.
+    ValueError: there are no `records`, or a `start_row` without their number.
   """
   spec = feature_spec(seq_length)
   if start_row and not records:
     raise ValueError("start_row needs records, the number of rows in the file")
 
+  if records == 0:
+    raise ValueError(f"{input_file} has no rows")
+
   def input_fn(params):
-    batch_size = params["batch_size"]
     rows = tf.data.TFRecordDataset(input_file)
     if is_training:
       rows = endless(
@@ -278,29 +282,26 @@ def file_based_input_fn_builder(
     elif drop_remainder:
       zeros = serialize(padding_features(seq_length))
       rows = filled_up(rows, zeros, params)
+    batches = rows.batch(params["batch_size"], drop_remainder=drop_remainder)
     parse = functools.partial(parse_batch, spec=spec)
-    return (
-      rows.batch(batch_size, drop_remainder=drop_remainder)
-      .map(parse, num_parallel_calls=_PARALLEL_BATCHES)
-      .prefetch(_PARALLEL_BATCHES)
-      .with_options(without_tuning())
-    )
+    return prefetched(batches.map(parse, num_parallel_calls=_AHEAD))
 
   return input_fn
 
 
-_PARALLEL_BATCHES = 4  # A batch is parsed in a thousandth of a step.
+_AHEAD = 4  # batches; each is parsed in a thousandth of a step
 
 
-def without_tuning():
-  """Options for a `tf.data.Dataset` that has nothing to find out.
+def prefetched(batches):
+  """The `tf.data.Dataset`, made ready while steps are computed.
 
-  The thread that tunes a data set is now and then deaf to its end, and whoever
-  waits for it, the session that closes, waits up to a minute.
+  How far ahead is fixed: the thread that would find it out is now and then deaf
+  to the data set's end, and the session that closes waits for it up to a
+  minute.
   """
   options = tf.data.Options()
   options.autotune.enabled = False
-  return options
+  return batches.prefetch(_AHEAD).with_options(options)
 
 
 def endless(rows, *, seed, buffer_size, epoch_rows=None, start_row=0):
@@ -363,7 +364,12 @@ def input_fn_builder(
   """An input_fn over a list of `InputFeatures` in memory.
 
   Args and result as of `file_based_input_fn_builder`.
+
+  Raises:
+    ValueError: the list is empty.
   """
+  if not features:
+    raise ValueError("there are no features: the list is empty")
   columns = {
     name: np.reshape(
       [row.as_dict()[name] for row in features], [-1, *spec.shape]
@@ -372,7 +378,6 @@ def input_fn_builder(
   }
 
   def input_fn(params):
-    batch_size = params["batch_size"]
     rows = tf.data.Dataset.from_tensor_slices(columns)
     if is_training:
       rows = endless(rows, seed=seed, buffer_size=len(features))
@@ -381,7 +386,9 @@ def input_fn_builder(
         name: np.zeros_like(column[0]) for name, column in columns.items()
       }
       rows = filled_up(rows, zeros, params)
-    return rows.batch(batch_size, drop_remainder=drop_remainder)
+    return prefetched(
+      rows.batch(params["batch_size"], drop_remainder=drop_remainder)
+    )
 
   return input_fn
 
@@ -684,20 +691,30 @@ def run_config(options, cluster):
   )
 
 
-def input_fn_for(run, split):
-  """The input_fn of a split."""
-  features = run.features[split]
-  training = split == "train"
+def input_fn_for(run, *splits):
+  """The input_fn of a split, or of several, one after the other."""
+  training = splits == ("train",)
+  step = run.first_step if training else 0
   return file_based_input_fn_builder(
-    features.path,
+    [run.features[split].path for split in splits],
     run.options.max_seq_length,
     is_training=training,
     drop_remainder=training or run.options.use_tpu,
     seed=run.options.seed,
     shuffle_buffer_size=run.schedule.buffer_rows if training else None,
-    records=features.records,
-    start_row=run.first_step * run.options.train_batch_size,
+    records=rows_of(run, splits),
+    start_row=step * run.options.train_batch_size,
   )
+
+
+def splits_of(run, kind):
+  """Those of a kind, "dev" or "test", that are to be computed."""
+  return [split for split in run.features if split.startswith(kind)]
+
+
+def rows_of(run, splits):
+  """How many rows the splits have together."""
+  return sum(run.features[split].records for split in splits)
 
 
 def train(estimator, run):
@@ -836,36 +853,40 @@ def evaluate(estimator, run, split, results=None):
   return path, results
 
 
-def predict(estimator, run, split):
-  """Predicts a split and writes one line a row.
+def predict(estimator, run, splits):
+  """Predicts the splits in one session and writes one line a row.
 
   Returns:
-    The paths written.
+    For each split the paths written.
   """
-  suffix = split[len("test") :]
-  rows = run.features[split].records
+  rows = rows_of(run, splits)
   logging.info(
     "predicting the %d rows of %s on %s",
     rows,
-    split,
+    " and ".join(splits),
     devices_in_words(run.options),
   )
   counter = progress.Counter("predicted", rows)
   batches = estimator.predict(
-    input_fn_for(run, split), yield_single_examples=False
+    input_fn_for(run, *splits), yield_single_examples=False
   )
-  paths = [
-    os.path.join(run.options.output_dir, f"{name}{suffix}.tsv")
-    for name in ("test_results", "test_predictions")
-  ]
-  evaluation.write_predictions(
-    run.processor.examples(run.options.data_dir, split),
-    predicted_rows(batches, counter),
-    run.processor.get_labels(),
-    *paths,
-  )
-  logging.info("%s, in %s", counter, " and ".join(paths))
-  return paths
+  predicted = predicted_rows(batches, counter)
+  written = {}
+  for split in splits:
+    suffix = split[len("test") :]
+    written[split] = [
+      os.path.join(run.options.output_dir, f"{name}{suffix}.tsv")
+      for name in ("test_results", "test_predictions")
+    ]
+    evaluation.write_predictions(
+      run.processor.examples(run.options.data_dir, split),
+      itertools.islice(predicted, rows_of(run, [split])),
+      run.processor.get_labels(),
+      *written[split],
+    )
+    logging.info("%s, in %s", counter, " and ".join(written[split]))
+  collections.deque(predicted, maxlen=0)  # lets the session end properly
+  return written
 
 
 def predicted_rows(batches, counter):
@@ -949,13 +970,13 @@ def main(argv):
       last_lines.append(
         f"trained up to step {run.schedule.steps}: {options.output_dir}"
       )
-    for split in run.features:
-      if split.startswith("dev"):
-        path, results = evaluate(estimator, run, split, results)
-        last_lines.append(f"{split}: {one_line(results)}: {path}")
-        results = None
-      elif split.startswith("test"):
-        paths = predict(estimator, run, split)
+    for split in splits_of(run, "dev"):
+      path, results = evaluate(estimator, run, split, results)
+      last_lines.append(f"{split}: {one_line(results)}: {path}")
+      results = None
+    if options.do_predict:
+      written = predict(estimator, run, splits_of(run, "test"))
+      for split, paths in written.items():
         last_lines.append(f"{split}: predictions: {' '.join(paths)}")
   for line in last_lines:
     logging.info("%s", line)

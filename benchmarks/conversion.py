@@ -1,8 +1,8 @@
 """Measures conversion: rows/s from a task's file to cached TFRecord records.
 
   pip install transformers    # here, or where --hf_python is
-  python benchmarks/conversion.py --task=cola:glue/CoLA:uncased/vocab.txt \
-      --task=mnli:glue/MNLI:uncased/vocab.txt \
+  python benchmarks/conversion.py --task=cola:glue/CoLA:uncased/vocab.txt \\
+      --task=mnli:glue/MNLI:uncased/vocab.txt \\
       --task=xnli:XNLI:chinese/vocab.txt --hf_python=hf/bin/python
 
 Three sides take turns on each task, none of them while another is at work, and
@@ -17,9 +17,9 @@ every one with a tokenizer that has seen nothing:
 
 For each task it prints rows/s by wall time, and ratios to `theirs`, round by
 round: the median and the range. Where others use the machine, wall time holds
-their work too: `cpu` is the ratio by processor time, which does not, and the
-one to hold on to. For `two` only wall time means something, and only where so
-many cores are free.
+their work too: `cpu` is the ratio by processor time, which holds less of it,
+and the one to hold on to. For `two` only wall time means something, and only
+where so many cores are free.
 
 One round, the first, is not counted. The first 20 000 rows of a file are
 always converted by one process, so `two` differs from `ours` on larger ones
@@ -38,6 +38,8 @@ import sys
 import tempfile
 import time
 
+from speed import spread
+
 SIDES = ("ours", "two", "theirs")
 
 
@@ -48,6 +50,7 @@ def arguments():
   parser.add_argument(
     "--task",
     action="append",
+    required=True,
     metavar="NAME:DATA_DIR:VOCAB_FILE",
     help="a task's name, folder and vocabulary; may be repeated",
   )
@@ -80,7 +83,7 @@ def main():
     env={**os.environ, "TOKENIZERS_PARALLELISM": "false"},
   )
   with theirs, tempfile.TemporaryDirectory() as folder:
-    for task in args.task or []:
+    for task in args.task:
       measure(args, *task.split(":"), theirs, folder)
     theirs.stdin.close()
 
@@ -91,7 +94,7 @@ def measure(args, name, data_dir, vocab_file, theirs, folder):
 
   processor = tasks.PROCESSORS[name]()
   if args.rows:
-    repeated(processor, data_dir, "train", args.rows, folder)
+    write_repeated(processor, data_dir, "train", args.rows, folder)
     data_dir = folder
   texts = os.path.join(folder, "texts.json")
   with open(texts, "w") as file:
@@ -101,25 +104,28 @@ def measure(args, name, data_dir, vocab_file, theirs, folder):
   job.update(length=args.length, batch=args.batch)
   job["do_lower_case"] = not args.cased
   rounds = {side: [] for side in SIDES}
-  for _ in range(args.rounds + 1):
-    for side, processes in (("ours", 1), ("two", args.processes)):
-      measured = convert(processor, name, data_dir, job, processes)
+  for number in range(args.rounds + 1):
+    for side in SIDES[:: -1 if number % 2 else 1]:
+      if side == "theirs":
+        print(json.dumps(job), file=theirs.stdin, flush=True)
+        measured = json.loads(theirs.stdout.readline() or sys.exit(1))
+      else:
+        processes = args.processes if side == "two" else 1
+        measured = convert(processor, name, data_dir, job, processes)
       rounds[side].append(measured)
-    print(json.dumps(job), file=theirs.stdin, flush=True)
-    rounds["theirs"].append(json.loads(theirs.stdout.readline()))
   report(name, {side: values[1:] for side, values in rounds.items()})
 
 
-def repeated(processor, data_dir, split, rows, folder):
+def write_repeated(processor, data_dir, split, rows, folder):
   """Writes to `folder` a task's file of so many rows, repeated or cut."""
   source = pathlib.Path(processor.path(data_dir, split))
   target = pathlib.Path(processor.path(folder, split))
   target.parent.mkdir(parents=True, exist_ok=True)
-  lines = source.read_text().splitlines(keepends=True)
+  lines = source.read_text(encoding="utf-8").rstrip("\n").split("\n")
   header = lines[: processor.tables[split].header]
   body = lines[len(header) :]
   body = (body * (rows // len(body) + 1))[:rows]
-  target.write_text("".join(header + body))
+  target.write_text("\n".join([*header, *body, ""]), encoding="utf-8")
 
 
 def convert(processor, name, data_dir, job, processes):
@@ -199,15 +205,11 @@ def report(name, rounds):
     ("two", "ours", "wall"),
   ):
     index = ["rows", "wall", "cpu"].index(clock)
-    ratios = sorted(
-      theirs[index] / ours[index]
-      for ours, theirs in zip(rounds[side], rounds[against])
+    ratios = (
+      other[index] / own[index]
+      for own, other in zip(rounds[side], rounds[against])
     )
-    print(
-      f"  {side} against {against}, {clock}: {statistics.median(ratios):.2f}"
-      f" ({ratios[0]:.2f} to {ratios[-1]:.2f})",
-      flush=True,
-    )
+    print(f"  {side} against {against}, {clock}: {spread(ratios)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -24,15 +24,19 @@ real tokens (training: three times the forward pass), at the rate that the
 products of these shapes were computed with in the same round, over the time of
 a side. `whole` counts all layers; `needed` counts of the last layer key and
 value, and the rest for the first tokens only, as the pooler reads no more.
-Numbers are medians over the rounds, with the range. Wall time holds the work of
-others on the machine; `cpu` is the ratio by processor time, which holds less.
+Numbers are medians over the rounds, with the range; every round has the same
+batches. Wall time holds the work of others on the machine; `cpu` is the ratio
+by processor time, which holds less. The memory of the TensorFlow sides includes
+the training set, which is shuffled in it; `transformers` is given its batches.
 
   --model  small (6 layers, 384 wide), base, or a bert_config.json. base keeps
            one side in memory at a time and starts it every round.
   --forms  instead: one optimization off at a time; the ratio of the step
-           without it to the step as it is.
+           without it to the step as it is. `nothing` turns nothing off, and
+           shows what two processes of the same work differ by.
 
-What input, hooks and logging cost is measured by whole_script.py.
+What input, hooks and logging cost is measured by whole_script.py, and text to
+features by conversion.py.
 """
 
 import contextlib
@@ -62,6 +66,15 @@ MODELS = {
     intermediate_size=3072,
   ),
 }
+SIZES = (
+  "vocab_size",
+  "type_vocab_size",
+  "max_position_embeddings",
+  "hidden_size",
+  "num_hidden_layers",
+  "num_attention_heads",
+  "intermediate_size",
+)
 SEED = 1  # of the order of the rows
 TASKS = ["CoLA", "MRPC", "MNLI"]
 TORCH_SIDES = ("transformers", "torch_products")
@@ -113,6 +126,7 @@ def prepare(options, task, folder):
   import devices
   from features import FeatureCache
   import files
+  import modeling
   import tasks
   import tokenization
 
@@ -133,9 +147,11 @@ def prepare(options, task, folder):
   model = MODELS.get(options.model)
   if model is None:
     model = json.loads(pathlib.Path(options.model).read_text())
+  model = {"vocab_size": 30522, "type_vocab_size": 2, **model}
+  config = modeling.BertConfig.from_dict(model)
   job = dict(
     task=task,
-    model={"vocab_size": 30522, "type_vocab_size": 2, **model},
+    model={size: getattr(config, size) for size in SIZES},
     labels=len(processor.get_labels()),
     batch=options.batch,
     length=options.length,
@@ -154,9 +170,12 @@ def write_batches(job, folder):
   import numpy as np
   import tensorflow.compat.v1 as tf
 
+  count, rows = WARM_UP + job["steps"], job[job["mode"]]["rows"]
+  if rows < count * job["batch"] and job["mode"] == "inference":
+    sys.exit(f"{job['task']} has {rows} rows, fewer than {count} batches")
   with tf.Graph().as_default(), tf.Session() as session:
     following = batches(job).make_one_shot_iterator().get_next()
-    read = [session.run(following) for _ in range(WARM_UP + job["steps"])]
+    read = [session.run(following) for _ in range(count)]
   path = os.path.join(folder, f"{job['task']}_{job['mode']}.npz")
   np.savez(path, **{c: np.stack([b[c] for b in read]) for c in COLUMNS})
   lengths = np.stack([b["input_mask"].sum(1) for b in read[WARM_UP:]])
@@ -188,9 +207,12 @@ def batches_in_memory(job):
   import numpy as np
   import tensorflow.compat.v1 as tf
 
+  import run_classifier
+
   with np.load(job[job["mode"]]["path"]) as arrays:
     columns = {column: arrays[column] for column in COLUMNS}
-  return tf.data.Dataset.from_tensor_slices(columns).repeat()
+  rows = tf.data.Dataset.from_tensor_slices(columns).repeat()
+  return run_classifier.prefetched(rows)
 
 
 def operations(job, tokens, last_layer="whole"):
@@ -246,13 +268,15 @@ class Side:
 def take_turns(names, job, options):
   """What the rounds gave: a list for each side.
 
-  Every round begins with another side, so that none has a place of its own.
+  Rounds go forward and back, each two from another side on, so that none has a
+  place or a neighbour of its own.
   """
   one_live = options.model == "base"
   live, rounds = {}, {name: [] for name in names}
   for number in range(options.rounds):
-    first = number % len(names)
-    for name in names[first:] + names[:first]:
+    first = number // 2 % len(names)
+    order = names[first:] + names[:first]
+    for name in order[::-1] if number % 2 else order:
       if name not in live:
         torch = name in TORCH_SIDES
         python = options.hf_python if torch else sys.executable
@@ -366,6 +390,7 @@ def step_of(job, features, skip_padding):
 
 
 FORMS = (
+  "nothing",
   "padding",
   "big_blocks",
   "optimizer",
@@ -395,6 +420,7 @@ def changes(name):
 
   whole_model = modeling.BertModel
   forms = {
+    "nothing": [],
     "padding": [],
     "big_blocks": [(devices, "reuse_big_blocks", lambda: None)],
     "optimizer": [(optimization, "training_step", plain_forms.training_step)],
@@ -561,6 +587,7 @@ def tensorflow_products_turn(job):
   def product(a, b, turn=None):
     return tf.matmul(a, b, transpose_a=turn == 0, transpose_b=turn == 1)
 
+  devices.reuse_big_blocks()
   # Variables, because products of constants are computed beforehand.
   rows, layers = random_layers(job)
   rows = tf.Variable(rows)

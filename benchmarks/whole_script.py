@@ -4,11 +4,12 @@
       --tasks=CoLA,MNLI,MRPC --model=small
 
 For each task and mode it prints the examples/s that run_classifier.py tells in
-its log, as a user runs it, in percent of the rate of the bare step: one call of
-the session on rows that lie in memory, measured before and after by the same
-graph in another process. Weights are random; dev files are repeated up to
-`--dev_rows`, or evaluation would be over before its rate is known. Numbers are
-medians over the rounds, with the range.
+its log, as a user runs it with --do_train or --do_eval, in percent of the rate
+of the bare step: one call of the session on rows that lie in memory, before and
+after, in a process of its own. The step of inference is that of prediction, so
+that loss and metrics are the script's. Weights are random; dev files are
+repeated up to `--dev_rows`, or evaluation would be over before its rate is
+known. Numbers are medians over the rounds, with the range.
 """
 
 import json
@@ -22,11 +23,11 @@ import sys
 import tempfile
 
 from absl import app, flags, logging
-from conversion import repeated
+from conversion import write_repeated
 import speed
 
 LINES = 5  # of progress that the rate of a training is taken from
-BARE_STEPS = 40  # of inference, at most
+BARE_STEPS = 40  # of inference
 
 speed.define_flags()
 flags.DEFINE_integer("dev_rows", 4000, "Rows that are evaluated.")
@@ -52,9 +53,10 @@ def longer_dev_files(options, folder):
   for task in options.tasks:
     processor = tasks.PROCESSORS[task.lower()]()
     source, target = (os.path.join(f, task) for f in (options.data, folder))
-    os.mkdir(target)
-    shutil.copy(processor.path(source, "train"), target)
-    repeated(processor, source, "dev", options.dev_rows, target)
+    train = processor.path(target, "train")
+    os.makedirs(os.path.dirname(train))
+    shutil.copy(processor.path(source, "train"), train)
+    write_repeated(processor, source, "dev", options.dev_rows, target)
 
 
 def measure(options, job, folder):
@@ -131,6 +133,7 @@ def told_by_script(options, job, *arguments):
       f"--max_seq_length={job['length']}",
       f"--seed={speed.SEED}",
       f"--train_batch_size={job['batch']}",
+      f"--eval_batch_size={job['batch']}",
       f"--num_threads={options.threads}",
       *arguments,
     ],

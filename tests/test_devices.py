@@ -80,6 +80,12 @@ def test_gpu_is_named_with_its_memory_where_the_driver_tells_it(
   )
   expected = "GPU:0 (A100, 40000 MiB of 40960 MiB of memory free)"
   assert devices.describe(1) == expected
+  # A second line is a GPU that is hidden here; nobody knows which is which.
+  tool.write_text("#!/bin/sh\necho 'A100, 4 MiB, 4 MiB\nT4, 2 MiB, 1 MiB'\n")
+  monkeypatch.setattr(
+    devices.tf.config.experimental, "get_device_details", lambda gpu: {}
+  )
+  assert devices.describe(1) == "GPU:0 (of no name)"
 
 
 def test_free_memory_is_at_most_what_the_machine_has():
@@ -96,6 +102,17 @@ def test_free_memory_is_the_smaller_of_machine_and_container(monkeypatch):
   ):
     monkeypatch.setattr(devices, "_control_group_left", lambda left=left: left)
     assert devices.free_memory() == expected
+
+
+def test_files_that_a_container_has_read_count_as_free(monkeypatch, tmp_path):
+  monkeypatch.setattr(devices, "_CONTROL_GROUP", tmp_path)
+  assert devices._control_group_left() is None
+  (tmp_path / "memory.max").write_text("1000\n")
+  (tmp_path / "memory.current").write_text("700\n")
+  (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 450\n")
+  assert devices._control_group_left() == 750
+  (tmp_path / "memory.max").write_text("max\n")
+  assert devices._control_group_left() is None
 
 
 def test_local_paths_are_refused_by_flag_name():

@@ -27,7 +27,7 @@ def placeholder_of(value, static):
 
 
 def agree(run, form, plain, values, numbers, *, static=True, bound=1e-9):
-  """Whether two functions have equal values and gradients at `values`."""
+  """Asserts that two functions have equal values and gradients at `values`."""
   inputs = [placeholder_of(value, static) for value in values]
   feed = dict(zip(inputs, values))
   found = []

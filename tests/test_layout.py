@@ -167,6 +167,23 @@ def test_positions_without_a_token_are_zeros(run):
   assert (np.abs(sequence[mask == 1]).max(-1) > 0).all()
 
 
+@pytest.mark.parametrize("where", [layout.EveryPosition, layout.RealTokens])
+def test_weights_that_dropout_keeps_are_scaled_up_once(run, where, monkeypatch):
+  monkeypatch.setattr(
+    modeling.Dropout, "mask", lambda _, shape, p: tf.ones(shape)
+  )
+  mask = MASKS["all positions"]
+  positions = where(tf.constant(mask), mask.shape, 3)
+  rows = tf.constant(np.random.default_rng(0).normal(size=(24, 24)), tf.float32)
+  with tf.variable_scope("self", reuse=tf.AUTO_REUSE):
+    kept, whole = (
+      modeling.self_attention(rows, rows, positions, config(), dropout, False)
+      for dropout in (modeling.Dropout(), modeling.no_dropout)
+    )
+  kept, whole = run([kept, whole])
+  np.testing.assert_allclose(0.9 * kept, whole, rtol=1e-4)
+
+
 # ---------------------------------------------------------------------------
 # Groups
 

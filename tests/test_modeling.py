@@ -241,6 +241,13 @@ def test_activation_in_any_form_is_a_value(value):
   assert modeling.BertConfig(9, hidden_act=value).hidden_act is value
 
 
+def test_unknown_key_does_not_hide_a_method(warnings):
+  given = {"vocab_size": 9, "architecture": "bert", "to_dict": 1}
+  config = modeling.BertConfig.from_dict(given)
+  assert config.to_dict() == modeling.BertConfig(9).to_dict()
+  assert ["'architecture'" in warnings()[0], len(warnings())] == [True, 2]
+
+
 def test_hugging_face_config_is_known(warnings):
   given = {
     "architectures": ["BertForMaskedLM"],
@@ -539,9 +546,12 @@ def test_mask_and_segments_have_defaults(run):
   np.testing.assert_array_equal(*both)
 
 
-def test_batch_and_length_may_be_known_only_when_it_runs(run):
+@pytest.mark.parametrize("skip_padding", [True, False])
+def test_batch_and_length_may_be_known_only_when_it_runs(run, skip_padding):
   ids = tf.placeholder(tf.int32, [None, None])
-  bert = modeling.BertModel(small_config(), False, ids)
+  bert = modeling.BertModel(
+    small_config(), False, ids, skip_padding=skip_padding
+  )
   output = run(bert.get_sequence_output(), {ids: np.ones([3, 5])})
   assert output.shape == (3, 5, 8)
 

@@ -49,7 +49,9 @@ def test_status_line_renews_itself_and_goes_away():
   status.show("two")
   status.clear()
   status.clear()
-  assert stream.getvalue() == "\r\x1b[Kone\r\x1b[Ktwo\r\x1b[K"
+  wrap_off, wrap_on, wipe = "\x1b[?7l", "\x1b[?7h", "\r\x1b[K"
+  shown = [f"{wipe}{wrap_off}{word}{wrap_on}" for word in ("one", "two")]
+  assert stream.getvalue() == "".join(shown) + wipe
 
 
 def train(steps, log_steps):

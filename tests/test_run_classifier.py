@@ -330,6 +330,7 @@ def test_mnli_evaluates_and_predicts_both_of_its_sets(classify, tmp_path):
   flags["init_checkpoint"] = ROOT / "tests" / "golden" / "checkpoint"
   outcome = classify("--do_eval", "--do_predict", output_dir=out, **flags)
   assert outcome.status == 0, outcome.log
+  assert outcome.log.count("predicting the 2 rows of test and test_mism") == 1
   for suffix in ("", "_mismatched"):
     assert "eval_accuracy" in results(out / f"eval_results{suffix}.txt")
     (probabilities,) = table(out / f"test_results{suffix}.tsv")
@@ -484,7 +485,7 @@ def test_cells_of_predictions_hold_no_tab_and_no_line_end(tmp_path):
   example = tasks.InputExample("g-1", "a\tb\r\nc\u2028d", "e\n")
   paths = [str(tmp_path / "results"), str(tmp_path / "predictions")]
   rows = iter(np.float32([[0.25, 0.75]]))
-  assert evaluation.write_predictions([example], rows, "xy", *paths) == 1
+  evaluation.write_predictions([example], rows, "xy", *paths)
   _, row = table(paths[1])
   assert row == ["g-1", "a b c d", "e", "y", "0.75", "0.25", "0.75"]
 
@@ -530,6 +531,19 @@ def test_batches_that_must_be_whole_lose_no_row(graph, golden_task):
 
 def test_the_end_of_a_session_waits_for_no_tuning_thread(golden_task):
   build = run_classifier.file_based_input_fn_builder
+  row = run_classifier.InputFeatures([2, 3], [1, 1], [0, 0], 1)
   for training in (True, False):
-    data = build(f"{golden_task}/eval.tf_record", 24, training, training)
-    assert data({"batch_size": 8}).options().autotune.enabled is False
+    for input_fn in (
+      build(f"{golden_task}/eval.tf_record", 24, training, training),
+      run_classifier.input_fn_builder([row], 2, training, training),
+    ):
+      assert input_fn({"batch_size": 1}).options().autotune.enabled is False
+
+
+def test_no_rows_are_refused_where_training_would_wait_for_them_for_ever():
+  with pytest.raises(ValueError, match="empty"):
+    run_classifier.input_fn_builder([], 8, True, True)
+  with pytest.raises(ValueError, match="f.tf_record has no rows"):
+    run_classifier.file_based_input_fn_builder(
+      "f.tf_record", 8, True, True, records=0
+    )
