@@ -10,6 +10,7 @@ between them: gradients, their mean over the replicas, clipping, the update.
 `create_optimizer` is all three, with the 2018 signature.
 """
 
+import functools
 import re
 
 import tensorflow.compat.v1 as tf
@@ -194,14 +195,35 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
       ValueError: a variable of the kind that TensorFlow 1 made by default.
     """
     del global_step
+    numbers = functools.lru_cache(maxsize=None)(self._numbers)
     updates = [
-      self._update(variable, _as_tensor(gradient))
+      self._update(variable, _as_tensor(gradient), numbers)
       for gradient, variable in grads_and_vars
       if gradient is not None and variable is not None
     ]
     return tf.group(*updates, name=name or self._name)
 
-  def _update(self, variable, gradient):
+  def _numbers(self, dtype):
+    """The scalars <dtype>[] of an update, which all variables share.
+
+    Returns:
+      r * decay, and arguments of `ResourceApplyAdam`.
+    """
+    rate = tf.cast(self.learning_rate, dtype)
+    zero = tf.zeros([], dtype)
+    others = {
+      "beta1": self.beta_1,
+      "beta2": self.beta_2,
+      "epsilon": self.epsilon,
+    }
+    return rate * self.weight_decay_rate, dict(
+      {name: tf.constant(value, dtype) for name, value in others.items()},
+      lr=rate,
+      beta1_power=zero,
+      beta2_power=zero,
+    )
+
+  def _update(self, variable, gradient, numbers):
     """One variable's step, the decay first.
 
     The moments do not read the variable, so that decaying it before is exact.
@@ -221,26 +243,20 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     name = variable.name.partition(":")[0]
     m = _slot(variable, f"{name}/adam_m")
     v = _slot(variable, f"{name}/adam_v")
-    rate = tf.cast(self.learning_rate, variable.dtype)
+    decay, scalars = numbers(variable.dtype.base_dtype)
     before = [gradient]
     if self._decays(name):
       # Not before the gradient is there: until then the model reads, and
       # would see, now and then, a variable that has decayed already.
       with tf.control_dependencies(before):
-        decay = rate * self.weight_decay_rate * variable
-        before = [variable.assign_sub(decay)]
+        before = [variable.assign_sub(decay * variable, read_value=False)]
     with tf.control_dependencies(before):
       return tf.raw_ops.ResourceApplyAdam(
         var=variable.handle,
         m=m.handle,
         v=v.handle,
-        beta1_power=0.0,
-        beta2_power=0.0,
-        lr=rate,
-        beta1=self.beta_1,
-        beta2=self.beta_2,
-        epsilon=self.epsilon,
         grad=gradient,
+        **scalars,
       )
 
   def _decays(self, name):
