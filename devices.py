@@ -34,7 +34,7 @@ def reuse_big_blocks():
   By default glibc maps a block of over 32 MB afresh each time, and the system
   fills page after page of it with zeros: in every training step the gradient
   and the decay of the word table. Without this a training step of the 6-layer
-  model on CoLA takes 1.14 times as long (benchmarks/speed.py --forms). Other C
+  model on CoLA takes 1.18 times as long (benchmarks/speed.py --forms). Other C
   libraries have no such call.
   """
   try:

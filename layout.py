@@ -7,7 +7,7 @@ token stands: position embeddings, the first token, attention.
 `EveryPosition` keeps all B * S of them, in static shapes, as a TPU and XLA
 want it. `RealTokens` keeps those that the mask shows, T of them, and cuts
 attention at the longest sequence: at 128 positions CoLA's sentences have 11
-tokens, so that nine tenths of the work was padding.
+tokens, so that nine tenths of the work was padding. The README has the times.
 
 Axis letters: B batch, S sequence, T real tokens, M rows of the matrix (B * S
 or T), H hidden, N heads, D head width, Q queries, K keys, G rows of a group.
@@ -210,6 +210,9 @@ class RealTokens:
 
 def _division(lengths, batch):
   """How many of the sorted sequences <int32>[B] go into the shorter group.
+
+  With a single group a training step of the 6-layer model takes 1.23 times as
+  long on MNLI (benchmarks/speed.py --forms).
 
   Attention computes longest^2 scores for each sequence of a group.
   """

@@ -541,7 +541,9 @@ def encode(rows, positions, config, dropout, only_pooled=False):
     positions: where the rows stand, see `layout`.
     config: a `BertConfig`.
     dropout: a `Dropout`.
-    only_pooled: of the last layer compute the first tokens alone: [B, H].
+    only_pooled: of the last layer compute the first tokens alone: [B, H]. To
+      compute all of it takes a training step of the 6-layer model 1.23 times as
+      long on MNLI (benchmarks/speed.py --forms).
   """
   layers = []
   for number in range(config.num_hidden_layers):
@@ -674,7 +676,8 @@ def embedding_lookup(
   )
   if not use_one_hot_embeddings:
     # Not from the variable itself, or TensorFlow would copy the whole table
-    # before each update: without the copy a CoLA step takes 0.86 of the time.
+    # before each update: a CoLA step of the 6-layer model with that copy takes
+    # 1.06 times as long (benchmarks/speed.py --forms).
     return tf.gather(table.read_value(), input_ids), table  # [..., H]
   flat = tf.one_hot(tf.reshape(input_ids, [-1]), vocab_size)  # [M, V]
   rows = tf.matmul(flat, table)  # [M, H]
