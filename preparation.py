@@ -446,7 +446,7 @@ def prepare_cache(options, processor, model):
   )
 
 
-_MOST_PROCESSES = 4  # beyond, the one that reads and writes is the limit
+_MOST_PROCESSES = 4  # what more would gain was not measured
 
 
 def prepare_schedule(options, rows, found):
