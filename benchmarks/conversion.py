@@ -21,7 +21,7 @@ their work too: `cpu` is the ratio by processor time, which holds less of it,
 and the one to hold on to. For `two` only wall time means something, and only
 where so many cores are free.
 
-One round, the first, is not counted. The first 20 000 rows of a file are
+One round, the first, is not counted. The first 10 000 rows of a file are
 always converted by one process, so `two` differs from `ours` on larger ones
 only: `--rows` repeats a task's file up to so many rows. The more of them, the
 more words are known already, as in a set of that size.
