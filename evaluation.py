@@ -159,9 +159,9 @@ def write_predictions(
   Raises:
     OSError: there are more or fewer predictions than rows.
   """
-  examples, probabilities = iter(examples), iter(probabilities)
-  first = next(examples)
-  has_gold = first.gold is not None
+  examples = iter(examples)
+  first = next(examples, None)
+  has_gold = first is not None and first.gold is not None
   header = ["id", "text_a", "text_b", *["gold"] * has_gold, "label"]
   header += ["probability", *(f"probability_{label}" for label in labels)]
   with contextlib.ExitStack() as stack:
@@ -173,7 +173,7 @@ def write_predictions(
     )
     predictions.write("\t".join(header) + "\n")
     pairs = itertools.zip_longest(
-      itertools.chain([first], examples), probabilities
+      itertools.chain([first], examples), iter(probabilities)
     )
     for number, (example, row) in enumerate(pairs):
       if example is None or row is None:

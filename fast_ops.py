@@ -5,8 +5,8 @@ is written here saves passes, mostly by gradients that keep and compute less
 than the composed ones. Every form equals the plain one of its name in the tests
 within rounding. What each is worth is told beside it: how many times as long a
 training step of the 6-layer model takes without it on MNLI (benchmarks/speed.py
---forms). On CoLA, whose tensors lie in the cache, no difference could be told
-from noise.
+--forms), to within a few hundredths. On CoLA, whose tensors lie in the cache,
+no difference could be told from noise.
 
 Axis letters: M rows, H width of a row, B batch, N heads, Q queries, K keys, D
 head width.

@@ -43,8 +43,8 @@ import tokenization
 # Raise it when the same inputs give other records than before.
 FORMAT_VERSION = 1
 LOGGED_EXAMPLES = 5
-# Rows that are converted before other processes are asked to help, for these
-# take a tenth of a second to begin: with two of them CoLA's 8 551 rows took 1.3
+# Rows that are converted before other processes are asked to help. To begin
+# takes them a tenth of a second: with two of them CoLA's 8 551 rows took 1.3
 # times as long, 120 000 rows 0.7 (benchmarks/conversion.py, two cores).
 ROWS_ALONE = 10000
 # Rows that go to another process at a time.

@@ -208,7 +208,8 @@ class BertConfig:
   def from_dict(cls, json_object):
     """Builds a configuration from a dictionary as `to_dict` gives it.
 
-    A key that is not known is kept, with a warning that names the nearest one.
+    A key that is not known is kept, unless it is the name of a method, with a
+    warning that names the nearest one.
 
     Raises:
       ValueError: `vocab_size` is missing, or a value is not allowed.

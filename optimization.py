@@ -231,9 +231,9 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     its bias correction into a factor of 1. With an operation for each term, as
     in 2018, a step of the 6-layer model on CoLA takes 1.2 times as long.
 
-    The decay cannot be had in the same pass. ResourceScatterMul would save one
-    of its own, but makes the variable one that is copied whenever it is read,
-    and a CoLA step 1.13 times as long; without any decay it would be 0.93.
+    The decay cannot be had in the same pass. ResourceScatterMul would do it in
+    place, but TensorFlow copies a variable that it has touched at every read,
+    which cost more than it saved.
     """
     if not hasattr(variable, "handle"):
       raise ValueError(

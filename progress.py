@@ -24,9 +24,10 @@ class StatusLine:
     self._shown = False
 
   def show(self, text):
-    """Puts `text` in the place of what was shown, cut at the terminal's edge.
+    """Puts `text` in the place of what was shown, in one row of the terminal.
 
-    Where it went on in a second row, only that one would be taken away again.
+    Where it went on in a second row, only that one would be taken away again;
+    now what is too long is lost, but for its last letter.
     """
     self._stream.write(f"\r\x1b[K\x1b[?7l{text}\x1b[?7h")
     self._stream.flush()

@@ -260,12 +260,11 @@ def file_based_input_fn_builder(
     `label_ids`, `is_real_example` <int32>[B].
 
   Raises:
-    ValueError: there are no `records`, or a `start_row` without their number.
+    ValueError: `records` is 0, or not given with a `start_row`.
   """
   spec = feature_spec(seq_length)
   if start_row and not records:
     raise ValueError("start_row needs records, the number of rows in the file")
-
   if records == 0:
     raise ValueError(f"{input_file} has no rows")
 
@@ -884,8 +883,8 @@ def predict(estimator, run, splits):
       run.processor.get_labels(),
       *written[split],
     )
-    logging.info("%s, in %s", counter, " and ".join(written[split]))
   collections.deque(predicted, maxlen=0)  # lets the session end properly
+  logging.info("%s", counter)
   return written
 
 

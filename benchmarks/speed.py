@@ -29,8 +29,9 @@ batches. Wall time holds the work of others on the machine; `cpu` is the ratio
 by processor time, which holds less. The memory of the TensorFlow sides includes
 the training set, which is shuffled in it; `transformers` is given its batches.
 
-  --model  small (6 layers, 384 wide), base, or a bert_config.json. base keeps
-           one side in memory at a time and starts it every round.
+  --model  small (6 layers, 384 wide), base, or a bert_config.json, of which the
+           sizes count. base keeps one side in memory at a time and starts it
+           every round.
   --forms  instead: one optimization off at a time; the ratio of the step
            without it to the step as it is. `nothing` turns nothing off, and
            shows what two processes of the same work differ by.

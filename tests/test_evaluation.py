@@ -179,10 +179,10 @@ def test_predictions_have_no_gold_column_where_the_file_has_none(tmp_path):
   assert predictions[1][:4] == ["test-1", "a b c", "", "no"]
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_predictions_of_other_rows_are_refused(tmp_path, count):
-  examples = [InputExample(f"test-{i}", "a") for i in range(2)]
-  with pytest.raises(OSError, match=f"{min(count, 2)} rows .* change"):
+@pytest.mark.parametrize("rows, count", [(2, 1), (2, 3), (0, 1)])
+def test_predictions_of_other_rows_are_refused(tmp_path, rows, count):
+  examples = [InputExample(f"test-{i}", "a") for i in range(rows)]
+  with pytest.raises(OSError, match=f"{min(count, rows)} rows .* change"):
     write_predictions(tmp_path, examples, [[0.4, 0.6]] * count)
   assert not list(tmp_path.iterdir())
 

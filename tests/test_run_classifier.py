@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -320,23 +321,51 @@ def test_predicting_alone_needs_no_training_flags(
 def test_mnli_evaluates_and_predicts_both_of_its_sets(classify, tmp_path):
   header = [*"ipg12345", "sentence1", "sentence2", "label1", "gold_label"]
   row = ["9", *"abcdefg", "pex caa", "ikm u", "neutral", "neutral"]
-  labelled = "\n".join(map("\t".join, [header, row]))
-  plain = "\n".join(map("\t".join, [["index", *header[1:10]], row[:10]]))
-  for suffix in ("matched", "mismatched"):
+  other = ["7", *"abcdefg", "ikm u u ikm", "caa", "neutral", "neutral"]
+  rows_of = {"matched": [row], "mismatched": [other, row]}
+  for suffix, rows in rows_of.items():
+    labelled = "\n".join(map("\t".join, [header, *rows]))
+    plain = [["index", *header[1:10]], *(cells[:10] for cells in rows)]
     (tmp_path / f"dev_{suffix}.tsv").write_text(labelled)
+    plain = "\n".join(map("\t".join, plain))
     (tmp_path / f"test_{suffix}.tsv").write_text(plain)
   out = tmp_path / "out"
   flags = dict(task_name="mnli", data_dir=tmp_path, max_seq_length=12)
   flags["init_checkpoint"] = ROOT / "tests" / "golden" / "checkpoint"
   outcome = classify("--do_eval", "--do_predict", output_dir=out, **flags)
   assert outcome.status == 0, outcome.log
-  assert outcome.log.count("predicting the 2 rows of test and test_mism") == 1
-  for suffix in ("", "_mismatched"):
+  assert outcome.log.count("predicting the 3 rows of test and test_mism") == 1
+  found = {}
+  for suffix, ids in (("", ["9"]), ("_mismatched", ["7", "9"])):
     assert "eval_accuracy" in results(out / f"eval_results{suffix}.txt")
-    (probabilities,) = table(out / f"test_results{suffix}.tsv")
-    predicted = table(out / f"test_predictions{suffix}.tsv")
-    assert predicted[0][:4] == ["id", "text_a", "text_b", "label"]
-    assert predicted[1][0] == "9" and predicted[1][-3:] == probabilities
+    found[suffix] = table(out / f"test_results{suffix}.tsv")
+    head, *predicted = table(out / f"test_predictions{suffix}.tsv")
+    assert head[:4] == ["id", "text_a", "text_b", "label"]
+    assert [cells[0] for cells in predicted] == ids
+    assert [cells[-3:] for cells in predicted] == found[suffix]
+  (alone,), (others, again) = found[""], found["_mismatched"]
+  np.testing.assert_allclose(np.float32(again), np.float32(alone), atol=1e-6)
+  assert np.abs(np.float32(others) - np.float32(alone)).max() > 1e-5
+
+
+def test_rows_that_fill_up_a_batch_are_not_written(tmp_path, monkeypatch):
+  rows = np.float32([[0.25, 0.75], [0.5, 0.5], [0, 1], [0, 1]])
+  examples = [tasks.InputExample("g-1", "a"), tasks.InputExample("g-2", "b")]
+  run = SimpleNamespace(
+    features={"test": SimpleNamespace(records=2)},
+    options=SimpleNamespace(
+      output_dir=str(tmp_path), data_dir="", use_tpu=False, num_threads=1
+    ),
+    processor=SimpleNamespace(
+      examples=lambda *_: examples, get_labels=lambda: ["no", "yes"]
+    ),
+  )
+  monkeypatch.setattr(run_classifier, "input_fn_for", lambda *_: None)
+  left = iter([{"probabilities": rows[:3]}, {"probabilities": rows[3:]}])
+  estimator = SimpleNamespace(predict=lambda *_, **__: left)
+  run_classifier.predict(estimator, run, ["test"])
+  assert table(tmp_path / "test_results.tsv") == [["0.25", "0.75"], ["0.5"] * 2]
+  assert next(left, None) is None
 
 
 def test_a_file_spoilt_before_training_is_found_and_made_anew(
@@ -529,7 +558,7 @@ def test_batches_that_must_be_whole_lose_no_row(graph, golden_task):
   assert np.concatenate(weights).tolist() == [1] * 21 + [0] * 3
 
 
-def test_the_end_of_a_session_waits_for_no_tuning_thread(golden_task):
+def test_input_has_no_tuning_thread_that_a_session_would_wait_for(golden_task):
   build = run_classifier.file_based_input_fn_builder
   row = run_classifier.InputFeatures([2, 3], [1, 1], [0, 0], 1)
   for training in (True, False):
@@ -540,7 +569,7 @@ def test_the_end_of_a_session_waits_for_no_tuning_thread(golden_task):
       assert input_fn({"batch_size": 1}).options().autotune.enabled is False
 
 
-def test_no_rows_are_refused_where_training_would_wait_for_them_for_ever():
+def test_input_known_to_be_empty_is_refused():
   with pytest.raises(ValueError, match="empty"):
     run_classifier.input_fn_builder([], 8, True, True)
   with pytest.raises(ValueError, match="f.tf_record has no rows"):

@@ -65,7 +65,7 @@ def after_a_step(name, weights=None):
 
 
 @pytest.mark.parametrize("side", ["original", "embedding_lookup"])
-def test_a_side_takes_the_step_that_ours_takes(side, monkeypatch):
+def test_2018s_way_takes_the_step_that_ours_takes(side, monkeypatch):
   monkeypatch.setattr(modeling.BertForSequenceClassification, "HEAD_DROPOUT", 0)
   monkeypatch.setattr(
     optimization, "learning_rate_schedule", lambda *args: tf.constant(1e-3)
