@@ -46,6 +46,7 @@ def after_a_step(name, weights=None):
   with contextlib.ExitStack() as stack:
     stack.enter_context(tf.Graph().as_default())
     session = stack.enter_context(tf.Session())
+    tf.set_random_seed(1)
     for target, attribute, form in patches:
       stack.enter_context(mock.patch.object(target, attribute, form))
     rows = {
