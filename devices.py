@@ -64,6 +64,20 @@ def describe(num_threads):
 
 def _describe_gpus(gpus):
   """Names of the GPUs, and their memory where the driver's tool tells it."""
+  told = _told_by_driver()
+  # The tool names all of the machine's, of which fewer may be visible here.
+  if len(told) == len(gpus):
+    return ", ".join(
+      f"GPU:{i} ({name}, {free} of {total} of memory free)"
+      for i, (name, total, free) in enumerate(told)
+    )
+  details = map(tf.config.experimental.get_device_details, gpus)
+  names = [detail.get("device_name", "of no name") for detail in details]
+  return ", ".join(f"GPU:{i} ({name})" for i, name in enumerate(names))
+
+
+def _told_by_driver():
+  """Name, memory and free memory of each GPU, or [] where nobody tells."""
   query = "--query-gpu=name,memory.total,memory.free"
   try:
     told = subprocess.run(
@@ -73,18 +87,10 @@ def _describe_gpus(gpus):
       text=True,
       timeout=10,
     ).stdout.splitlines()
-    # The tool names all of the machine's, of which fewer may be visible here.
-    if len(told) != len(gpus):
-      raise ValueError("which of them are these?")
-    name, total, free = zip(*(line.split(", ") for line in told))
   except (OSError, subprocess.SubprocessError, ValueError):
-    details = map(tf.config.experimental.get_device_details, gpus)
-    name = [detail.get("device_name", "of no name") for detail in details]
-    return ", ".join(f"GPU:{i} ({n})" for i, n in enumerate(name))
-  return ", ".join(
-    f"GPU:{i} ({n}, {f} of {t} of memory free)"
-    for i, (n, t, f) in enumerate(zip(name, total, free))
-  )
+    return []
+  rows = [line.split(", ") for line in told]
+  return rows if all(len(row) == 3 for row in rows) else []
 
 
 def threads(num_threads):

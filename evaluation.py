@@ -173,7 +173,7 @@ def write_predictions(
     )
     predictions.write("\t".join(header) + "\n")
     pairs = itertools.zip_longest(
-      itertools.chain([first], examples), iter(probabilities)
+      itertools.chain([first], examples), probabilities
     )
     for number, (example, row) in enumerate(pairs):
       if example is None or row is None:

@@ -210,18 +210,15 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
       r * decay, and arguments of `ResourceApplyAdam`.
     """
     rate = tf.cast(self.learning_rate, dtype)
-    zero = tf.zeros([], dtype)
-    others = {
-      "beta1": self.beta_1,
-      "beta2": self.beta_2,
-      "epsilon": self.epsilon,
-    }
-    return rate * self.weight_decay_rate, dict(
-      {name: tf.constant(value, dtype) for name, value in others.items()},
-      lr=rate,
-      beta1_power=zero,
-      beta2_power=zero,
+    numbers = dict(
+      beta1_power=0.0,
+      beta2_power=0.0,
+      beta1=self.beta_1,
+      beta2=self.beta_2,
+      epsilon=self.epsilon,
     )
+    scalars = {name: tf.constant(n, dtype) for name, n in numbers.items()}
+    return rate * self.weight_decay_rate, dict(scalars, lr=rate)
 
   def _update(self, variable, gradient, numbers):
     """One variable's step, the decay first.
