@@ -7,6 +7,7 @@ built, split over the cores, and made of what XLA compiles, is.
 
 import collections
 import json
+import re
 import types
 
 import numpy as np
@@ -81,7 +82,11 @@ def graphs(classify, tmp_path_factory):
 
 
 def replicated(graph):
-  """{name: node} of what the cores compute, nodes of functions as well."""
+  """{name: node} of what the cores compute, nodes of functions as well.
+
+  A function's nodes, and their edges, are named `<function>/<node>`, for its
+  names may be those of other nodes outside.
+  """
   library = {f.signature.name: f for f in graph.library.function}
   found, left = {}, [n for n in graph.node if "_tpu_replicate" in n.attr]
   while left:
@@ -90,8 +95,21 @@ def replicated(graph):
     for value in node.attr.values():
       for function in (value.func, *value.list.func):
         if function.name in library:
-          left.extend(library.pop(function.name).node_def)
+          left.extend(qualified_nodes(library.pop(function.name)))
   return found
+
+
+def qualified_nodes(function):
+  """Copies of a FunctionDef's nodes that are named for it as well."""
+  for original in function.node_def:
+    node = type(original)()
+    node.CopyFrom(original)
+    node.name = f"{function.signature.name}/{original.name}"
+    node.input[:] = [
+      re.sub(r"^\^?", rf"\g<0>{function.signature.name}/", edge)
+      for edge in original.input
+    ]
+    yield node
 
 
 def of_type(nodes, *types):
