@@ -25,13 +25,19 @@ One round, the first, is not counted. The first 10 000 rows of a file are
 always converted by one process, so `two` differs from `ours` on larger ones
 only: `--rows` repeats a task's file up to so many rows. The more of them, the
 more words are known already, as in a set of that size.
+
+  --memory=10000,1000000   instead: the peak memory (resident) of a conversion
+                           of so many rows, each with a word of its own, in one
+                           process and in `--processes`; the file's size beside
 """
 
 import argparse
 import functools
+import itertools
 import json
 import os
 import pathlib
+import resource
 import statistics
 import subprocess
 import sys
@@ -65,12 +71,22 @@ def arguments():
   parser.add_argument(
     "--hf_python", default=sys.executable, help="a Python with transformers"
   )
+  parser.add_argument(
+    "--memory",
+    type=lambda text: [int(rows) for rows in text.split(",")],
+    metavar="ROWS,ROWS",
+    help="measure memory instead, on so many rows",
+  )
   return parser.parse_args()
 
 
 def main():
   args = arguments()
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+  if args.memory:
+    for task in args.task:
+      measure_memory(args, *task.split(":"))
+    return
   theirs = subprocess.Popen(
     [args.hf_python, __file__, "--theirs"],
     stdin=subprocess.PIPE,
@@ -112,16 +128,65 @@ def measure(args, name, data_dir, vocab_file, theirs, folder):
   report(name, {side: values[1:] for side, values in rounds.items()})
 
 
-def write_repeated(processor, data_dir, split, rows, folder):
-  """Writes to `folder` a task's file of so many rows, repeated or cut."""
+def write_repeated(processor, data_dir, split, rows, folder, own_words=False):
+  """Writes to `folder` a task's file of so many rows, repeated or cut.
+
+  With `own_words` each has a word in text_a that no other has.
+  """
+  table = processor.tables[split]
   source = pathlib.Path(processor.path(data_dir, split))
   target = pathlib.Path(processor.path(folder, split))
   target.parent.mkdir(parents=True, exist_ok=True)
   lines = source.read_text(encoding="utf-8").rstrip("\n").split("\n")
-  header = lines[: processor.tables[split].header]
-  body = lines[len(header) :]
-  body = (body * (rows // len(body) + 1))[:rows]
-  target.write_text("\n".join([*header, *body, ""]), encoding="utf-8")
+  header, body = lines[: table.header], lines[table.header :]
+  repeated = itertools.islice(itertools.cycle(body), rows)
+  with target.open("w", encoding="utf-8") as file:
+    file.writelines(f"{line}\n" for line in header)
+    for number, line in enumerate(repeated):
+      if own_words:
+        cells = line.split("\t")
+        cells[table.text_a] += f" word{number}"
+        line = "\t".join(cells)
+      file.write(f"{line}\n")
+  return target
+
+
+def measure_memory(args, name, data_dir, vocab_file):
+  """Prints the peak memory of conversions, each in a process of its own."""
+  import tasks
+
+  processor = tasks.PROCESSORS[name]()
+  for rows in args.memory:
+    with tempfile.TemporaryDirectory() as folder:
+      written = write_repeated(
+        processor, data_dir, "train", rows, folder, own_words=True
+      )
+      job = dict(name=name, data_dir=folder, vocab_file=vocab_file)
+      job.update(length=args.length, do_lower_case=not args.cased)
+      peaks = {}
+      for job["processes"] in (1, args.processes):
+        told = subprocess.run(
+          [sys.executable, __file__, "--peak", json.dumps(job)],
+          stdout=subprocess.PIPE,
+          check=True,
+        ).stdout
+        peaks[job["processes"]] = json.loads(told)
+      size = written.stat().st_size / 2**20
+    print(f"{name}: {rows} rows, a file of {size:.0f} MiB", flush=True)
+    for processes, (own, others) in peaks.items():
+      beside = f", each of {processes} others {others:.0f}" * (processes > 1)
+      print(f"  peak {own:.0f} MiB{beside}", flush=True)
+
+
+def print_peak(job):
+  """Converts in this process; prints its peak in MiB and its children's."""
+  import tasks
+
+  job = json.loads(job)
+  processor = tasks.PROCESSORS[job["name"]]()
+  convert(processor, job["name"], job["data_dir"], job, job["processes"])
+  kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+  print([resource.getrusage(kind).ru_maxrss / 1024 for kind in kinds])
 
 
 def convert(processor, name, data_dir, job, processes):
@@ -212,5 +277,7 @@ if __name__ == "__main__":
   sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
   if sys.argv[1:] == ["--theirs"]:
     serve_theirs()
+  elif sys.argv[1:2] == ["--peak"]:
+    print_peak(sys.argv[2])
   else:
     main()
