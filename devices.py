@@ -34,8 +34,10 @@ def reuse_big_blocks():
   By default glibc maps a block of over 32 MB afresh each time, and the system
   fills page after page of it with zeros: in every training step the gradient
   and the decay of the word table. Without this a training step of the 6-layer
-  model on CoLA takes 1.18 times as long (benchmarks/speed.py --forms). Other C
-  libraries have no such call.
+  model, whose table has 47 MB, takes 1.18 times as long on CoLA
+  (benchmarks/speed.py --forms). Blocks of over 64 MB are still mapped where a
+  thread other than the first asks for them. Other C libraries have no such
+  call.
   """
   try:
     mallopt = ctypes.CDLL(None).mallopt

@@ -3,10 +3,11 @@
 TensorFlow runs an operation at a time, and each passes over its memory; what
 is written here saves passes, mostly by gradients that keep and compute less
 than the composed ones. Every form equals the plain one of its name in the tests
-within rounding. What each is worth is told beside it: how many times as long a
-training step of the 6-layer model takes without it on MNLI (benchmarks/speed.py
---forms), to within a few hundredths. On CoLA, whose tensors lie in the cache,
-no difference could be told from noise.
+within rounding, and `keep_mask`, which is random, in its distribution. What
+each is worth is told beside it: how many times as long a training step of the
+6-layer model takes without it on MNLI (benchmarks/speed.py --forms), to within
+a few hundredths. On CoLA, whose tensors lie in the cache, no difference could
+be told from noise.
 
 Axis letters: M rows, H width of a row, B batch, N heads, Q queries, K keys, D
 head width.
@@ -58,13 +59,13 @@ def normalize(x, gamma, beta):
 
   def gradient(upstream):
     product = upstream * normal  # [M, H]
-    to_normal = upstream * gamma  # [M, H]
-    to_x = scale * (
-      to_normal
+    grad_normal = upstream * gamma  # [M, H]
+    grad_x = scale * (
+      grad_normal
       - _row_mean(upstream, gamma)
       - normal * _row_mean(product, gamma)
     )
-    return to_x, _column_sum(product), _column_sum(upstream)
+    return grad_x, _column_sum(product), _column_sum(upstream)
 
   return normal * gamma + beta, gradient
 
@@ -122,15 +123,15 @@ def attention(query, key, value, mask, kept=None, scale=None):
     left = weights if kept is None else weights * kept
 
     def gradient(upstream):
-      to_value = tf.matmul(left, upstream, transpose_a=True)
-      to_left = tf.matmul(upstream, value, transpose_b=True)
-      product = to_left * left  # where nothing is kept, the gradient is 0
+      grad_value = tf.matmul(left, upstream, transpose_a=True)
+      grad_left = tf.matmul(upstream, value, transpose_b=True)
+      product = grad_left * left  # where nothing is kept, the gradient is 0
       total = tf.reduce_sum(product, axis=-1, keepdims=True)  # [B, N, Q, 1]
-      to_scores = product - weights * total
-      to_scores = to_scores if scale is None else to_scores * scale
-      to_query = tf.matmul(to_scores, key)
-      to_key = tf.matmul(to_scores, query, transpose_a=True)
-      return to_query, to_key, to_value
+      grad_scores = product - weights * total
+      grad_scores = grad_scores if scale is None else grad_scores * scale
+      grad_query = tf.matmul(grad_scores, key)
+      grad_key = tf.matmul(grad_scores, query, transpose_a=True)
+      return grad_query, grad_key, grad_value
 
     return tf.matmul(left, value), gradient
 

@@ -11,8 +11,8 @@ the first [SEP] and 1 from there on, padded with zeros to S positions:
 `FeatureCache` keeps the rows of a split in a file whose name holds a
 fingerprint of all that they are made of, with a manifest beside it:
 
-  cached_train_128_mrpc_0a1b2c3d.tf_record
-  cached_train_128_mrpc_0a1b2c3d.json
+  cached_train_128_mrpc_0a1b2c3d4e5f.tf_record
+  cached_train_128_mrpc_0a1b2c3d4e5f.json
 """
 
 import collections
@@ -106,8 +106,9 @@ class Converter:
 
   Attributes:
     tally: counts by "records", "truncated" (examples that lost tokens),
-      "truncated_tokens" (how many in all), and "longest" (the most tokens that
-      an example had, the special ones included).
+      "truncated_tokens" (how many in all), "tokens" (how many the rows have,
+      the special ones included), and "longest" (the most of them that an
+      example had before it was cut).
   """
 
   def __init__(self, label_list, max_seq_length, tokenizer):
@@ -183,6 +184,7 @@ class Converter:
     if second:
       ids += second
       ids.append(self.sep)
+    tally["tokens"] += len(ids)
     return ids, in_first, label_id
 
 
@@ -368,8 +370,8 @@ class _RecordEncoder:
 
   But for the ids, a record depends on three small numbers and S alone: it is
   put together from cuts of the same zeros and ones, and each id's bytes are
-  kept. On MNLI at S = 128 that takes a sixth of the time of lists through
-  tf.train.Example, which took as long as all the rest of a row.
+  kept. Lists that go through tf.train.Example took as long as all the rest of a
+  row.
   """
 
   def __init__(self, seq_length):
@@ -497,9 +499,9 @@ def _finished(future, tally):
 def _forked(converter, num_processes):
   """A pool of processes that are copies of this one.
 
-  They begin within milliseconds and know the words of the rows before, where
-  new ones would import TensorFlow first, for seconds. A copy lacks the threads
-  of TensorFlow's runtime: it must not call it, and never does.
+  A copy begins within milliseconds and knows the words met so far, where a new
+  process would import TensorFlow first, for seconds. It lacks the threads of
+  TensorFlow's runtime, so that it must not call TensorFlow, and never does.
   """
   before = multiprocessing.active_children()
   pool = futures.ProcessPoolExecutor(
@@ -513,8 +515,10 @@ def _forked(converter, num_processes):
       # Python warns of copying a process with threads; see above.
       warnings.simplefilter("ignore", DeprecationWarning)
       gc.freeze()  # so that no copy collects, and closes, a session of this one
-      pool.submit(os.getpid).result()  # makes all of them
-      gc.unfreeze()
+      try:
+        pool.submit(os.getpid).result()  # makes all of them
+      finally:
+        gc.unfreeze()
     logging.info("converting in %d more processes", num_processes)
     yield pool
   except BaseException:
@@ -531,7 +535,8 @@ _converter = None  # of a process that converts chunks
 def _begin_chunks(converter, parent):
   global _converter
   _converter = converter
-  # Its end is its parent's affair, or comes with its parent's.
+  # Ctrl-C reaches every process of the terminal: the parent deals with it, and
+  # terminates this one.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
   signal.signal(signal.SIGTERM, signal.SIG_DFL)
   threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -560,10 +565,12 @@ class Features(NamedTuple):
   Attributes:
     path: the TFRecord file.
     records: number of rows in it.
+    tokens: number of real tokens in them.
   """
 
   path: str
   records: int
+  tokens: int
 
 
 class FeatureCache:
@@ -687,7 +694,7 @@ class FeatureCache:
 
 
 def _features(base, manifest):
-  return Features(f"{base}.tf_record", manifest["records"])
+  return Features(f"{base}.tf_record", manifest["records"], manifest["tokens"])
 
 
 def _write_to_cache(records, tally, base, inputs, total):
@@ -709,6 +716,7 @@ def _write_to_cache(records, tally, base, inputs, total):
     "truncated": tally["truncated"],
     "truncated_tokens": tally["truncated_tokens"],
     "longest": tally["longest"],
+    "tokens": tally["tokens"],
     "bytes": size,
     "sha256": digest,
   }
@@ -763,7 +771,7 @@ def _usable_manifest(base):
 
 def _read_manifest(path):
   """A manifest as it was written, or None where it is missing or broken."""
-  keys = {"inputs", "records", "blank", "truncated", "bytes", "sha256"}
+  keys = {"inputs", "records", "tokens", "bytes", "sha256"}
   manifest = files.read_json(path)
   whole = isinstance(manifest, dict) and keys <= manifest.keys()
   return manifest if whole else None

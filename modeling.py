@@ -603,7 +603,8 @@ def self_attention(queries, rows, positions, config, dropout, only_first):
   return positions.attend(
     query,
     key,
-    # Scales up the weights [B, N, Q, K]; there is less to do on the value.
+    # Dropout's 1 / (1 - p) is put on the value, which is smaller than the
+    # weights [B, N, Q, K]; the product is the same.
     dropout.scaled_up(value, rate),
     lambda shape: dropout.mask(shape, rate),
     only_first,
@@ -799,7 +800,10 @@ def _shape(tensor):
 
 
 def dropout_key(seed, step, replica=0):
-  """<int64>[2] for `Dropout`: 65536 sites apart in seed and replicas in step.
+  """The key of a step's dropout: <int64>[2], for `Dropout`.
+
+  It is (65536 seed, 65536 step + replica): sites of the model add their number
+  to the first, so that no two steps, replicas or sites have a key in common.
 
   Args:
     seed: whole number.

@@ -10,7 +10,6 @@ between them: gradients, their mean over the replicas, clipping, the update.
 `create_optimizer` is all three, with the 2018 signature.
 """
 
-import functools
 import re
 
 import tensorflow.compat.v1 as tf
@@ -195,11 +194,16 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
       ValueError: a variable of the kind that TensorFlow 1 made by default.
     """
     del global_step
-    numbers = functools.lru_cache(maxsize=None)(self._numbers)
-    updates = [
-      self._update(variable, _as_tensor(gradient), numbers)
+    pairs = [
+      (variable, _as_tensor(gradient))
       for gradient, variable in grads_and_vars
       if gradient is not None and variable is not None
+    ]
+    dtypes = {variable.dtype.base_dtype for variable, _ in pairs}
+    numbers = {dtype: self._numbers(dtype) for dtype in dtypes}
+    updates = [
+      self._update(variable, gradient, *numbers[variable.dtype.base_dtype])
+      for variable, gradient in pairs
     ]
     return tf.group(*updates, name=name or self._name)
 
@@ -220,7 +224,7 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     scalars = {name: tf.constant(n, dtype) for name, n in numbers.items()}
     return rate * self.weight_decay_rate, dict(scalars, lr=rate)
 
-  def _update(self, variable, gradient, numbers):
+  def _update(self, variable, gradient, decay, scalars):
     """One variable's step, the decay first.
 
     The moments do not read the variable, so that decaying it before is exact.
@@ -240,7 +244,6 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     name = variable.name.partition(":")[0]
     m = _slot(variable, f"{name}/adam_m")
     v = _slot(variable, f"{name}/adam_v")
-    decay, scalars = numbers(variable.dtype.base_dtype)
     before = [gradient]
     if self._decays(name):
       # Not before the gradient is there: until then the model reads, and

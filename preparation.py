@@ -20,7 +20,7 @@ from features import FeatureCache
 import files
 import modeling
 import run_state
-from tasks import PROCESSORS, DataProcessor
+from tasks import PROCESSORS, DataProcessor, XnliProcessor
 import tokenization
 
 
@@ -76,6 +76,7 @@ class Run(NamedTuple):
     coverage: see `prepare_weights`.
     schedule: `Schedule`, or None where nothing is trained.
     features: dictionary from split to `features.Features`.
+    eval_rows, predict_rows: see `rows_at_a_time`.
     cluster: a TPUClusterResolver, or None.
   """
 
@@ -87,6 +88,8 @@ class Run(NamedTuple):
   coverage: Optional[checkpoints.Coverage]
   schedule: Optional[Schedule]
   features: dict
+  eval_rows: int
+  predict_rows: int
   cluster: Optional[object]
 
   @property
@@ -141,6 +144,10 @@ def prepare(options):
     coverage=coverage,
     schedule=schedule,
     features=features,
+    eval_rows=rows_at_a_time(options, "eval_batch_size", features, "dev"),
+    predict_rows=rows_at_a_time(
+      options, "predict_batch_size", features, "test"
+    ),
     cluster=cluster,
   )
 
@@ -156,9 +163,14 @@ def check_flags(options):
       "there is nothing to do: give at least one of --do_train, --do_eval,"
       " --do_predict"
     )
-  for name in _NEEDED:
+  needed = {
+    "task_name": f"one of {', '.join(PROCESSORS)}",
+    "data_dir": "the folder of the task's files",
+    "output_dir": "the folder for checkpoints, results and predictions",
+  }
+  for name, meaning in needed.items():
     if not getattr(options, name):
-      raise ValueError(f"--{name} is needed: {_NEEDED[name]}")
+      raise ValueError(f"--{name} is needed: {meaning}")
   for name, least in _LEAST.items():
     value = getattr(options, name)
     if value is not None and not value >= least:
@@ -185,11 +197,6 @@ def check_flags(options):
     )
 
 
-_NEEDED = {
-  "task_name": f"one of {', '.join(PROCESSORS)}",
-  "data_dir": "the folder of the task's files",
-  "output_dir": "the folder for checkpoints, results and predictions",
-}
 _LEAST = {
   "train_batch_size": 1,
   "eval_batch_size": 1,
@@ -211,7 +218,8 @@ def prepare_task(options):
   """The processor that the flags name.
 
   Raises:
-    ValueError: there is no such task, or a length too short for its texts.
+    ValueError: there is no such task, its labels are not texts, or the length
+      is too short for its texts.
   """
   processors = {name.lower(): PROCESSORS[name] for name in PROCESSORS}
   name = options.task_name.lower()
@@ -220,14 +228,35 @@ def prepare_task(options):
       f"--task_name={options.task_name} is not one of {', '.join(processors)}"
     )
   processor = processors[name]()
-  if processor.language is not None:
+  if isinstance(processor, XnliProcessor):
     processor.language = options.xnli_language
+  check_labels(processor)
   if processor.has_pairs() and options.max_seq_length < 5:
     raise ValueError(
       f"--max_seq_length={options.max_seq_length} leaves no room for the pairs"
       f" of texts of {name}: it must be at least 5"
     )
   return processor
+
+
+def check_labels(processor):
+  """Makes sure that a task's labels are what its files can hold.
+
+  Raises:
+    ValueError: they are no texts, one of them twice, or fewer than two.
+  """
+  labels = processor.get_labels()
+  told = getattr(processor, "labels", ())
+  if (
+    isinstance(told, str)
+    or not all(isinstance(label, str) for label in labels)
+    or len(labels) < 2
+    or len(set(labels)) < len(labels)
+  ):
+    raise ValueError(
+      f"the labels of {type(processor).__name__} are {told or labels!r}, but"
+      ' must be two or more different strings, such as ("0", "1")'
+    )
 
 
 def prepare_model(options, processor):
@@ -382,8 +411,8 @@ def prepare_weights(options, model, found):
     if not found.step and not options.do_train:
       raise ValueError(
         f"{trained.path} is of step 0: training began there, but was stopped"
-        " before it saved anything. Train first (the same command goes on), or"
-        " give another --output_dir"
+        " before it saved anything. Give the training command again, which goes"
+        " on from there, or another --output_dir"
       )
     logging.info("weights: %s, step %d", trained.path, found.step)
     return None
@@ -496,6 +525,37 @@ def shuffle_buffer_size(rows, max_seq_length):
 # Of a serialized row: three features of up to three bytes each; names, a
 # tensor and its slot in the buffer.
 _BYTES_A_POSITION, _BYTES_A_ROW = 5, 400
+
+
+def rows_at_a_time(options, flag, features, kind):
+  """Rows that one step of evaluation or prediction computes.
+
+  As many as the flag says where it is given, and on a TPU. Elsewhere the
+  default of 2018 decides what `loss` is, and not how many are computed: a
+  multiple of it, for few tokens at a time leave the processor waiting, and more
+  than its cache holds make it wait as well.
+
+  Args:
+    flag: "eval_batch_size" or "predict_batch_size".
+    features: dictionary from split to `features.Features`.
+    kind: what the names of the splits begin with, "dev" or "test".
+  """
+  rows = getattr(options, flag)
+  sets = [split for name, split in features.items() if name.startswith(kind)]
+  if flag in options.given or options.use_tpu or not sets:
+    return rows
+  tokens = options.max_seq_length
+  if options.skip_padding:
+    tokens = sum(s.tokens for s in sets) / sum(s.records for s in sets)
+  while rows < _MOST_ROWS and 2 * rows * tokens <= _MOST_TOKENS:
+    rows *= 2
+  return rows
+
+
+# Of the 6-layer model on two cores: against 32 rows a row of CoLA (11 tokens)
+# takes 1.11 of the time in batches of 16 and 0.91 in those of 64 and 128, one of
+# MNLI (40) 1.08, 1.14 and 1.11, one of MRPC (54) 1.05, 1.21 and 1.08.
+_MOST_ROWS, _MOST_TOKENS = 64, 2048
 
 
 def prepare_tpu(options):

@@ -26,8 +26,8 @@ class StatusLine:
   def show(self, text):
     """Puts `text` in the place of what was shown, in one row of the terminal.
 
-    Where it went on in a second row, only that one would be taken away again;
-    now what is too long is lost, but for its last letter.
+    Line wrap is off meanwhile: of a text that went on in a second row only that
+    row could be taken away again. What is too long is cut.
     """
     self._stream.write(f"\r\x1b[K\x1b[?7l{text}\x1b[?7h")
     self._stream.flush()
@@ -146,8 +146,9 @@ class ProgressHook(tf.train.SessionRunHook):
   """Tells step, epoch, loss, rate, speed and time left.
 
   In a log a line at the first step, then every `log_steps`; on a terminal one
-  line that renews itself. Loss and rate are fetched only for a line that is
-  shown. Of a TPU, which runs many steps at a time, the Estimator logs the loss.
+  line that renews itself. At the same steps loss and rate are written for
+  TensorBoard. Of a TPU, which runs many steps at a time, the Estimator logs the
+  loss.
 
   Args:
     total_steps: N.
@@ -155,6 +156,7 @@ class ProgressHook(tf.train.SessionRunHook):
     rows: examples an epoch.
     log_steps: steps between two lines.
     steps_per_run: steps that one call of the session takes.
+    summary_dir: folder of what is written for TensorBoard; None for nothing.
   """
 
   # Tensors that model_fn gives these names.
@@ -162,13 +164,23 @@ class ProgressHook(tf.train.SessionRunHook):
   RATE = "training_rate"
 
   def __init__(
-    self, total_steps, *, batch_size, rows, log_steps, steps_per_run=1
+    self,
+    total_steps,
+    *,
+    batch_size,
+    rows,
+    log_steps,
+    steps_per_run=1,
+    summary_dir=None,
   ):
     self._total, self._batch, self._rows = total_steps, batch_size, rows
     self._log_steps, self._steps_per_run = log_steps, steps_per_run
+    self._summary_dir, self._writer = summary_dir, None
     self._fetches = {}
 
   def begin(self):
+    if self._summary_dir:
+      self._writer = tf.summary.FileWriterCache.get(self._summary_dir)
     graph = tf.get_default_graph()
     for name in (self.LOSS, self.RATE):
       try:
@@ -185,31 +197,47 @@ class ProgressHook(tf.train.SessionRunHook):
 
   def before_run(self, run_context):
     del run_context
-    due = self._is_due(self._step + self._steps_per_run)
-    return tf.train.SessionRunArgs(self._fetches if due else {})
+    # The same in every step: for each set of fetches that it has not met, the
+    # session prepares a graph, which takes a second.
+    return tf.train.SessionRunArgs(self._fetches)
 
   def after_run(self, run_context, run_values):
     del run_context
     self._step = min(self._step + self._steps_per_run, self._total)
-    if run_values.results or (not self._fetches and self._is_due(self._step)):
+    is_due = self._is_due()
+    if is_due and self._writer:
+      self._summarize(run_values.results)
+    if STATUS.is_terminal:
+      is_due = time.monotonic() - self._told_time > _RENEW_SECONDS
+    if is_due:
       self._tell(run_values.results)
 
   def end(self, session):
     del session
     STATUS.clear()
+    if self._writer:
+      self._writer.flush()
 
   def pause(self, seconds):
     """Leaves `seconds` spent elsewhere out of the next line's speed."""
     self._told_time += seconds
 
-  def _is_due(self, step):
-    if STATUS.is_terminal:
-      return time.monotonic() - self._told_time > _RENEW_SECONDS
+  def _is_due(self):
     first = self._first + self._steps_per_run
     return (
-      step in (first, self._total)
-      or step % self._log_steps < self._steps_per_run
+      self._step in (first, self._total)
+      or self._step % self._log_steps < self._steps_per_run
     )
+
+  def _summarize(self, values):
+    tags = {self.LOSS: "loss", self.RATE: "learning_rate"}
+    summary = tf.Summary(
+      value=[
+        tf.Summary.Value(tag=tags[name], simple_value=value)
+        for name, value in values.items()
+      ]
+    )
+    self._writer.add_summary(summary, self._step)
 
   def _tell(self, values):
     parts = [

@@ -155,9 +155,15 @@ flags.DEFINE_integer("train_batch_size", 32, "Examples a training step.")
 flags.DEFINE_integer(
   "eval_batch_size",
   8,
-  "Examples a batch of evaluation; decides what `loss` is the mean of.",
+  "Examples a batch of evaluation; decides what `loss` is the mean of. Where it"
+  " is not given, more are computed at a time, and `loss` is the same.",
 )
-flags.DEFINE_integer("predict_batch_size", 8, "Examples a batch of prediction.")
+flags.DEFINE_integer(
+  "predict_batch_size",
+  8,
+  "Examples a batch of prediction. Where it is not given, more are computed at"
+  " a time.",
+)
 flags.DEFINE_float("learning_rate", 5e-5, "Peak learning rate of AdamW.")
 flags.DEFINE_float(
   "num_train_epochs", 3.0, "Passes over the training set; may be a fraction."
@@ -288,15 +294,14 @@ def file_based_input_fn_builder(
   return input_fn
 
 
-_AHEAD = 4  # batches; each is parsed in a thousandth of a step
+_AHEAD = 4  # batches, and as many are parsed at a time
 
 
 def prefetched(batches):
   """The `tf.data.Dataset`, made ready while steps are computed.
 
-  How far ahead is fixed: the thread that would find it out is now and then deaf
-  to the data set's end, and the session that closes waits for it up to a
-  minute.
+  Autotuning is off: its thread now and then misses the end of the data set, and
+  a session that closes waits up to a minute for it.
   """
   options = tf.data.Options()
   options.autotune.enabled = False
@@ -617,8 +622,8 @@ def make_estimator(run, init_checkpoint):
     config=run_config(options, run.cluster),
     params={},
     train_batch_size=options.train_batch_size,
-    eval_batch_size=options.eval_rows,
-    predict_batch_size=options.predict_rows,
+    eval_batch_size=run.eval_rows,
+    predict_batch_size=run.predict_rows,
     export_to_tpu=False,
   )
 
@@ -677,8 +682,9 @@ def run_config(options, cluster):
     tf_random_seed=options.seed,
     save_checkpoints_steps=options.save_checkpoints_steps,
     keep_checkpoint_max=options.keep_checkpoint_max or None,
-    # Off TPU ProgressHook tells more.
+    # Off TPU ProgressHook tells, and writes, more.
     log_step_count_steps=options.log_steps if options.use_tpu else None,
+    save_summary_steps=100 if options.use_tpu else 0,
     session_config=devices.session_config(options.num_threads),
     tpu_config=tf.estimator.tpu.TPUConfig(
       iterations_per_loop=options.iterations_per_loop,
@@ -741,6 +747,7 @@ def train(estimator, run):
     rows=schedule.rows,
     log_steps=run.options.log_steps,
     steps_per_run=run.options.iterations_per_loop if run.options.use_tpu else 1,
+    summary_dir=None if run.options.use_tpu else run.options.output_dir,
   )
   input_fn = input_fn_for(run, "train")
   if run.options.use_tpu or not run.options.do_eval:
@@ -768,7 +775,7 @@ def evaluation_hooks(run, split, training=None):
   return [
     progress.EvaluationHook(
       rows=run.features[split].records,
-      batch_size=run.options.eval_rows,
+      batch_size=run.eval_rows,
       training=training,
     )
   ]
@@ -837,7 +844,7 @@ def evaluate(estimator, run, split, results=None):
       split,
       devices_in_words(run.options),
     )
-    steps = -(-rows // run.options.eval_rows) if run.options.use_tpu else None
+    steps = -(-rows // run.eval_rows) if run.options.use_tpu else None
     results = estimator.evaluate(
       input_fn_for(run, split),
       steps,
@@ -907,14 +914,21 @@ def telling_the_user(options, *mistakes):
     yield
   except KeyboardInterrupt:
     progress.STATUS.clear()
-    logging.error(
-      "interrupted; the same command goes on from the last checkpoint in %s",
-      options.output_dir,
-    )
+    logging.error("interrupted; %s", after_interruption(options))
     sys.exit(130)
   except mistakes as error:
     logging.error("%s", in_a_sentence(error, options))
     sys.exit(1)
+
+
+def after_interruption(options):
+  """What the same command would do after Ctrl-C."""
+  if not options.do_train:
+    return "the same command begins again"
+  checkpoint = f"goes on from the last checkpoint in {options.output_dir}"
+  if options.overwrite_output_dir:
+    return f"the same command without --overwrite_output_dir {checkpoint}"
+  return f"the same command {checkpoint}"
 
 
 def in_a_sentence(error, options):
@@ -960,19 +974,18 @@ def main(argv):
   ):
     estimator = make_estimator(run, init_checkpoint)
     last_lines = []
-    results = None
+    known = {}  # results of training's own evaluation, by split
     if options.do_train and run.is_finished:
       last_lines.append(not_training(run))
       logging.warning(last_lines[0])
     elif options.do_train:
-      results = train(estimator, run)
+      known["dev"] = train(estimator, run)
       last_lines.append(
         f"trained up to step {run.schedule.steps}: {options.output_dir}"
       )
     for split in splits_of(run, "dev"):
-      path, results = evaluate(estimator, run, split, results)
+      path, results = evaluate(estimator, run, split, known.get(split))
       last_lines.append(f"{split}: {one_line(results)}: {path}")
-      results = None
     if options.do_predict:
       written = predict(estimator, run, splits_of(run, "test"))
       for split, paths in written.items():
@@ -984,22 +997,11 @@ def main(argv):
 def read_options():
   """The flags as an object with a value for each, read here and nowhere else.
 
-  Off TPU, where `eval_batch_size` or `predict_batch_size` is not given, more
-  rows are computed at a time than the default of 2018, which still decides what
-  `loss` is.
+  Its `given` is the set of those that the user gave.
   """
   options = types.SimpleNamespace(**FLAGS.flag_values_dict())
-  for name in ("eval", "predict"):
-    rows = FLAGS[f"{name}_batch_size"].value
-    if FLAGS[f"{name}_batch_size"].using_default_value and not FLAGS.use_tpu:
-      rows *= _BATCHES_AT_A_TIME
-    setattr(options, f"{name}_rows", rows)
+  options.given = {f for f in FLAGS if not FLAGS[f].using_default_value}
   return options
-
-
-# 32 rows. On CoLA and MRPC a row takes, against that, 1.35 and 1.15 of the time
-# in batches of 8, 1.26 and 0.99 in batches of 16, 0.84 and 1.05 in those of 64.
-_BATCHES_AT_A_TIME = 4
 
 
 def refuse_stray_words(argv):

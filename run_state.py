@@ -167,11 +167,12 @@ def record(output_dir, settings, config, vocab_file):
     CONFIG: json.dumps(config.architecture(), indent=2, sort_keys=True) + "\n",
     VOCABULARY: files.read_text(vocab_file),
   }
-  ours = _read_manifest(output_dir).get("copies", [])
+  ours_before = _read_manifest(output_dir).get("copies", [])
   ours = [
     name
     for name in copies
-    if name in ours or not tf.io.gfile.exists(os.path.join(output_dir, name))
+    if name in ours_before
+    or not tf.io.gfile.exists(os.path.join(output_dir, name))
   ]
   for name in ours:
     files.write_text(os.path.join(output_dir, name), [copies[name]])
@@ -187,16 +188,16 @@ def differences(before, now):
       is no difference.
     now: the same of the phases that are asked for.
   """
-  return [
-    f"{name} was {old!r} and is {new!r}"
-    for phase, settings in now.items()
-    for name, new in settings.items()
-    for old in [before.get(phase, {}).get(name, new)]
-    if old != new and not _is_no_difference(name, old, new)
-  ]
+  found = []
+  for phase, settings in now.items():
+    for name, new in settings.items():
+      old = before.get(phase, {}).get(name, new)
+      if old != new and not _may_change(name, old, new):
+        found.append(f"{name} was {old!r} and is {new!r}")
+  return found
 
 
-def _is_no_difference(name, old, new):
+def _may_change(name, old, new):
   """More epochs go on with the same training; the weights are in the folder."""
   if name == "init_checkpoint":
     return new is None

@@ -19,7 +19,7 @@ import functools
 import hashlib
 import os
 import sys
-from typing import Optional
+from typing import NamedTuple, Optional, Union
 
 import tensorflow.compat.v1 as tf
 
@@ -58,7 +58,8 @@ class PaddingInputExample:
 class Table:
   """Where a split's examples stand in a file.
 
-  Columns count from 0, from the end where negative.
+  A column is given as its number, from 0, or from the end where negative, or as
+  its name in the header.
 
   Attributes:
     file: name below data_dir; `{language}` stands for the task's language.
@@ -71,25 +72,58 @@ class Table:
     name: what the guid begins with; the split's name where None.
     language: column to hold against the task's language; rows of another one
       are passed over.
-    row_id, gold: names in the header of the columns of a test file's own id
-      and of the label that it gives away; looked up, none need be there.
+    row_id, gold: columns of a test file's own id and of the label that it gives
+      away; a header need not have them.
   """
 
   file: str
   header: bool
-  text_a: int
-  text_b: Optional[int] = None
-  label: Optional[int] = None
-  guid: Optional[int] = None
+  text_a: Union[int, str]
+  text_b: Union[int, str, None] = None
+  label: Union[int, str, None] = None
+  guid: Union[int, str, None] = None
   name: Optional[str] = None
-  language: Optional[int] = None
-  row_id: Optional[str] = None
-  gold: Optional[str] = None
+  language: Union[int, str, None] = None
+  row_id: Union[int, str, None] = None
+  gold: Union[int, str, None] = None
+
+  def numbered(self, header, path):
+    """The table with a number for each column that is given by name.
+
+    Args:
+      header: the names of the columns; empty where the file has none.
+      path: the file, for the error.
+
+    Raises:
+      ValueError: the header lacks a name.
+    """
+    numbers = {}
+    for role in (*_NEEDED_COLUMNS, *_OTHER_COLUMNS):
+      column = getattr(self, role)
+      if column in header:
+        numbers[role] = header.index(column)
+      elif isinstance(column, str):
+        if role in _NEEDED_COLUMNS:
+          raise ValueError(
+            f"{path}:1: there is no column {column!r}, which the task's Table"
+            f" names as its {role}; "
+            + (
+              f"the header has {', '.join(map(repr, header))}"
+              if header
+              else "the Table says that the file has no header"
+            )
+          )
+        numbers[role] = None
+    return dataclasses.replace(self, **numbers)
 
   def columns(self):
-    """The columns that every row must have."""
-    named = (self.text_a, self.text_b, self.label, self.guid, self.language)
-    return [column for column in named if column is not None]
+    """The numbers of the columns that every row must have."""
+    roles = (getattr(self, role) for role in _NEEDED_COLUMNS)
+    return [column for column in roles if column is not None]
+
+
+_NEEDED_COLUMNS = ("text_a", "text_b", "label", "guid", "language")
+_OTHER_COLUMNS = ("row_id", "gold")
 
 
 class DataProcessor:
@@ -189,58 +223,49 @@ class DataProcessor:
 
   def _examples_of_table(self, data_dir, split):
     path = self._existing(data_dir, split)
-    table = self.tables[split]
-    labels = self.get_labels()
+    header, table, rows = _open_table(path, self.tables[split])
+    name, labels = table.name or split, self.get_labels()
     languages = collections.Counter()
-    found = 0
-    for where, number, header, row in _rows(path, table):
+    found = False
+    for row in rows:
       if table.language is not None:
-        languages[row[table.language]] += 1
-        if row[table.language] != self.language:
+        language = row.cells[table.language]
+        languages[language] += 1
+        if language != self.language:
           continue
-      found += 1
-      name = table.name or split
-      yield self._example(table, labels, name, where, number, header, row)
+      found = True
+      yield self._example(path, row, table, name, labels, header)
     if not found:
-      others = ", ".join(sorted(languages))
-      raise ValueError(
-        f"{path}: no row of the language {self.language!r}; there are rows"
-        f" of {others}"
-        if others
-        else f"{path}: no row beside the header"
-        if table.header and tf.io.gfile.stat(path).length
-        else f"{path}: the file is empty"
-      )
+      raise ValueError(f"{path}: {self._why_nothing(header, languages)}")
 
-  def _example(self, table, labels, name, where, number, header, row):
-    key = number if table.guid is None else row[table.guid]
-    label = gold = None
-    if table.label is not None:
-      label = self._label(row[table.label], labels, where, table.label)
-    if table.gold in header:
-      gold = row[header.index(table.gold)]
-      gold = self.synonyms.get(gold, gold)
+  def _why_nothing(self, header, languages):
+    """Why a file gave no example, for an error."""
+    if languages:
+      others = ", ".join(sorted(languages))
+      return (
+        f"no row of the language {self.language!r}; there are rows of {others}"
+      )
+    return "no row beside the header" if header else "the file is empty"
+
+  def _example(self, path, row, table, name, labels, header):
+    """The `InputExample` of a row; the table's columns are numbers."""
+    key = row.number if table.guid is None else row.cells[table.guid]
+    label = self._label(row.cells, table.label)
+    if table.label is not None and label not in labels:
+      raise ValueError(_unknown_label(path, row, table, labels, header))
     return InputExample(
       guid=f"{name}-{key}",
-      text_a=row[table.text_a],
-      text_b=None if table.text_b is None else row[table.text_b],
+      text_a=row.cells[table.text_a],
+      text_b=_cell(row.cells, table.text_b),
       label=label,
-      row_id=row[header.index(table.row_id)]
-      if table.row_id in header
-      else None,
-      gold=gold,
+      row_id=_cell(row.cells, table.row_id),
+      gold=self._label(row.cells, table.gold),
     )
 
-  def _label(self, text, labels, where, column):
-    """The label in its own spelling."""
-    label = self.synonyms.get(text, text)
-    if label not in labels:
-      place = "the last column" if column < 0 else f"column {column + 1}"
-      raise ValueError(
-        f"{where}: the label {text[:80]!r} in {place} is not one of"
-        f" {', '.join(labels)}; correct the row or take it out"
-      )
-    return label
+  def _label(self, cells, column):
+    """The label in a column, in the spelling of the task's labels, or None."""
+    label = _cell(cells, column)
+    return self.synonyms.get(label, label)
 
   def _existing(self, data_dir, split):
     path = self.path(data_dir, split)
@@ -274,34 +299,87 @@ def _with_text(examples, tally=None):
       tally["blank"] += 1
 
 
-def _rows(path, table):
-  """Yields ("file:line", row number from 0, header, row), header row excluded.
+class _Row(NamedTuple):
+  """A row of a file.
+
+  Attributes:
+    line: number of its line, from 1.
+    number: how many rows precede it, the header among them.
+    cells: what stands in its columns.
+  """
+
+  line: int
+  number: int
+  cells: list
+
+
+def _open_table(path, table):
+  """The header of a file, its table with columns by number, its `_Row`s."""
+  lines = files.read_lines(path)
+  header = []
+  if table.header:
+    first = next(lines, None)
+    if first is None:
+      return [], table, iter(())
+    header = first[1].split("\t")
+  table = table.numbered(header, path)
+  return header, table, _rows(path, lines, table, header)
+
+
+def _rows(path, lines, table, header):
+  """Yields the `_Row`s of the (number, line) pairs behind the header.
 
   Raises:
     ValueError: a row lacks a column.
   """
-  header = []
   columns = table.columns()
   needed = 1 + max(columns)
-  from_end = min(columns) < 0
-  for number, (line_number, line) in enumerate(files.read_lines(path)):
-    row = line.split("\t")
-    if number == 0 and table.header:
-      header = row
-      continue
-    where = f"{path}:{line_number}"
-    if len(row) < needed or (from_end and header and len(row) != len(header)):
-      raise ValueError(
-        f"{where}: {len(row)} column{'s' * (len(row) != 1)} separated by"
-        f" tabs, but "
-        + (
-          f"the header has {len(header)}"
-          if from_end and header
-          else f"at least {needed} are needed"
-        )
-        + f"; the row begins {line[:60]!r}"
-      )
-    yield where, number, header, row
+  from_end = header and min(columns) < 0
+  for number, (line_number, line) in enumerate(lines, start=bool(header)):
+    row = _Row(line_number, number, line.split("\t"))
+    if len(row.cells) < needed:
+      raise ValueError(_miscounted(path, row, f"at least {needed} are needed"))
+    if from_end and len(row.cells) != len(header):
+      raise ValueError(_miscounted(path, row, f"the header has {len(header)}"))
+    yield row
+
+
+def _cell(cells, column):
+  return None if column is None else cells[column]
+
+
+def _miscounted(path, row, expected):
+  """The error of a row that has not the columns that are expected."""
+  count = len(row.cells)
+  line = "\t".join(row.cells)
+  text = (
+    f"{path}:{row.line}: {count} column{'s' * (count != 1)} separated by tabs,"
+    f" but {expected}; the row begins {line[:60]!r}"
+  )
+  if count == 1 and ("," in line or ";" in line):
+    text += (
+      "; is the file separated by commas or semicolons? README.md says how to"
+      " convert it"
+    )
+  return text
+
+
+def _unknown_label(path, row, table, labels, header):
+  """The error of a row whose label is none of the task's."""
+  label = row.cells[table.label][:80]
+  if header and table.label < len(header):
+    place = f"column {header[table.label]!r}"
+  elif table.label < 0:
+    place = "the last column"
+  else:
+    place = f"column {table.label}, counted from 0,"
+  text = (
+    f"{path}:{row.line}: the label {label!r} in {place} is not one of"
+    f" {', '.join(labels)}; correct the row or take it out"
+  )
+  if not header and not row.number:
+    text += ", or, if it is a header, give the task's Table header=True"
+  return text
 
 
 class ColaProcessor(DataProcessor):

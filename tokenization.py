@@ -525,22 +525,22 @@ _at_lone_characters = re.compile(f"([{_LONE}]+)").split
 
 
 class _RememberedIds:
-  """Text to ids by dictionaries of pieces of text, words and characters.
+  """Text to ids by dictionaries of chunks of text, words and characters.
 
-  What stands between two spaces becomes the same ids whatever stands beside it,
-  and so does a word in it; text repeats both. What a character becomes depends
-  on its neighbours in two cases only, for which the plain way is taken.
+  A chunk, what stands between two spaces, becomes the same ids whatever stands
+  beside it, and so does a word in it; text repeats both. What a character
+  becomes depends on its neighbours in two cases only, for which the plain way
+  is taken.
 
-  Starting empty this is 15 (MNLI, Chinese XNLI) to 20 (CoLA) times as fast as
-  the plain stages; a third of the time on Chinese is saved by `_LONE`.
+  The README has its speed.
   """
 
   # Entries of a dictionary; some 30 MB when full.
   SIZE = 1 << 17
-  # Longer pieces, such as whole Chinese sentences, do not come again.
-  LONGEST_PIECE = 24
-  # Stands for a character that the dictionary of characters cannot answer; no
-  # text brings it, for it is dropped.
+  # Longer chunks, such as whole Chinese sentences, do not come again.
+  LONGEST_CHUNK = 24
+  # Stands for a character that the dictionary of characters cannot answer; that
+  # of the text itself is dropped.
   NEIGHBOURS_MATTER = "\0"
 
   def __init__(self, wordpiece, do_lower_case):
@@ -550,7 +550,8 @@ class _RememberedIds:
     self.vocab = wordpiece.vocab
     self.longest_token = max(map(len, self.vocab))
     if self.longest_token > self.longest_word:
-      # A word is looked up before its length is: no longer one may be found.
+      # Words are looked up before their length is looked at: tokens longer than
+      # a word may be must not be found.
       self.vocab = {
         token: number
         for token, number in self.vocab.items()
@@ -561,33 +562,34 @@ class _RememberedIds:
       for token, number in self.vocab.items()
       if token[:2] == "##"
     }
-    self.of_piece = _Memory(self._piece, self.SIZE, self.LONGEST_PIECE)
-    self.of_word = _Memory(self._word, self.SIZE, self.LONGEST_PIECE)
+    self.of_chunk = _Memory(self._chunk, self.SIZE, self.LONGEST_CHUNK)
+    self.of_word = _Memory(self._word, self.SIZE, self.LONGEST_CHUNK)
     self.of_lone = _Memory(self._lone, self.SIZE)
     self.of_character = _Memory(self._character, self.SIZE)
 
   def ids(self, text):
     """The ids of a text, as a list."""
-    # Of what is not printable some vanishes that str.split takes for a space.
+    # str.split takes some control characters for spaces that BasicTokenizer
+    # drops; none of them is printable.
     if not text.isprintable():
       return self._ids_of_words(self._words(text))
-    pieces = map(self.of_piece.__getitem__, text.split())
-    return list(itertools.chain.from_iterable(pieces))
+    chunks = map(self.of_chunk.__getitem__, text.split())
+    return list(itertools.chain.from_iterable(chunks))
 
-  def _piece(self, piece):
+  def _chunk(self, chunk):
     """The ids of printable text without a space."""
-    if piece.isascii():
-      piece = piece.lower() if self.plain.do_lower_case else piece
-      if piece.isalnum() and (number := self.vocab.get(piece)) is not None:
+    if chunk.isascii():
+      chunk = chunk.lower() if self.plain.do_lower_case else chunk
+      if chunk.isalnum() and (number := self.vocab.get(chunk)) is not None:
         return (number,)
-      return self._ids_of_words(_ascii_words(piece))
-    others, *parts = _at_lone_characters(piece)
+      return self._ids_of_words(_ascii_words(chunk))
+    others, *parts = _at_lone_characters(chunk)
     if not parts:
-      return self._ids_of_words(self._words(piece))
-    numbers = list(self.of_piece[others])
+      return self._ids_of_words(self._words(chunk))
+    numbers = list(self.of_chunk[others])
     for lone, others in zip(parts[::2], parts[1::2]):
       numbers.extend(map(self.of_lone.__getitem__, lone))
-      numbers.extend(self.of_piece[others])
+      numbers.extend(self.of_chunk[others])
     return numbers
 
   def _lone(self, char):

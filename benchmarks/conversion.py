@@ -8,7 +8,8 @@
 Three sides take turns on each task, none of them while another is at work, and
 every one with a tokenizer that has seen nothing:
 
-  ours      `FeatureCache.features`: the file is read and checked, its rows
+  ours      as run_classifier.py does it: the file is read once to check and
+            count its rows (`FeatureCache.count`), then again, and its rows
             become ids, records, a TFRecord file and its digest; one process
   two       the same with `--processes` of them
   theirs    `BertTokenizerFast` on lists of the same texts, which it is given
@@ -207,7 +208,12 @@ def convert(processor, name, data_dir, job, processes):
       ),
       num_processes=processes,
     )
-    return timed(lambda: cache.features("train").records)
+
+    def work():
+      cache.count("train")
+      return cache.features("train").records
+
+    return timed(work)
 
 
 def timed(work):

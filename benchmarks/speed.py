@@ -26,8 +26,8 @@ a side. `whole` counts all layers; `needed` counts of the last layer key and
 value, and the rest for the first tokens only, as the pooler reads no more.
 Numbers are medians over the rounds, with the range; every round has the same
 batches. Wall time holds the work of others on the machine; `cpu` is the ratio
-by processor time, which holds less. The memory of the TensorFlow sides includes
-the training set, which is shuffled in it; `transformers` is given its batches.
+by processor time, which holds less. `transformers` is given its batches, where
+the TensorFlow sides read and parse theirs.
 
   --model  small (6 layers, 384 wide), base, or a bert_config.json, of which the
            sizes count. base keeps one side in memory at a time and starts it

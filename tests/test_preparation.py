@@ -3,12 +3,20 @@
 import json
 import os
 import shutil
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
 import checkpoints
+import devices
+from features import Features
+import files
+import preparation
+import run_classifier
+import tasks
 
 
 def results(folder):
@@ -111,3 +119,89 @@ def test_an_encoder_that_lacks_a_layer_is_completed_when_asked_to(
   assert refused.status == 1 and "--allow_partial_init" in refused.log
   done = classify("--do_train", "--allow_partial_init", **flags)
   assert done.status == 0 and "start fresh" in done.log
+
+
+def test_the_buffer_is_what_a_quarter_of_the_free_memory_holds(monkeypatch):
+  row = 5 * 128 + 400  # bytes
+  monkeypatch.setattr(devices, "free_memory", lambda: 4 * 100 * row)
+  assert preparation.shuffle_buffer_size(100, 128) == 100
+  assert preparation.shuffle_buffer_size(101, 128) == 100
+
+
+def test_a_run_taken_up_shuffles_in_the_buffer_that_it_began_with(
+  classify, tmp_path, monkeypatch
+):
+  flags = dict(output_dir=tmp_path / "out", train_batch_size=8)
+  buffers = []
+  shuffled = run_classifier.endless
+
+  def endless(rows, buffer_size, **arguments):
+    buffers.append(buffer_size)
+    return shuffled(rows, buffer_size=buffer_size, **arguments)
+
+  monkeypatch.setattr(run_classifier, "endless", endless)
+  for epochs, memory in ((1, 1), (2, 1 << 40)):
+    monkeypatch.setattr(devices, "free_memory", lambda m=memory: m)
+    done = classify("--do_train", num_train_epochs=epochs, **flags)
+    assert done.status == 0, done.log
+  assert buffers == [1, 1]
+
+
+def test_a_data_dir_that_cannot_be_written_leaves_the_cache_to_output_dir(
+  classify, golden_task, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(files, "is_writable", lambda folder: False)
+  out = tmp_path / "out"
+  assert classify("--do_eval", cache_dir=None, output_dir=out).status == 0
+  assert list(out.glob("cached_dev_24_mrpc_*.tf_record"))
+  assert not any("cached" in name for name in os.listdir(f"{golden_task}/data"))
+
+
+@pytest.mark.parametrize("labels", [(0, 1), "good", ("a",), ("a", "a")])
+def test_labels_that_no_file_can_hold_are_refused(
+  classify, monkeypatch, tmp_path, labels
+):
+  class Own(tasks.MrpcProcessor):
+    pass
+
+  Own.labels = labels
+  monkeypatch.setitem(tasks.PROCESSORS, "own", Own)
+  outcome = classify("--do_eval", task_name="own", output_dir=tmp_path / "out")
+  assert outcome.status == 1
+  assert f"the labels of Own are {labels!r}, but" in outcome.log
+
+
+def test_the_language_flag_is_for_xnli_alone():
+  class Own(tasks.MrpcProcessor):
+    language = "de"
+
+  options = SimpleNamespace(max_seq_length=8, xnli_language="fr")
+  with mock.patch.dict(tasks.PROCESSORS, own=Own):
+    for name, language in (("own", "de"), ("xnli", "fr"), ("mrpc", None)):
+      options.task_name = name
+      assert preparation.prepare_task(options).language == language
+
+
+@pytest.mark.parametrize(
+  "tokens, changes, rows",
+  [
+    (11, {}, 64),
+    (54, {}, 32),
+    (128, {}, 16),
+    (11, {"skip_padding": False}, 16),
+    (11, {"given": {"eval_batch_size"}}, 8),
+    (11, {"use_tpu": True}, 8),
+  ],
+)
+def test_the_rows_of_a_batch_are_chosen_by_their_tokens(tokens, changes, rows):
+  sets = {"dev": Features("path", 10, 10 * tokens), "test": None}
+  options = SimpleNamespace(
+    eval_batch_size=8,
+    max_seq_length=128,
+    skip_padding=True,
+    use_tpu=False,
+    given=set(),
+  )
+  vars(options).update(changes)
+  found = preparation.rows_at_a_time(options, "eval_batch_size", sets, "dev")
+  assert found == rows

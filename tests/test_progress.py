@@ -7,6 +7,7 @@ import logging
 import pathlib
 import re
 
+import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
@@ -54,18 +55,32 @@ def test_status_line_renews_itself_and_goes_away():
   assert stream.getvalue() == "".join(shown) + wipe
 
 
-def train(steps, log_steps):
+def train(steps, log_steps, summary_dir=None):
   """Runs the hook over a session that counts, for batches of 4 of 10 rows."""
   loss = tf.identity(2.5, progress.ProgressHook.LOSS)
   rate = tf.identity(1e-4, progress.ProgressHook.RATE)
   step = tf.train.get_or_create_global_step()
   count = tf.assign_add(step, 1)
   hook = progress.ProgressHook(
-    steps, batch_size=4, rows=10, log_steps=log_steps
+    steps, batch_size=4, rows=10, log_steps=log_steps, summary_dir=summary_dir
   )
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     for _ in range(steps):
       session.run([count, loss, rate])
+
+
+def test_loss_and_rate_are_written_at_the_same_steps(graph, tmp_path):
+  train(steps=10, log_steps=4, summary_dir=str(tmp_path))
+  (path,) = tmp_path.iterdir()
+  written = [
+    (event.step, value.tag, value.simple_value)
+    for event in tf.train.summary_iterator(str(path))
+    for value in event.summary.value
+  ]
+  numbers = {"loss": 2.5, "learning_rate": np.float32(1e-4)}
+  assert written == [
+    (step, *pair) for step in (1, 4, 8, 10) for pair in numbers.items()
+  ]
 
 
 def told(caplog):

@@ -1,7 +1,12 @@
 """README.md: what it says of flags and files is so."""
 
+import csv
+import os
 from pathlib import Path
 import re
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -30,11 +35,46 @@ def test_every_file_at_the_top_is_in_the_tour():
     assert f"| `{path.name}` |" in README, path.name
 
 
-def test_every_python_block_compiles():
-  blocks = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
-  assert blocks
-  for block in blocks:
-    compile(block, "README.md", "exec")
+def blocks(language):
+  """The code blocks of a language, in order."""
+  return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+
+
+def test_an_own_task_runs_from_a_csv_file_to_predictions(tmp_path, golden_task):
+  convert, own_task = blocks("python")
+  rows = [line for block in blocks("csv") for line in block.splitlines()]
+  (tmp_path / "train.csv").write_text("\n".join([*rows, *rows[1:]]))
+  (tmp_path / "convert.py").write_text(convert)
+  (tmp_path / "my_task.py").write_text(own_task)
+  model = f"{golden_task}/checkpoint"
+  flags = (
+    f"--task_name=reviews --data_dir=. --output_dir=out --do_train --do_eval"
+    f" --do_predict --bert_config_file={model}/bert_config.json"
+    f" --vocab_file={golden_task}/vocab.txt --train_batch_size=4"
+    " --max_seq_length=8 --num_train_epochs=1"
+  ).split()
+
+  def python(*arguments):
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(
+      command, cwd=tmp_path, env=env, stderr=subprocess.PIPE, text=True
+    )
+
+  assert python("convert.py").returncode == 0
+  for split in ("dev", "test"):
+    shutil.copy(tmp_path / "train.tsv", tmp_path / f"{split}.tsv")
+  done = python("my_task.py", *flags)
+  assert done.returncode == 0, done.stderr
+  header, *lines = (
+    (tmp_path / "out" / "test_predictions.tsv").read_text().splitlines()
+  )
+  *told, last = header.split("\t")
+  assert all(f"`{name}`" in README for name in told)
+  assert last == "probability_positive"
+  with open(tmp_path / "train.csv", newline="") as file:
+    texts = [row["review"] for row in csv.DictReader(file)]
+  assert [line.split("\t")[1] for line in lines] == texts
 
 
 def test_files_and_flags_that_commands_name_are_there():

@@ -2,12 +2,10 @@
 
 import collections
 import csv
-import inspect
 import tracemalloc
 
 import pytest
 
-import tasks
 from tasks import (
   ColaProcessor,
   DataProcessor,
@@ -168,8 +166,8 @@ def test_texts_of_white_space_are_left_out_of_training_only(tmp_path):
 BAD = {
   "a\t1\t\tx\n\nshort\t1\n": "train.tsv:3: 2 columns separated by tabs, but at"
   " least 4 are needed; the row begins 'short",
-  "a\t1\t\tx\r\nb\t2\t\ty\r\n": "train.tsv:2: the label '2' in column 2 is not"
-  " one of 0, 1; correct the row or take it out",
+  "a\t1\t\tx\r\nb\t2\t\ty\r\n": "train.tsv:2: the label '2' in column 1,"
+  " counted from 0, is not one of 0, 1; correct the row or take it out",
   b"a\t1\t\tx\n" * 2 + b"a\t1\t\tcaf\xe9\n": "train.tsv:3: the byte 0xe9 is not"
   " UTF-8; save the file in that encoding",
   "": "train.tsv: the file is empty",
@@ -248,39 +246,44 @@ def test_a_subclass_may_override_one_reader_and_the_labels(tmp_path):
   assert Mine().source_digest(str(tmp_path), "train") != before
 
 
-class Own(DataProcessor):
+class Named(DataProcessor):
   labels = ("bad", "good")
   tables = {
-    split: Table(f"{split}.tsv", header=False, text_a=1, label=0)
-    for split in ("train", "dev")
-  } | {"test": Table("test.tsv", header=False, text_a=0)}
+    "train": Table("train.tsv", header=True, text_a="text", label="verdict"),
+    "test": Table("train.tsv", header=True, text_a="text", row_id="number"),
+    "dev": Table("train.tsv", header=False, text_a="text", label=0),
+  }
 
 
-def test_an_own_task_takes_ten_lines_and_runs(
-  tmp_path, monkeypatch, classify, golden_task
-):
-  assert len(inspect.getsource(Own).splitlines()) <= 10
-  rows = ["good\tpex caa", "bad\tikm u"] * 8
-  for name in ("train.tsv", "dev.tsv"):
-    write(tmp_path / name, *rows)
-  write(tmp_path / "test.tsv", "caa", "pex 中")
-  monkeypatch.setitem(tasks.PROCESSORS, "Own", Own)
-  config = f"{golden_task}/checkpoint/bert_config.json"
-  outcome = classify(
-    task_name="own",
-    data_dir=tmp_path,
-    output_dir=tmp_path / "out",
-    init_checkpoint="",
-    bert_config_file=config,
-    do_train=True,
-    do_eval=True,
-    do_predict=True,
-  )
-  assert outcome.status == 0, outcome.log
-  table = (tmp_path / "out" / "test_predictions.tsv").read_text("utf-8")
-  header = "id text_a text_b label probability probability_bad probability_good"
-  assert table.splitlines()[0].split("\t") == header.split()
-  assert len(table.splitlines()) == 3
+def test_columns_may_be_named_as_in_the_header(tmp_path):
+  write(tmp_path / "train.tsv", "verdict\tnumber\ttext", "good\t7\tyes")
+  (example,) = read(Named(), tmp_path)
+  assert (example.text_a, example.label) == ("yes", "good")
+  (example,) = read(Named(), tmp_path, "test")
+  assert (example.text_a, example.row_id) == ("yes", "7")
+
+
+def test_a_name_that_is_not_in_the_header_is_told(tmp_path):
+  path = tmp_path / "train.tsv"
+  write(path, "verdict\tnumber\tline", "good\t7\tyes")
+  said = f"{path}:1: there is no column 'text', .* the header has 'verdict', "
+  with pytest.raises(ValueError, match=said):
+    read(Named(), tmp_path)
+  with pytest.raises(ValueError, match="says that the file has no header"):
+    read(Named(), tmp_path, "dev")
+
+
+def test_a_file_that_is_separated_by_commas_is_told(tmp_path):
+  write(tmp_path / "train.tsv", "a,1,,text")
+  with pytest.raises(ValueError, match="tsv:1: 1 column .* by commas"):
+    read(ColaProcessor(), tmp_path)
+
+
+def test_a_header_that_is_taken_for_a_row_is_told(tmp_path):
+  write(tmp_path / "train.tsv", "source\tlabel\tauthor\tsentence")
+  said = "tsv:1: the label 'label' in column 1, .* give .* header=True"
+  with pytest.raises(ValueError, match=said):
+    read(ColaProcessor(), tmp_path)
 
 
 def test_reading_needs_no_more_memory_for_more_rows(tmp_path):

@@ -139,7 +139,7 @@ def test_a_very_long_word_is_unknown_though_it_is_in_the_vocabulary(tmp_path):
 
 def test_memory_of_the_fast_way_is_bounded(tokenizers, monkeypatch):
   remembered = tokenization.FullTokenizer(VOCAB)._remembered
-  for memory in (remembered.of_piece, remembered.of_word):
+  for memory in (remembered.of_chunk, remembered.of_word):
     monkeypatch.setattr(memory, "size", 100)
   rng = random.Random(7)
   for _ in range(1000):
@@ -148,9 +148,9 @@ def test_memory_of_the_fast_way_is_bounded(tokenizers, monkeypatch):
       tokenizers[True].tokenize(text)
     )
     assert remembered.ids(text) == expected
-  assert len(remembered.of_piece) <= 100
+  assert len(remembered.of_chunk) <= 100
   assert len(remembered.of_word) <= 100
-  assert max(map(len, remembered.of_piece)) <= remembered.LONGEST_PIECE
+  assert max(map(len, remembered.of_chunk)) <= remembered.LONGEST_PIECE
 
 
 def test_a_tokenizer_can_be_sent_to_another_process(tokenizers):
