@@ -639,8 +639,7 @@ class FeatureCache:
     if cached is not None:
       return cached.records
     if split not in self._counts:
-      examples = self._processor.examples(self._data_dir, split)
-      self._counts[split] = sum(1 for _ in examples)
+      self._counts[split] = self._processor.count(self._data_dir, split)
     return self._counts[split]
 
   def lookup(self, split):

@@ -552,9 +552,9 @@ def rows_at_a_time(options, flag, features, kind):
   return rows
 
 
-# Of the 6-layer model on two cores: against 32 rows a row of CoLA (11 tokens)
-# takes 1.11 of the time in batches of 16 and 0.91 in those of 64 and 128, one of
-# MNLI (40) 1.08, 1.14 and 1.11, one of MRPC (54) 1.05, 1.21 and 1.08.
+# Of the 6-layer model on two cores: against 32 rows at a time one of CoLA (11
+# tokens) takes 1.11 of the time in batches of 16 and 0.91 in those of 64 and of
+# 128, one of MNLI (40) 1.08, 1.14, 1.11, one of MRPC (54) 1.05, 1.21, 1.08.
 _MOST_ROWS, _MOST_TOKENS = 64, 2048
 
 

@@ -221,20 +221,52 @@ class DataProcessor:
     theirs = getattr(type(self), name, None)
     return None if theirs is ours else getattr(self, name)
 
+  def count(self, data_dir, split):
+    """The number of `examples`: every row is read and checked, and none kept.
+
+    Raises:
+      FileNotFoundError, ValueError: as `examples`.
+    """
+    if self._own_reader(split) is not None:
+      return sum(1 for _ in self.examples(data_dir, split))
+    rows = self._rows_of_table(data_dir, split)
+    if split != "train":
+      return sum(1 for _ in rows)
+    return sum(1 for table, row, _ in rows if row.cells[table.text_a].strip())
+
   def _examples_of_table(self, data_dir, split):
+    for table, row, label in self._rows_of_table(data_dir, split):
+      key = row.number if table.guid is None else row.cells[table.guid]
+      gold = _cell(row, table.gold)
+      yield InputExample(
+        guid=f"{table.name or split}-{key}",
+        text_a=row.cells[table.text_a],
+        text_b=_cell(row, table.text_b),
+        label=label,
+        row_id=_cell(row, table.row_id),
+        gold=self.synonyms.get(gold, gold),
+      )
+
+  def _rows_of_table(self, data_dir, split):
+    """Yields of each example its `Table`, columns by number, `_Row`, label."""
     path = self._existing(data_dir, split)
     header, table, rows = _open_table(path, self.tables[split])
-    name, labels = table.name or split, self.get_labels()
+    labels = self.get_labels()
     languages = collections.Counter()
-    found = False
+    label, found = None, False
     for row in rows:
       if table.language is not None:
         language = row.cells[table.language]
         languages[language] += 1
         if language != self.language:
           continue
+      if table.label is not None:
+        label = row.cells[table.label]
+        label = self.synonyms.get(label, label)
+        if label not in labels:
+          raise ValueError(_unknown_label(path, row, table, labels, header))
       found = True
-      yield self._example(path, row, table, name, labels, header)
+      yield table, row, label
     if not found:
       raise ValueError(f"{path}: {self._why_nothing(header, languages)}")
 
@@ -246,26 +278,6 @@ class DataProcessor:
         f"no row of the language {self.language!r}; there are rows of {others}"
       )
     return "no row beside the header" if header else "the file is empty"
-
-  def _example(self, path, row, table, name, labels, header):
-    """The `InputExample` of a row; the table's columns are numbers."""
-    key = row.number if table.guid is None else row.cells[table.guid]
-    label = self._label(row.cells, table.label)
-    if table.label is not None and label not in labels:
-      raise ValueError(_unknown_label(path, row, table, labels, header))
-    return InputExample(
-      guid=f"{name}-{key}",
-      text_a=row.cells[table.text_a],
-      text_b=_cell(row.cells, table.text_b),
-      label=label,
-      row_id=_cell(row.cells, table.row_id),
-      gold=self._label(row.cells, table.gold),
-    )
-
-  def _label(self, cells, column):
-    """The label in a column, in the spelling of the task's labels, or None."""
-    label = _cell(cells, column)
-    return self.synonyms.get(label, label)
 
   def _existing(self, data_dir, split):
     path = self.path(data_dir, split)
@@ -344,8 +356,8 @@ def _rows(path, lines, table, header):
     yield row
 
 
-def _cell(cells, column):
-  return None if column is None else cells[column]
+def _cell(row, column):
+  return None if column is None else row.cells[column]
 
 
 def _miscounted(path, row, expected):

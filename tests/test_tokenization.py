@@ -150,7 +150,7 @@ def test_memory_of_the_fast_way_is_bounded(tokenizers, monkeypatch):
     assert remembered.ids(text) == expected
   assert len(remembered.of_chunk) <= 100
   assert len(remembered.of_word) <= 100
-  assert max(map(len, remembered.of_chunk)) <= remembered.LONGEST_PIECE
+  assert max(map(len, remembered.of_chunk)) <= remembered.LONGEST_CHUNK
 
 
 def test_a_tokenizer_can_be_sent_to_another_process(tokenizers):
