@@ -770,7 +770,8 @@ def _usable_manifest(base):
 
 def _read_manifest(path):
   """A manifest as it was written, or None where it is missing or broken."""
-  keys = {"inputs", "records", "tokens", "bytes", "sha256"}
+  keys = {"inputs", "records", "tokens", "blank", "truncated"}
+  keys |= {"bytes", "sha256"}
   manifest = files.read_json(path)
   whole = isinstance(manifest, dict) and keys <= manifest.keys()
   return manifest if whole else None

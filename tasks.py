@@ -117,9 +117,10 @@ class Table:
     return dataclasses.replace(self, **numbers)
 
   def columns(self):
-    """The numbers of the columns that every row must have."""
-    roles = (getattr(self, role) for role in _NEEDED_COLUMNS)
-    return [column for column in roles if column is not None]
+    """The columns that every row must have."""
+    roles = (*_NEEDED_COLUMNS, *_OTHER_COLUMNS)
+    columns = (getattr(self, role) for role in roles)
+    return [column for column in columns if column is not None]
 
 
 _NEEDED_COLUMNS = ("text_a", "text_b", "label", "guid", "language")
@@ -232,7 +233,9 @@ class DataProcessor:
     rows = self._rows_of_table(data_dir, split)
     if split != "train":
       return sum(1 for _ in rows)
-    return sum(1 for table, row, _ in rows if row.cells[table.text_a].strip())
+    return sum(
+      1 for table, row, _ in rows if _has_text(row.cells[table.text_a])
+    )
 
   def _examples_of_table(self, data_dir, split):
     for table, row, label in self._rows_of_table(data_dir, split):
@@ -305,10 +308,15 @@ class DataProcessor:
 def _with_text(examples, tally=None):
   """Leaves out, and counts as "blank", what has an empty text_a."""
   for example in examples:
-    if example.text_a.strip():
+    if _has_text(example.text_a):
       yield example
     elif tally is not None:
       tally["blank"] += 1
+
+
+def _has_text(text_a):
+  """Whether a row of the training set is one to train on."""
+  return bool(text_a.strip())
 
 
 class _Row(NamedTuple):

@@ -531,8 +531,6 @@ class _RememberedIds:
   beside it, and so does a word in it; text repeats both. What a character
   becomes depends on its neighbours in two cases only, for which the plain way
   is taken.
-
-  The README has its speed.
   """
 
   # Entries of a dictionary; some 30 MB when full.

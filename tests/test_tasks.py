@@ -263,6 +263,12 @@ def test_columns_may_be_named_as_in_the_header(tmp_path):
   assert (example.text_a, example.row_id) == ("yes", "7")
 
 
+def test_a_row_that_lacks_its_own_id_is_told(tmp_path):
+  write(tmp_path / "train.tsv", "text\tverdict\tnumber", "yes\tgood")
+  with pytest.raises(ValueError, match="train.tsv:2: 2 columns .* at least 3"):
+    read(Named(), tmp_path, "test")
+
+
 def test_a_name_that_is_not_in_the_header_is_told(tmp_path):
   path = tmp_path / "train.tsv"
   write(path, "verdict\tnumber\tline", "good\t7\tyes")
