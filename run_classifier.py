@@ -37,9 +37,14 @@ except ImportError as error:
 
 from tensorflow.python.ops import summary_ops_v2
 
-import devices
-import evaluation
-from features import (  # noqa: F401 - the 2018 script's names, for importers
+from bert_classifier import (
+  devices,
+  evaluation,
+  output_dir,
+  preparation,
+  progress,
+)
+from bert_classifier.features import (  # noqa: F401 - the 2018 script's names, for importers
   InputFeatures,
   convert_examples_to_features,
   convert_single_example,
@@ -48,12 +53,7 @@ from features import (  # noqa: F401 - the 2018 script's names, for importers
   padding_features,
   serialize,
 )
-import modeling
-import optimization
-import preparation
-import progress
-import run_state
-from tasks import (  # noqa: F401 - the 2018 script's names, for importers
+from bert_classifier.tasks import (  # noqa: F401 - the 2018 script's names, for importers
   PROCESSORS,
   ColaProcessor,
   DataProcessor,
@@ -61,8 +61,11 @@ from tasks import (  # noqa: F401 - the 2018 script's names, for importers
   MnliProcessor,
   MrpcProcessor,
   PaddingInputExample,
+  Table,
   XnliProcessor,
 )
+import modeling
+import optimization
 
 FLAGS = flags.FLAGS
 _GROUPS = {}
@@ -639,11 +642,11 @@ def claimed_output_dir(run):
   if not options.do_train:
     yield
     return
-  with run_state.only_trainer(options.output_dir):
+  with output_dir.only_trainer(options.output_dir):
     if options.overwrite_output_dir:
-      removed = run_state.remove_own_files(options.output_dir)
+      removed = output_dir.remove_own_files(options.output_dir)
       logging.info("removed %d files from %s", removed, options.output_dir)
-    elif run_state.inspect(options.output_dir) != run.found:
+    elif output_dir.inspect(options.output_dir) != run.found:
       raise OSError(
         f"another command has trained in {options.output_dir} meanwhile: the"
         " same command again goes on from there"
@@ -670,7 +673,7 @@ def weights_to_begin_with(run):
   try:
     yield weights.as_tensorflow(folder)
   finally:
-    run_state.remove_own_files(run.options.output_dir, ["converted_weights"])
+    output_dir.remove_own_files(run.options.output_dir, ["converted_weights"])
 
 
 def run_config(options, cluster):
@@ -728,7 +731,7 @@ def train(estimator, run):
   Returns:
     The results of the evaluation at the last step, or None.
   """
-  run_state.record(
+  output_dir.record(
     run.options.output_dir, run.settings, run.model.config, run.model.vocab_file
   )
   schedule = run.schedule

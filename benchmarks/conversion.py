@@ -104,7 +104,7 @@ def main():
 
 def measure(args, name, data_dir, vocab_file, theirs, folder):
   """Runs the rounds of a task and prints what they gave."""
-  import tasks
+  from bert_classifier import tasks
 
   processor = tasks.PROCESSORS[name]()
   if args.rows:
@@ -155,7 +155,7 @@ def write_repeated(processor, data_dir, split, rows, folder, own_words=False):
 
 def measure_memory(args, name, data_dir, vocab_file):
   """Prints the peak memory of conversions, each in a process of its own."""
-  import tasks
+  from bert_classifier import tasks
 
   processor = tasks.PROCESSORS[name]()
   for rows in args.memory:
@@ -182,7 +182,7 @@ def measure_memory(args, name, data_dir, vocab_file):
 
 def print_peak(job):
   """Converts in this process; prints its peak in MiB and its children's."""
-  import tasks
+  from bert_classifier import tasks
 
   job = json.loads(job)
   processor = tasks.PROCESSORS[job["name"]]()
@@ -193,7 +193,7 @@ def print_peak(job):
 
 def convert(processor, name, data_dir, job, processes):
   """Converts once; rows, seconds, and seconds of processor time."""
-  import features
+  from bert_classifier import features
   import tokenization
 
   with tempfile.TemporaryDirectory() as cache_dir:

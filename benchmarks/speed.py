@@ -124,11 +124,9 @@ def main(argv):
 
 def prepare(options, task, folder):
   """What a side needs to know of a task; writes records and batches."""
-  import devices
-  from features import FeatureCache
-  import files
+  from bert_classifier import devices, files, tasks
+  from bert_classifier.features import FeatureCache
   import modeling
-  import tasks
   import tokenization
 
   data_dir = os.path.join(options.data, task)
@@ -342,7 +340,7 @@ def tensorflow_turn(job, name):
   """
   import tensorflow.compat.v1 as tf
 
-  import devices
+  from bert_classifier import devices
 
   tf.disable_eager_execution()
   tf.get_logger().setLevel("ERROR")
@@ -410,7 +408,7 @@ def changes(name):
   """What a side puts in the place of what, and whether it skips padding."""
   import plain_forms
 
-  import devices
+  from bert_classifier import devices
   import fast_ops
   import layout
   import modeling
@@ -581,7 +579,7 @@ def tensorflow_products_turn(job):
   """The function that computes a turn of `products`."""
   import tensorflow.compat.v1 as tf
 
-  import devices
+  from bert_classifier import devices
 
   tf.disable_eager_execution()
 

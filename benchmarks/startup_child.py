@@ -22,7 +22,7 @@ tensorflow_is_there = time.time()
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from absl import app  # noqa: E402
 
-import progress  # noqa: E402
+from bert_classifier import progress  # noqa: E402
 import run_classifier  # noqa: E402
 
 scripts_are_there = time.time()

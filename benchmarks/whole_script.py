@@ -56,7 +56,7 @@ def main(argv):
 
 def write_files(options, folder):
   """Makes a folder of the tasks' files: train, longer dev, test of its rows."""
-  import tasks
+  from bert_classifier import tasks
 
   for task in options.tasks:
     processor = tasks.PROCESSORS[task.lower()]()

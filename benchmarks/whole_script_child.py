@@ -18,7 +18,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 from absl import app, flags
 import tensorflow.compat.v1 as tf
 
-import progress
+from bert_classifier import progress
 import run_classifier
 
 in_session = 0.0

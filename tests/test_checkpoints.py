@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import checkpoints
+from bert_classifier import checkpoints
 
 pytestmark = pytest.mark.quick
 

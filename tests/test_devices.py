@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-import devices
+from bert_classifier import devices
 
 
 def test_session_uses_the_threads_that_were_asked_for():
@@ -21,7 +21,7 @@ def test_session_uses_the_threads_that_were_asked_for():
 FAULTS = """
 import resource
 import numpy as np
-import devices
+from bert_classifier import devices
 devices.reuse_big_blocks()
 for _ in range(2):
   before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -7,8 +7,8 @@ import pytest
 from sklearn import metrics
 import tensorflow.compat.v1 as tf
 
-import evaluation
-from tasks import InputExample
+from bert_classifier import evaluation
+from bert_classifier.tasks import InputExample
 
 pytestmark = pytest.mark.usefixtures("graph")
 

@@ -16,10 +16,17 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import features
-from features import FeatureCache, convert_single_example, truncate
-import files
-from tasks import InputExample, MrpcProcessor, PaddingInputExample
+from bert_classifier import features, files
+from bert_classifier.features import (
+  FeatureCache,
+  convert_single_example,
+  truncate,
+)
+from bert_classifier.tasks import (
+  InputExample,
+  MrpcProcessor,
+  PaddingInputExample,
+)
 import tokenization
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -474,7 +481,8 @@ CONVERSION = """
 import os, signal, sys, time
 # Ctrl-C works here even if the tests run where it is ignored, as behind nohup.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-import features, tasks, tokenization
+from bert_classifier import features, tasks
+import tokenization
 task, folder, me = sys.argv[1:]
 features.ROWS_ALONE, features.CHUNK_ROWS = 2, 3
 class Tokenizer(tokenization.FullTokenizer):

@@ -8,7 +8,7 @@ import socket
 
 import pytest
 
-import files
+from bert_classifier import files
 
 
 def test_what_is_written_appears_whole(tmp_path):

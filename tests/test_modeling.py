@@ -10,7 +10,7 @@ import pytest
 import scipy.special
 import tensorflow.compat.v1 as tf
 
-import checkpoints
+from bert_classifier import checkpoints
 import modeling
 
 pytestmark = pytest.mark.quick

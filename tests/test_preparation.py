@@ -10,13 +10,9 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import checkpoints
-import devices
-from features import Features
-import files
-import preparation
+from bert_classifier import checkpoints, devices, files, preparation, tasks
+from bert_classifier.features import Features
 import run_classifier
-import tasks
 
 
 def results(folder):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import progress
+from bert_classifier import progress
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

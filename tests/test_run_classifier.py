@@ -14,10 +14,10 @@ import pytest
 from sklearn.metrics import f1_score
 import tensorflow.compat.v1 as tf
 
+from bert_classifier.output_dir import only_trainer
+from bert_classifier.tasks import InputExample
 import layout
 import run_classifier
-import run_state
-from tasks import InputExample
 
 ROOT = Path(__file__).resolve().parent.parent
 STEPS = 13  # int(37 rows / 8 * 3 epochs)
@@ -448,7 +448,7 @@ def test_checkpoints_of_which_none_is_known_to_be_the_newest_are_kept(
 
 
 def test_a_folder_takes_one_training_at_a_time(output_dir, training, classify):
-  with run_state.only_trainer(str(output_dir)):
+  with only_trainer(str(output_dir)):
     outcome = classify(output_dir=output_dir, **training)
   assert outcome.status == 1
   assert f"another command is training in {output_dir}" in outcome.log

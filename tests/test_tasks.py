@@ -6,7 +6,7 @@ import tracemalloc
 
 import pytest
 
-from tasks import (
+from bert_classifier.tasks import (
   ColaProcessor,
   DataProcessor,
   InputExample,

@@ -2,9 +2,9 @@
 
 import pytest
 
+from bert_classifier import output_dir
+from bert_classifier.output_dir import OutputDir, check_settings, differences
 import modeling
-import run_state
-from run_state import OutputDir, check_settings, differences
 
 BEFORE = {
   "model": {"max_seq_length": 64, "labels": ["0", "1"]},
@@ -55,8 +55,8 @@ def test_settings_are_found_as_they_were_recorded(tmp_path):
   vocabulary.write_text("[UNK]\n")
   folder = tmp_path / "out"
   config = modeling.BertConfig(vocab_size=1)
-  run_state.record(str(folder), BEFORE, config, str(vocabulary))
-  assert run_state.inspect(str(folder)) == OutputDir(
+  output_dir.record(str(folder), BEFORE, config, str(vocabulary))
+  assert output_dir.inspect(str(folder)) == OutputDir(
     str(folder), None, 0, BEFORE
   )
   kept = modeling.BertConfig.from_json_file(str(folder / "bert_config.json"))
@@ -69,14 +69,14 @@ def test_files_of_the_user_in_the_folder_are_left_alone(tmp_path):
   (tmp_path / "words").write_text("[UNK]\n")
   for _ in range(2):  # also by a second run
     config = modeling.BertConfig(vocab_size=1)
-    run_state.record(str(tmp_path), BEFORE, config, str(tmp_path / "words"))
+    output_dir.record(str(tmp_path), BEFORE, config, str(tmp_path / "words"))
   assert (tmp_path / "vocab.txt").read_text() == "mine"
   assert (tmp_path / "bert_config.json").exists()
 
 
 def test_a_folder_that_is_not_there_holds_nothing(tmp_path):
   path = str(tmp_path / "missing")
-  assert run_state.inspect(path) == OutputDir(path, None, 0, {})
+  assert output_dir.inspect(path) == OutputDir(path, None, 0, {})
 
 
 def test_only_what_a_run_wrote_is_removed(tmp_path):
@@ -89,6 +89,6 @@ def test_only_what_a_run_wrote_is_removed(tmp_path):
   (folder / "eval").mkdir(parents=True)
   for name in (ours + " " + theirs).split():
     (folder / name).write_text("")
-  assert run_state.remove_own_files(str(folder)) == len(ours.split())
+  assert output_dir.remove_own_files(str(folder)) == len(ours.split())
   left = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
   assert left == set(theirs.split())

@@ -23,7 +23,7 @@ from typing import NamedTuple, Optional, Union
 
 import tensorflow.compat.v1 as tf
 
-import files
+from bert_classifier import files
 
 
 class InputExample:

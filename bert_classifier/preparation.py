@@ -14,13 +14,10 @@ from typing import NamedTuple, Optional
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-import checkpoints
-import devices
-from features import FeatureCache
-import files
+from bert_classifier import checkpoints, devices, files, output_dir
+from bert_classifier.features import FeatureCache
+from bert_classifier.tasks import PROCESSORS, DataProcessor, XnliProcessor
 import modeling
-import run_state
-from tasks import PROCESSORS, DataProcessor, XnliProcessor
 import tokenization
 
 
@@ -70,7 +67,7 @@ class Run(NamedTuple):
     options: an object with a value for each flag.
     processor: `tasks.DataProcessor`.
     model: `Model`.
-    found: `run_state.OutputDir`, as it was before, or will be once it has been
+    found: `output_dir.OutputDir`, as it was before, or will be once it has been
       overwritten.
     settings: see `prepare_settings`.
     coverage: see `prepare_weights`.
@@ -83,7 +80,7 @@ class Run(NamedTuple):
   options: object
   processor: DataProcessor
   model: Model
-  found: run_state.OutputDir
+  found: output_dir.OutputDir
   settings: dict
   coverage: Optional[checkpoints.Coverage]
   schedule: Optional[Schedule]
@@ -115,16 +112,16 @@ def prepare(options):
   cluster = prepare_tpu(options) if options.use_tpu else None
   processor = prepare_task(options)
   model = prepare_model(options, processor)
-  found = run_state.inspect(options.output_dir)
+  found = output_dir.inspect(options.output_dir)
   cache = prepare_cache(options, processor, model)
   settings = prepare_settings(options, processor, model, cache)
   if options.overwrite_output_dir:
     check_overwriting(options, model, found)
     found = found._replace(checkpoint=None, step=0, settings={})
   else:
-    run_state.check_state_file(found)
+    output_dir.check_state_file(found)
     if not options.resume:
-      run_state.check_settings(found, settings)
+      output_dir.check_settings(found, settings)
   coverage = prepare_weights(options, model, found)
   splits = wanted(options, processor)
   # Looks at every row of every file before anything is written.
@@ -273,10 +270,10 @@ def prepare_model(options, processor):
     options,
     "bert_config_file",
     weights and weights.config_file,
-    run_state.CONFIG,
+    output_dir.CONFIG,
   )
   vocab_file = _find(
-    options, "vocab_file", weights and weights.vocab_file, run_state.VOCABULARY
+    options, "vocab_file", weights and weights.vocab_file, output_dir.VOCABULARY
   )
   config = modeling.BertConfig.from_json_file(config_file)
   if _is_hugging_face(config, weights):
@@ -396,7 +393,7 @@ def prepare_weights(options, model, found):
 
   Args:
     model: `Model`.
-    found: `run_state.OutputDir`.
+    found: `output_dir.OutputDir`.
 
   Returns:
     `checkpoints.Coverage` of init_checkpoint, or None where it is not used.
@@ -438,7 +435,7 @@ def check_overwriting(options, model, found):
   Raises:
     ValueError: the files are another program's, or init_checkpoint is one.
   """
-  own = run_state.own_files(options.output_dir)
+  own = output_dir.own_files(options.output_dir)
   if own and not found.settings:
     raise ValueError(
       f"--overwrite_output_dir removes what this program wrote, but"

@@ -13,7 +13,7 @@ from typing import NamedTuple, Optional
 
 import tensorflow.compat.v1 as tf
 
-import files
+from bert_classifier import files
 
 try:
   import fcntl

@@ -35,9 +35,8 @@ import warnings
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-import files
-import progress
-from tasks import PaddingInputExample
+from bert_classifier import files, progress
+from bert_classifier.tasks import PaddingInputExample
 import tokenization
 
 # Raise it when the same inputs give other records than before.

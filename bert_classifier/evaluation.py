@@ -9,7 +9,7 @@ import itertools
 
 import tensorflow.compat.v1 as tf
 
-import files
+from bert_classifier import files
 
 
 def metric_fn(

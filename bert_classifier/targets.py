@@ -1,0 +1,98 @@
+"""What is predicted of a text: for now one class of L.
+
+A target says how wide the head is, how a label becomes a number in a record,
+what the loss is, and what of the logits is written. Whatever depends on the
+kind of target asks an object of this interface:
+
+  width                 logits of an example
+  labels                names of the classes, () where there are none
+  metrics               names in `evaluation.METRICS` that are always computed
+  feature_spec()        the features of a record that hold the label
+  encode(label)         text of a label to a value, hashable; None for no label
+  features(value)       that value by the names of the features
+  per_example_loss(logits, features)
+  outputs(logits)       the tensors of a prediction
+  prediction_header()   columns of test_predictions.tsv behind the texts
+  prediction_cells(outputs)    the cells of one example in these columns
+  result_cells(outputs)        the cells of one example in test_results.tsv
+
+Axis letters: B batch, L labels.
+"""
+
+import tensorflow.compat.v1 as tf
+
+
+class OneClass:
+  """One class of L: softmax cross-entropy.
+
+  Args:
+    labels: names of the classes, in the order of their ids.
+  """
+
+  metrics = ("accuracy",)
+
+  def __init__(self, labels):
+    self.labels = tuple(labels)
+    self._ids = {label: index for index, label in enumerate(self.labels)}
+
+  @property
+  def width(self):
+    return len(self.labels)
+
+  def feature_spec(self):
+    """Returns `label_ids`, a whole number."""
+    return {"label_ids": tf.FixedLenFeature([], tf.int64)}
+
+  def encode(self, label):
+    """Returns the id of a label; 0 for None, the label of a test example.
+
+    Raises:
+      ValueError: it is none of the labels.
+    """
+    if label is None:
+      return 0
+    if label not in self._ids:
+      raise ValueError(
+        f"the label {label!r} is not one of {', '.join(self.labels)}"
+      )
+    return self._ids[label]
+
+  def features(self, value):
+    """Returns the values of `feature_spec` of what `encode` gave."""
+    return {"label_ids": [value]}
+
+  def per_example_loss(self, logits, features):
+    """Returns the cross-entropy <float32>[B].
+
+    Args:
+      logits: <float32>[B, L].
+      features: dictionary with `label_ids` <int32>[B].
+    """
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(
+      labels=features["label_ids"], logits=logits
+    )
+
+  def outputs(self, logits):
+    """Returns `probabilities` <float32>[B, L]."""
+    return {"probabilities": tf.nn.softmax(logits)}
+
+  def prediction_header(self):
+    return [
+      "label",
+      "probability",
+      *(f"probability_{label}" for label in self.labels),
+    ]
+
+  def prediction_cells(self, outputs):
+    """Returns the predicted label, its probability and that of each label.
+
+    Args:
+      outputs: dictionary with `probabilities` <float32>[L].
+    """
+    best = outputs["probabilities"].argmax()
+    printed = self.result_cells(outputs)
+    return [self.labels[best], printed[best], *printed]
+
+  def result_cells(self, outputs):
+    """Returns the probability of each label as `str` prints a float32."""
+    return [str(probability) for probability in outputs["probabilities"]]
