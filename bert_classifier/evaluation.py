@@ -1,201 +1,292 @@
-"""Metrics, and the files of results and predictions.
+"""Metrics of an evaluation, and the files of results and predictions.
 
-The metrics are made in the graph, a batch at a time, so that evaluation needs
-no memory for the set, and runs on the host of a TPU as well.
+An evaluation collects what it computes of every example. The metrics are
+computed from that, by scikit-learn, when the last batch is done: they are
+results of the Estimator like any other, for its log, for TensorBoard and for
+exporters.
 """
 
 import contextlib
-import itertools
+from typing import NamedTuple
 
+from absl import logging
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import files
+from bert_classifier.errors import UserError
+import estimator_bridge  # noqa: F401 - tf.estimator
 
 
-def metric_fn(
-  per_example_loss,
-  label_ids,
-  logits,
-  is_real_example,
-  *,
-  num_labels,
-  metric=None,
-  loss_rows=None,
-):
-  """The metrics of a classifier, in the form that EstimatorSpec takes.
+class Evaluated(NamedTuple):
+  """What an evaluation computed of n examples, in the order of their file.
+
+  Attributes:
+    losses: <float32>[n].
+    logits: <float32>[n, width of the target].
+    labels: the target's label feature, [n] or [n, ...].
+  """
+
+  losses: np.ndarray
+  logits: np.ndarray
+  labels: np.ndarray
+
+
+class Collector(tf.train.SessionRunHook):
+  """Collects what an evaluation computes, batch by batch.
+
+  As a hook of the evaluation it begins anew with each session.
+  """
+
+  def __init__(self):
+    self._batches = []
+
+  def after_create_session(self, session, coord):
+    del session, coord
+    self._batches = []
+
+  def add(self, losses, logits, labels, is_real_example):
+    """Adds a batch, less the examples that only fill it up; returns 0.
+
+    Args:
+      losses: <float32>[B].
+      logits: <float32>[B, width].
+      labels: [B] or [B, ...].
+      is_real_example: <int32>[B].
+    """
+    real = is_real_example != 0
+    self._batches.append((losses[real], logits[real], labels[real]))
+    return np.float32(0)
+
+  def evaluated(self):
+    """Returns the `Evaluated` of all batches so far."""
+    return Evaluated(*map(np.concatenate, zip(*self._batches)))
+
+
+def metric_fn_builder(target, metrics, loss_batch_size, collector):
+  """Returns a metric_fn for TPUEstimatorSpec.
 
   Args:
-    per_example_loss: <float32>[B].
-    label_ids: <int32>[B].
-    logits: <float32>[B, L].
-    is_real_example: <int32>[B], 0 for rows that only fill a batch; they count
-      for nothing.
-    num_labels: L.
-    metric: a key of `METRICS`, or None.
-    loss_rows: the rows of a batch as `loss` sees it, a divisor of B save in
-      the last batch. None: `loss` is not among the metrics.
-
-  Returns:
-    Dictionary of pairs (value, update): `eval_accuracy`, `eval_loss`, which
-    weighs examples, the task's own, and `mean_of_batches` for `loss`, the mean
-    of the means of `loss_rows` rows.
+    target: see `targets`.
+    metrics: names in `METRICS` beside those of the target.
+    loss_batch_size: examples of a batch as `loss` sees it.
+    collector: `Collector`.
   """
-  predictions = tf.argmax(logits, axis=-1, output_type=tf.int32)  # [B]
-  weights = tf.cast(is_real_example, tf.float32)  # [B]
-  metrics = {
-    "eval_accuracy": tf.metrics.accuracy(label_ids, predictions, weights),
-    "eval_loss": tf.metrics.mean(per_example_loss, weights),
-  }
-  if loss_rows:
-    batch = tf.range(tf.size(per_example_loss)) // loss_rows  # [B]
-    means = tf.math.segment_mean(per_example_loss, batch)  # [B / loss_rows]
-    metrics["mean_of_batches"] = tf.metrics.mean(means)
-  if metric:
-    confusion, update = confusion_matrix(
-      label_ids, predictions, weights, num_labels
+  names = ["eval_loss", _MEAN_OF_BATCHES]
+  computed = tuple(dict.fromkeys((*target.metrics, *metrics)))
+  names += [f"eval_{name}" for name in computed]
+
+  def compute():
+    """Returns <float32>[number of names]."""
+    evaluated = collector.evaluated()
+    values = mean_losses(evaluated.losses, loss_batch_size)
+    decided = target.decide(evaluated.logits)
+    values += [METRICS[name](evaluated.labels, decided) for name in computed]
+    return np.float32(values)
+
+  def metric_fn(losses, logits, labels, is_real_example):
+    """Returns {name: (value, update)}; arguments as of `Collector.add`."""
+    update = tf.numpy_function(
+      collector.add, [losses, logits, labels, is_real_example], tf.float32
     )
-    value = tf.cast(METRICS[metric](confusion), tf.float32)
-    metrics[f"eval_{metric}"] = value, update
-  return metrics
+    values = tf.numpy_function(compute, [], tf.float32)
+    values = tf.unstack(tf.ensure_shape(values, [len(names)]))
+    return {name: (value, update) for name, value in zip(names, values)}
+
+  return metric_fn
 
 
-def confusion_matrix(label_ids, predictions, weights, num_labels):
-  """Counts of (label, prediction) over all batches.
+# The Estimator has a result of its own that is named `loss`.
+_MEAN_OF_BATCHES = "mean_of_batches"
+
+
+def mean_losses(losses, batch_size):
+  """Returns the mean of all losses, and the mean of the means of batches.
 
   Args:
-    label_ids, predictions: <int32>[B].
-    weights: <float32>[B].
-    num_labels: L.
-
-  Returns:
-    <float64>[L, L], labels down and predictions across, and its update.
+    losses: <float32>[n].
+    batch_size: examples of a batch; the last one may have fewer.
   """
-  total = tf.Variable(
-    # A function, for on a TPU's host this runs inside a loop of the graph.
-    lambda: tf.zeros([num_labels, num_labels], tf.float64),
-    trainable=False,
-    collections=[tf.GraphKeys.LOCAL_VARIABLES, tf.GraphKeys.METRIC_VARIABLES],
-    name="confusion_matrix",
-    use_resource=True,
-    synchronization=tf.VariableSynchronization.ON_READ,
-    aggregation=tf.VariableAggregation.SUM,
-  )
-  batch = tf.math.confusion_matrix(
-    label_ids, predictions, num_labels, tf.float64, weights=weights
-  )
-  return total.read_value(), total.assign_add(batch)
+  starts = np.arange(0, len(losses), batch_size)
+  sums = np.add.reduceat(losses, starts, dtype=np.float64)
+  sizes = np.diff([*starts, len(losses)])
+  return [np.mean(losses, dtype=np.float64), np.mean(sums / sizes)]
 
 
-def matthews_correlation(confusion):
-  """Matthews' coefficient, for any number of classes; 0 where undefined.
+# ---------------------------------------------------------------------------
+# Metrics: functions of labels and what was decided, each <int32>[n]
+
+
+def accuracy(labels, decided):
+  """Returns the share of examples whose class is the right one."""
+  from sklearn import metrics
+
+  return metrics.accuracy_score(labels, decided)
+
+
+def matthews_correlation(labels, decided):
+  """Returns Matthews' coefficient for any number of classes; 0 if undefined.
 
   Gorodkin's R_K (https://doi.org/10.1016/j.compbiolchem.2004.09.006), which
   for two classes is the phi coefficient.
-
-  Args:
-    confusion: <float64>[L, L], labels down and predictions across.
-
-  Returns:
-    <float64>[], in [-1, 1].
   """
-  count = tf.reduce_sum(confusion)
-  correct = tf.linalg.trace(confusion)
-  labels = tf.reduce_sum(confusion, axis=1)  # [L]
-  predictions = tf.reduce_sum(confusion, axis=0)  # [L]
-  covariance = correct * count - tf.reduce_sum(labels * predictions)
-  spread = (count**2 - tf.reduce_sum(labels**2)) * (
-    count**2 - tf.reduce_sum(predictions**2)
-  )
-  return tf.math.divide_no_nan(covariance, tf.sqrt(spread))
+  from sklearn import metrics
+
+  if len(set(labels)) < 2 or len(set(decided)) < 2:
+    return 0.0  # scikit-learn returns the same, with a warning
+  return metrics.matthews_corrcoef(labels, decided)
 
 
-def f1(confusion):
-  """F1 of the class with id 1: <float64>[] in [0, 1]; 0 where undefined.
+def f1(labels, decided):
+  """Returns the F1 of the class with id 1; 0 if undefined."""
+  from sklearn import metrics
 
-  Args:
-    confusion: <float64>[L, L], labels down and predictions across.
-  """
-  hits = confusion[1, 1]
-  labels = tf.reduce_sum(confusion[1, :])
-  predictions = tf.reduce_sum(confusion[:, 1])
-  return tf.math.divide_no_nan(2.0 * hits, labels + predictions)
+  return metrics.f1_score(labels == 1, decided == 1, zero_division=0)
 
 
-METRICS = {"matthews_correlation": matthews_correlation, "f1": f1}
+METRICS = {
+  "accuracy": accuracy,
+  "matthews_correlation": matthews_correlation,
+  "f1": f1,
+}
+
+
+# ---------------------------------------------------------------------------
+# Results and predictions
 
 
 def tidy_results(results):
-  """Results as they are written: `loss` is the mean over batches of rows.
+  """Returns results as they are written: `loss` is the mean over batches.
 
   Args:
-    results: what `estimator.evaluate` gives.
+    results: what `estimator.evaluate` returns.
   """
   results = dict(results)
-  if "mean_of_batches" in results:
-    results["loss"] = results.pop("mean_of_batches")
+  if _MEAN_OF_BATCHES in results:
+    results["loss"] = results.pop(_MEAN_OF_BATCHES)
   return results
 
 
+def format_results(results):
+  """Returns sorted lines `key = value`; numbers as `str` prints a float32."""
+  # An f-string would print the digits of a double.
+  return [f"{key} = {results[key]!s}" for key in sorted(results)]
+
+
+def log_results(results):
+  """Writes results to the log."""
+  for line in format_results(results):
+    logging.info("  %s", line)
+
+
+class IntermediateResults(tf.estimator.Exporter):
+  """Logs every evaluation that training makes on its way."""
+
+  name = "results"
+
+  def export(
+    self,
+    estimator,
+    export_path,
+    checkpoint_path,
+    eval_result,
+    is_the_final_export,
+  ):
+    del estimator, export_path, checkpoint_path
+    if not is_the_final_export:
+      log_results(tidy_results(eval_result))
+
+
 def write_results(path, results):
-  """Writes sorted lines `key = value`; numbers as `str` prints a float32."""
-  lines = (f"{key} = {results[key]!s}\n" for key in sorted(results))
-  files.write_text(path, lines)
+  """Writes `format_results` to a file."""
+  files.write_text(path, (f"{line}\n" for line in format_results(results)))
 
 
 def write_predictions(
-  examples, probabilities, labels, results_path, predictions_path
+  examples, outputs, target, results_path, predictions_path
 ):
-  """Writes the predictions of a test set, row by row in its order.
+  """Writes the predictions of a test set, example by example in its order.
 
-  `results_path` gets the probabilities of the classes, separated by tabs, and
-  nothing else; `predictions_path` has a header and says what was predicted of
-  what. Both appear whole or not at all.
+  `results_path` gets the numbers of the target, separated by tabs, and nothing
+  else; `predictions_path` has a header and says what was predicted of what.
+  Both are written whole or not at all. Where the examples turn out not to be
+  those that were predicted, `results_path` is written all the same.
 
   Args:
-    examples: iterable of `tasks.InputExample`.
-    probabilities: iterable of <float32>[L], one for each example.
-    labels: the labels, in the order of their ids.
+    examples: iterable of `tasks.InputExample`, which raises a UserError where
+      they are not those that were converted.
+    outputs: iterable of what was predicted of each, a dictionary of arrays.
+    target: see `targets`.
 
   Raises:
-    OSError: there are more or fewer predictions than rows.
+    UserError: as the examples.
   """
-  examples = iter(examples)
-  first = next(examples, None)
-  has_gold = first is not None and first.gold is not None
-  header = ["id", "text_a", "text_b", *["gold"] * has_gold, "label"]
-  header += ["probability", *(f"probability_{label}" for label in labels)]
-  with contextlib.ExitStack() as stack:
-    results, predictions = (
-      stack.enter_context(
-        tf.io.gfile.GFile(stack.enter_context(files.appearing_whole(path)), "w")
+  with _open_table(results_path) as write_result:
+
+    def results():
+      for output in outputs:
+        write_result(target.result_cells(output))
+        yield output
+
+    results = results()
+    changed = None
+    try:
+      with _open_table(predictions_path) as write_prediction:
+        for cells in _predictions(iter(examples), results, target):
+          write_prediction(cells)
+    except UserError as error:
+      changed = error
+      for _ in results:  # the rest of them
+        pass
+  if changed:
+    raise changed
+
+
+def _predictions(examples, outputs, target):
+  """Yields the header and the cells of each prediction."""
+  number = 0
+  for number, output in enumerate(outputs, 1):
+    example = next(examples, None)
+    if example is None:
+      raise _miscounted(number - 1, "predictions")
+    if number == 1:
+      has_gold = example.gold is not None
+      yield ["id", "text_a", "text_b", *["gold"] * has_gold] + (
+        target.prediction_header()
       )
-      for path in (results_path, predictions_path)
-    )
-    predictions.write("\t".join(header) + "\n")
-    pairs = itertools.zip_longest(
-      itertools.chain([first], examples), probabilities
-    )
-    for number, (example, row) in enumerate(pairs):
-      if example is None or row is None:
-        raise OSError(
-          f"{number} rows were read of the test set and predicted, then one of"
-          " the two had more: did its file change meanwhile?"
-        )
-      printed = [str(probability) for probability in row]
-      results.write("\t".join(printed) + "\n")
-      best = row.argmax()
-      cells = [
-        example.guid if example.row_id is None else example.row_id,
-        example.text_a,
-        example.text_b or "",
-        *[example.gold] * has_gold,
-        labels[best],
-        printed[best],
-        *printed,
-      ]
-      predictions.write("\t".join(map(_cell, cells)) + "\n")
+    yield [
+      example.guid if example.row_id is None else example.row_id,
+      example.text_a,
+      example.text_b or "",
+      *[example.gold] * has_gold,
+      *target.prediction_cells(output),
+    ]
+  if next(examples, None) is not None:
+    raise _miscounted(number, "examples")
 
 
-def _cell(text):
-  """Text without what would end a cell or a row."""
+def _miscounted(number, more):
+  return UserError(
+    f"the test set has other examples than were predicted: after {number} there"
+    f" are more {more}. Did its file change meanwhile? Give the same command"
+    " again"
+  )
+
+
+@contextlib.contextmanager
+def _open_table(path):
+  """Gives a function that writes a list of cells as a line of a TSV file."""
+  with (
+    files.appearing_whole(path) as temporary,
+    tf.io.gfile.GFile(temporary, "w") as writer,
+  ):
+
+    def write(cells):
+      writer.write("\t".join(map(_clean_cell, cells)) + "\n")
+
+    yield write
+
+
+def _clean_cell(text):
+  """Returns text without what would end a cell or a line."""
   return " ".join(str(text).splitlines()).replace("\t", " ")

@@ -11,9 +11,11 @@ import os
 import re
 from typing import NamedTuple, Optional
 
+from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import files
+from bert_classifier.errors import UserError
 
 try:
   import fcntl
@@ -134,6 +136,33 @@ def only_trainer(output_dir):
     yield
   finally:
     os.close(folder)
+
+
+@contextlib.contextmanager
+def claim(options, found):
+  """Keeps a second training out of a folder; empties it where asked to.
+
+  Args:
+    options: `options.RunOptions`.
+    found: the `OutputDir` as it was when everything was checked.
+
+  Raises:
+    UserError: another command trains there, or has since it was looked at.
+  """
+  folder = options.output_dir
+  if not options.do_train:
+    yield
+    return
+  with only_trainer(folder):
+    if options.overwrite_output_dir:
+      removed = remove_own_files(folder)
+      logging.info("removed %d files from %s", removed, folder)
+    elif inspect(folder) != found:
+      raise UserError(
+        f"another command has trained in {folder} meanwhile: the same command"
+        " again goes on from there"
+      )
+    yield
 
 
 def _lock(folder, output_dir):

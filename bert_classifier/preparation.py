@@ -1,13 +1,12 @@
 """Preparation: from flags to a run that can only fail for want of resources.
 
-All that a user can have got wrong is found here, before anything is computed
-and, as far as that goes, before anything is written: `prepare` looks at flags,
-task, model, output_dir, weights and every row of the data, in this order, and
-raises a ValueError, FileNotFoundError or the like that says what to do.
-
-Every function takes `options`, an object with a value for each flag.
+`prepare` holds the order in which everything is checked: flags, device, task,
+model, output_dir, weights and every example of the data, before anything is
+computed and, as far as that goes, before anything is written. What a user can
+have got wrong is a UserError that says what to do.
 """
 
+import contextlib
 import os
 from typing import NamedTuple, Optional
 
@@ -15,10 +14,29 @@ from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import checkpoints, devices, files, output_dir
-from bert_classifier.features import FeatureCache
-from bert_classifier.tasks import PROCESSORS, DataProcessor, XnliProcessor
+from bert_classifier.catalogue import PROCESSORS, XnliProcessor
+from bert_classifier.errors import UserError
+from bert_classifier.feature_cache import FeatureCache
+from bert_classifier.options import Options
+from bert_classifier.tasks import DataProcessor, TaskData
 import modeling
 import tokenization
+
+
+class Task(NamedTuple):
+  """What a run is about.
+
+  Attributes:
+    name: as in --task_name, in lower case.
+    processor: `tasks.DataProcessor`.
+    target: what is predicted, see `targets`.
+    data: `tasks.TaskData`.
+  """
+
+  name: str
+  processor: DataProcessor
+  target: object
+  data: TaskData
 
 
 class Model(NamedTuple):
@@ -45,49 +63,49 @@ class Schedule(NamedTuple):
   """How long training takes, and in what order.
 
   Attributes:
-    rows: rows an epoch.
+    examples: examples an epoch.
     steps: steps in all.
     warmup_steps: steps of warmup.
-    buffer_rows: rows among which the next one is drawn.
+    buffer_size: examples among which the next one is drawn.
   """
 
-  rows: int
+  examples: int
   steps: int
   warmup_steps: int
-  buffer_rows: int
+  buffer_size: int
 
 
-NO_STEPS = Schedule(rows=0, steps=0, warmup_steps=0, buffer_rows=0)
+NO_STEPS = Schedule(examples=0, steps=0, warmup_steps=0, buffer_size=0)
 
 
 class Run(NamedTuple):
   """All that a run needs, checked and ready.
 
   Attributes:
-    options: an object with a value for each flag.
-    processor: `tasks.DataProcessor`.
+    options: `options.Options`.
+    placement: see `devices`.
+    task: `Task`.
     model: `Model`.
     found: `output_dir.OutputDir`, as it was before, or will be once it has been
       overwritten.
-    settings: see `prepare_settings`.
-    coverage: see `prepare_weights`.
+    settings: see `make_settings`.
+    coverage: see `check_weights`.
     schedule: `Schedule`, or None where nothing is trained.
-    features: dictionary from split to `features.Features`.
-    eval_rows, predict_rows: see `rows_at_a_time`.
-    cluster: a TPUClusterResolver, or None.
+    features: dictionary from split to `feature_cache.Features`.
+    eval_batch_size, predict_batch_size: examples computed at a time.
   """
 
-  options: object
-  processor: DataProcessor
+  options: Options
+  placement: devices.Placement
+  task: Task
   model: Model
   found: output_dir.OutputDir
   settings: dict
   coverage: Optional[checkpoints.Coverage]
   schedule: Optional[Schedule]
   features: dict
-  eval_rows: int
-  predict_rows: int
-  cluster: Optional[object]
+  eval_batch_size: int
+  predict_batch_size: int
 
   @property
   def first_step(self):
@@ -97,210 +115,239 @@ class Run(NamedTuple):
   @property
   def is_finished(self):
     """Whether output_dir has all the steps that are asked for."""
-    if not self.found.checkpoint:
-      return False
-    return self.first_step >= self.schedule.steps
+    return bool(
+      self.found.checkpoint and self.first_step >= self.schedule.steps
+    )
+
+  def splits(self, kind):
+    """Returns those of a kind, "dev" or "test", that are to be computed."""
+    return [split for split in self.features if split.startswith(kind)]
+
+  def count(self, *splits):
+    """Returns how many examples the splits have together."""
+    return sum(self.features[split].records for split in splits)
 
 
 def prepare(options):
-  """The `Run` that the flags ask for.
+  """Returns the `Run` that the flags ask for.
+
+  Args:
+    options: `options.Options`.
 
   Raises:
-    ValueError, FileNotFoundError, ...: all that a user can have got wrong.
+    UserError: all that a user can have got wrong.
+    OSError: a file cannot be read or written.
   """
   check_flags(options)
-  cluster = prepare_tpu(options) if options.use_tpu else None
-  processor = prepare_task(options)
-  model = prepare_model(options, processor)
-  found = output_dir.inspect(options.output_dir)
-  cache = prepare_cache(options, processor, model)
-  settings = prepare_settings(options, processor, model, cache)
-  if options.overwrite_output_dir:
-    check_overwriting(options, model, found)
-    found = found._replace(checkpoint=None, step=0, settings={})
-  else:
-    output_dir.check_state_file(found)
-    if not options.resume:
-      output_dir.check_settings(found, settings)
-  coverage = prepare_weights(options, model, found)
-  splits = wanted(options, processor)
-  # Looks at every row of every file before anything is written.
+  placement = prepare_placement(options)
+  task = prepare_task(options.data, options.model.max_seq_length)
+  model = prepare_model(options.model, options.run.output_dir, task)
+  cache = prepare_cache(options, placement, task, model)
+  settings = make_settings(options, task, model, cache)
+  found = check_output_dir(options, model, settings)
+  coverage = check_weights(options.model, options.run, model, found)
+  splits = choose_splits(options.run, task.data)
+  # Looks at every example of every file before anything is written.
   counts = {split: cache.count(split) for split in splits}
   schedule = None
-  if options.do_train:
-    schedule = prepare_schedule(options, counts["train"], found)
-    settings["order"] = {"buffer_rows": schedule.buffer_rows}
-  tf.io.gfile.makedirs(options.output_dir)
+  if options.run.do_train:
+    schedule = make_schedule(options, counts["train"], found)
+    settings["order"] = {"buffer_rows": schedule.buffer_size}
+  tf.io.gfile.makedirs(options.run.output_dir)
   features = {split: cache.features(split) for split in splits}
   return Run(
     options=options,
-    processor=processor,
+    placement=placement,
+    task=task,
     model=model,
     found=found,
     settings=settings,
     coverage=coverage,
     schedule=schedule,
     features=features,
-    eval_rows=rows_at_a_time(options, "eval_batch_size", features, "dev"),
-    predict_rows=rows_at_a_time(
-      options, "predict_batch_size", features, "test"
+    eval_batch_size=choose_batch_size(
+      "eval_batch_size", options, placement, features, "dev"
     ),
-    cluster=cluster,
+    predict_batch_size=choose_batch_size(
+      "predict_batch_size", options, placement, features, "test"
+    ),
   )
 
 
+# ---------------------------------------------------------------------------
+# Flags, device, task
+
+
 def check_flags(options):
-  """Holds the flags against their ranges and each other.
+  """Holds the flags against each other.
 
   Raises:
-    ValueError: says flag, value and what is allowed.
+    UserError: a flag is needed, or does not go with another.
   """
-  if not (options.do_train or options.do_eval or options.do_predict):
-    raise ValueError(
+  run = options.run
+  if not (run.do_train or run.do_eval or run.do_predict):
+    raise UserError(
       "there is nothing to do: give at least one of --do_train, --do_eval,"
       " --do_predict"
     )
-  needed = {
-    "task_name": f"one of {', '.join(PROCESSORS)}",
-    "data_dir": "the folder of the task's files",
-    "output_dir": "the folder for checkpoints, results and predictions",
-  }
-  for name, meaning in needed.items():
-    if not getattr(options, name):
-      raise ValueError(f"--{name} is needed: {meaning}")
-  for name, least in _LEAST.items():
-    value = getattr(options, name)
-    if value is not None and not value >= least:
-      raise ValueError(f"--{name} is {value}, but must be at least {least}")
-  if options.seed > _MAX_SEED:
-    raise ValueError(
-      f"--seed is {options.seed}, but must be at most {_MAX_SEED}"
-    )
-  for name in ("learning_rate", "num_train_epochs"):
-    if not 0 < getattr(options, name) < float("inf"):
-      raise ValueError(
-        f"--{name} is {getattr(options, name)}, but must be a finite number"
-        " over 0"
-      )
-  if not 0 <= options.warmup_proportion <= 1:
-    raise ValueError(
-      f"--warmup_proportion is {options.warmup_proportion}, but must be from 0"
-      " to 1"
-    )
-  if options.overwrite_output_dir and (options.resume or not options.do_train):
-    raise ValueError(
+  for name, value, meaning in (
+    ("task_name", options.data.task_name, f"one of {', '.join(PROCESSORS)}"),
+    ("data_dir", options.data.data_dir, "the folder of the task's files"),
+    (
+      "output_dir",
+      run.output_dir,
+      "the folder for checkpoints, results and predictions",
+    ),
+  ):
+    if not value:
+      raise UserError(f"--{name} is needed: {meaning}")
+  if run.overwrite_output_dir and (run.resume or not run.do_train):
+    raise UserError(
       "--overwrite_output_dir trains from the start: it needs --do_train and"
       " goes against --resume"
     )
 
 
-_LEAST = {
-  "train_batch_size": 1,
-  "eval_batch_size": 1,
-  "predict_batch_size": 1,
-  "max_seq_length": 3,
-  "save_checkpoints_steps": 1,
-  "keep_checkpoint_max": 0,
-  "log_steps": 1,
-  "num_threads": 0,
-  "seed": 0,
-  "shuffle_buffer_size": 1,
-  "iterations_per_loop": 1,
-  "num_tpu_cores": 1,
-}
-_MAX_SEED = 2**31 - 1
-
-
-def prepare_task(options):
-  """The processor that the flags name.
+def prepare_placement(options):
+  """Returns the placement, held against batches and paths.
 
   Raises:
-    ValueError: there is no such task, its labels are not texts, or the length
+    UserError: it cannot compute or read what it would have to.
+  """
+  placement = devices.make_placement(options.device)
+  placement.check(
+    batch_sizes={
+      "train_batch_size": options.training.train_batch_size,
+      "eval_batch_size": options.inference.eval_batch_size,
+      "predict_batch_size": options.inference.predict_batch_size,
+    },
+    paths={
+      "output_dir": options.run.output_dir,
+      "cache_dir": options.data.cache_dir,
+      "init_checkpoint": options.model.init_checkpoint,
+    },
+  )
+  return placement
+
+
+def prepare_task(options, max_seq_length):
+  """Returns the `Task` that `options.DataOptions` name.
+
+  Raises:
+    UserError: there is no such task, its labels are not texts, or the length
       is too short for its texts.
   """
   processors = {name.lower(): PROCESSORS[name] for name in PROCESSORS}
   name = options.task_name.lower()
   if name not in processors:
-    raise ValueError(
+    raise UserError(
       f"--task_name={options.task_name} is not one of {', '.join(processors)}"
     )
   processor = processors[name]()
   if isinstance(processor, XnliProcessor):
     processor.language = options.xnli_language
-  check_labels(processor)
-  if processor.has_pairs() and options.max_seq_length < 5:
-    raise ValueError(
-      f"--max_seq_length={options.max_seq_length} leaves no room for the pairs"
-      f" of texts of {name}: it must be at least 5"
+  target = processor.get_target()
+  target.check(type(processor).__name__)
+  if processor.has_pairs() and max_seq_length < 5:
+    raise UserError(
+      f"--max_seq_length={max_seq_length} leaves no room for the pairs of texts"
+      f" of {name}: it must be at least 5"
     )
-  return processor
+  data = TaskData(processor, options.data_dir)
+  return Task(name, processor, target, data)
 
 
-def check_labels(processor):
-  """Makes sure that a task's labels are what its files can hold.
+def choose_splits(options, data):
+  """Returns the splits that `options.RunOptions` ask for.
 
-  Raises:
-    ValueError: they are no texts, one of them twice, or fewer than two.
+  Second evaluation sets are among them where their files are there.
   """
-  labels = processor.get_labels()
-  told = getattr(processor, "labels", ())
-  if (
-    isinstance(told, str)
-    or not all(isinstance(label, str) for label in labels)
-    or len(labels) < 2
-    or len(set(labels)) < len(labels)
-  ):
-    raise ValueError(
-      f"the labels of {type(processor).__name__} are {told or labels!r}, but"
-      ' must be two or more different strings, such as ("0", "1")'
+  splits = [
+    split
+    for asked, split in (
+      (options.do_train, "train"),
+      (options.do_eval, "dev"),
+      (options.do_predict, "test"),
     )
+    if asked
+  ]
+  second = [f"{split}_mismatched" for split in splits]
+  return splits + [split for split in second if data.has_split(split)]
 
 
-def prepare_model(options, processor):
+# ---------------------------------------------------------------------------
+# Model
+
+
+def prepare_model(options, folder, task):
   """Reads configuration, vocabulary and the list of weights; compares sizes.
 
+  Args:
+    options: `options.ModelOptions`.
+    folder: output_dir, which may hold copies of both files.
+    task: `Task`.
+
+  Returns:
+    `Model`.
+
   Raises:
-    FileNotFoundError, ValueError: a file is missing or broken, or two of them
-      do not belong together.
+    UserError: a file is missing or broken, or two of them do not belong
+      together.
   """
   weights = None
   if options.init_checkpoint:
     weights = checkpoints.open_checkpoint(options.init_checkpoint)
   config_file = _find(
-    options,
     "bert_config_file",
+    options,
     weights and weights.config_file,
-    output_dir.CONFIG,
+    os.path.join(folder, output_dir.CONFIG),
   )
   vocab_file = _find(
-    options, "vocab_file", weights and weights.vocab_file, output_dir.VOCABULARY
+    "vocab_file",
+    options,
+    weights and weights.vocab_file,
+    os.path.join(folder, output_dir.VOCABULARY),
   )
-  config = modeling.BertConfig.from_json_file(config_file)
+  with _mistakes_in_files():
+    config = modeling.BertConfig.from_json_file(config_file)
+    tokenizer = tokenization.FullTokenizer(vocab_file, options.do_lower_case)
+    tokenization.validate_case_matches_vocab(
+      options.do_lower_case, tokenizer.vocab
+    )
+    if weights:
+      tokenization.validate_case_matches_checkpoint(
+        options.do_lower_case, weights.path
+      )
   if _is_hugging_face(config, weights):
     config.read_as_hugging_face()
-  tokenizer = tokenization.FullTokenizer(vocab_file, options.do_lower_case)
-  tokenization.validate_case_matches_vocab(
-    options.do_lower_case, tokenizer.vocab
+  check_sizes(options, config, config_file, tokenizer, vocab_file, task)
+  return Model(
+    config,
+    vocab_file,
+    files.digest(vocab_file),
+    tokenizer,
+    weights,
+    checkpoints.model_variables(config, task.target.width),
   )
-  if weights:
-    tokenization.validate_case_matches_checkpoint(
-      options.do_lower_case, weights.path
-    )
-  check_sizes(options, config, config_file, tokenizer, vocab_file, processor)
-  num_labels = len(processor.get_labels())
-  variables = checkpoints.model_variables(config, num_labels)
-  digest = files.digest(vocab_file)
-  return Model(config, vocab_file, digest, tokenizer, weights, variables)
 
 
-def _find(options, flag, beside, kept):
-  """The file that a flag names, or lies beside init_checkpoint, or was kept."""
-  kept = os.path.join(options.output_dir, kept)
+@contextlib.contextmanager
+def _mistakes_in_files(prefix=""):
+  """Makes UserErrors of what the plain scripts raise about a user's file."""
+  try:
+    yield
+  except (FileNotFoundError, ValueError) as error:
+    raise UserError(f"{prefix}{error}") from error
+
+
+def _find(flag, options, beside, kept):
+  """Returns a file: the flag's, that beside the weights, or output_dir's."""
   path = getattr(options, flag) or beside
   if path or tf.io.gfile.exists(kept):
     return path or kept
   weights = options.init_checkpoint
-  raise ValueError(
+  raise UserError(
     f"--{flag} is needed: "
     + (
       f"there is none beside {weights}"
@@ -311,21 +358,21 @@ def _find(options, flag, beside, kept):
 
 
 def _is_hugging_face(config, weights):
-  """Whether the configuration's names are theirs: the weights decide."""
+  """Returns whether its names are Hugging Face's: the weights decide."""
   if weights is None:
     return hasattr(config, "model_type")
   return weights.kind == "huggingface"
 
 
-def check_sizes(options, config, config_file, tokenizer, vocab_file, processor):
+def check_sizes(options, config, config_file, tokenizer, vocab_file, task):
   """Compares vocabulary, configuration, length and task.
 
   Raises:
-    ValueError: an id, a position or a segment would have no embedding.
+    UserError: an id, a position or a segment would have no embedding.
   """
   size = max(tokenizer.vocab.values()) + 1
   if size > config.vocab_size:
-    raise ValueError(
+    raise UserError(
       f"{vocab_file} has {size} lines, but {config_file} has a vocab_size of"
       f" {config.vocab_size}: the two do not belong together"
     )
@@ -339,59 +386,94 @@ def check_sizes(options, config, config_file, tokenizer, vocab_file, processor):
       config_file,
     )
   if options.max_seq_length > config.max_position_embeddings:
-    raise ValueError(
+    raise UserError(
       f"--max_seq_length={options.max_seq_length} is more than the"
       f" max_position_embeddings {config.max_position_embeddings} of"
       f" {config_file}"
     )
-  if config.type_vocab_size < 2 and processor.has_pairs():
-    raise ValueError(
+  if config.type_vocab_size < 2 and task.processor.has_pairs():
+    raise UserError(
       f"{config_file} has a type_vocab_size of {config.type_vocab_size}, but"
       " pairs of texts need 2"
     )
-  try:
+  with _mistakes_in_files(f"{config_file}: "):
     config.check_heads()
-  except ValueError as error:
-    raise ValueError(f"{config_file}: {error}") from error
 
 
-def prepare_settings(options, processor, model, cache):
-  """The settings that decide what is trained, by phase."""
+# ---------------------------------------------------------------------------
+# Settings, output_dir, weights
+
+
+def make_settings(options, task, model, cache):
+  """Returns the settings that decide what is trained, by phase."""
   settings = {
     "model": {
-      "task_name": options.task_name.lower(),
-      "language": processor.language,
-      "labels": list(processor.get_labels()),
-      "max_seq_length": options.max_seq_length,
-      "do_lower_case": options.do_lower_case,
+      "task_name": task.name,
+      "language": task.processor.language,
+      "labels": list(task.target.labels),
+      **options.settings("model"),
       "vocabulary (SHA-256)": model.vocab_digest,
       **model.config.architecture(),
     }
   }
-  if options.do_train:
+  if options.run.do_train:
     weights = model.weights and files.real_path(model.weights.path)
     settings["training"] = {
       "init_checkpoint": weights,
       "training data (SHA-256)": cache.source_digest("train"),
-      **{name: getattr(options, name) for name in _TRAINING_SETTINGS},
+      **options.settings("training"),
     }
   return settings
 
 
-_TRAINING_SETTINGS = (
-  "train_batch_size",
-  "learning_rate",
-  "num_train_epochs",
-  "warmup_proportion",
-  "seed",
-  "shuffle_buffer_size",
-)
+def check_output_dir(options, model, settings):
+  """Looks at output_dir and makes sure that the run may use it.
+
+  Returns:
+    `output_dir.OutputDir`, as it is, or will be once it is overwritten.
+
+  Raises:
+    UserError: it was trained with other settings, or holds what must stay.
+  """
+  found = output_dir.inspect(options.run.output_dir)
+  if options.run.overwrite_output_dir:
+    check_overwriting(options, model, found)
+    return found._replace(checkpoint=None, step=0, settings={})
+  output_dir.check_state_file(found)
+  if not options.run.resume:
+    output_dir.check_settings(found, settings)
+  return found
 
 
-def prepare_weights(options, model, found):
+def check_overwriting(options, model, found):
+  """Makes sure that only what this program wrote, and may go, is removed.
+
+  Raises:
+    UserError: the files are another program's, or init_checkpoint is one.
+  """
+  folder = options.run.output_dir
+  own = output_dir.own_files(folder)
+  if own and not found.settings:
+    raise UserError(
+      f"--overwrite_output_dir removes what this program wrote, but {folder}"
+      f" has no run_manifest.json, so {own[0]} and others are not known to be"
+      " that: give another --output_dir, or remove them"
+    )
+  weights = model.weights and files.real_path(f"{model.weights.path}.index")
+  if weights in map(files.real_path, own):
+    raise UserError(
+      f"--overwrite_output_dir would remove --init_checkpoint="
+      f"{options.model.init_checkpoint}, which a run wrote into {folder}: give"
+      " another --output_dir"
+    )
+
+
+def check_weights(options, run, model, found):
   """Makes sure that there are weights for what is asked for.
 
   Args:
+    options: `options.ModelOptions`.
+    run: `options.RunOptions`.
     model: `Model`.
     found: `output_dir.OutputDir`.
 
@@ -399,14 +481,14 @@ def prepare_weights(options, model, found):
     `checkpoints.Coverage` of init_checkpoint, or None where it is not used.
 
   Raises:
-    ValueError: weights do not fit the model, or results would be those of
+    UserError: weights do not fit the model, or results would be those of
       random ones.
   """
   if found.checkpoint:
     trained = checkpoints.open_checkpoint(found.checkpoint)
     trained.coverage(model.variables).accept(trained_needed=True)
-    if not found.step and not options.do_train:
-      raise ValueError(
+    if not found.step and not run.do_train:
+      raise UserError(
         f"{trained.path} is of step 0: training began there, but was stopped"
         " before it saved anything. Give the training command again, which goes"
         " on from there, or another --output_dir"
@@ -414,9 +496,9 @@ def prepare_weights(options, model, found):
     logging.info("weights: %s, step %d", trained.path, found.step)
     return None
   if model.weights is None:
-    if not options.do_train:
-      raise ValueError(
-        f"there are no trained weights: {options.output_dir} holds no"
+    if not run.do_train:
+      raise UserError(
+        f"there are no trained weights: {run.output_dir} holds no"
         " checkpoint and --init_checkpoint is not given. Train first, or"
         " give --init_checkpoint"
       )
@@ -425,165 +507,100 @@ def prepare_weights(options, model, found):
   return model.weights.coverage(model.variables).accept(
     allow_partial_init=options.allow_partial_init,
     reinit_head=options.reinit_head,
-    trained_needed=not options.do_train,
+    trained_needed=not run.do_train,
   )
 
 
-def check_overwriting(options, model, found):
-  """Makes sure that only what this program wrote, and may go, is removed.
-
-  Raises:
-    ValueError: the files are another program's, or init_checkpoint is one.
-  """
-  own = output_dir.own_files(options.output_dir)
-  if own and not found.settings:
-    raise ValueError(
-      f"--overwrite_output_dir removes what this program wrote, but"
-      f" {options.output_dir} has no run_manifest.json, so {own[0]} and others"
-      " are not known to be that: give another --output_dir, or remove them"
-    )
-  weights = model.weights and files.real_path(f"{model.weights.path}.index")
-  if weights in map(files.real_path, own):
-    raise ValueError(
-      f"--overwrite_output_dir would remove --init_checkpoint="
-      f"{options.init_checkpoint}, which a run wrote into {options.output_dir}:"
-      " give another --output_dir"
-    )
+# ---------------------------------------------------------------------------
+# Data
 
 
-def prepare_cache(options, processor, model):
-  """The cache of features, in the first folder that can be written."""
-  folder = options.cache_dir
+def prepare_cache(options, placement, task, model):
+  """Returns the cache of features, in the first folder that can be written."""
+  folder = options.data.cache_dir
   if not folder:
-    usable = not options.use_tpu and files.is_writable(options.data_dir)
-    folder = options.data_dir if usable else options.output_dir
+    data_dir = options.data.data_dir
+    usable = placement.shares_folders and files.is_writable(data_dir)
+    folder = data_dir if usable else options.run.output_dir
+  num_threads = devices.threads(options.device.num_threads)
   return FeatureCache(
-    processor,
-    options.task_name.lower(),
-    data_dir=options.data_dir,
+    task.data,
+    task.name,
     cache_dir=folder,
-    max_seq_length=options.max_seq_length,
+    max_seq_length=options.model.max_seq_length,
     tokenizer_inputs={
       "vocabulary": model.vocab_digest,
-      "do_lower_case": options.do_lower_case,
+      "do_lower_case": options.model.do_lower_case,
     },
     tokenizer=model.tokenizer,
-    num_processes=min(_MOST_PROCESSES, devices.threads(options.num_threads)),
+    num_processes=min(_MOST_PROCESSES, num_threads),
   )
 
 
 _MOST_PROCESSES = 4  # what more would gain was not measured
 
 
-def prepare_schedule(options, rows, found):
-  """The steps that so many training rows make, and the room to shuffle them.
+def make_schedule(options, examples, found):
+  """Returns the steps that so many examples make, and the room to shuffle them.
 
   A run that is taken up shuffles in the room that it began with: the order of
-  the rows depends on it.
+  the examples depends on it.
 
   Raises:
-    ValueError: there are too few rows for a single step.
+    UserError: there are too few examples for a single step.
   """
-  steps = int(rows / options.train_batch_size * options.num_train_epochs)
+  training = options.training
+  steps = int(examples / training.train_batch_size * training.num_train_epochs)
   if not steps:
-    raise ValueError(
-      f"{rows} training rows in batches of --train_batch_size="
-      f"{options.train_batch_size} over --num_train_epochs="
-      f"{options.num_train_epochs} make no step: a smaller batch or more"
+    raise UserError(
+      f"{examples} training examples in batches of --train_batch_size="
+      f"{training.train_batch_size} over --num_train_epochs="
+      f"{training.num_train_epochs} make no step: a smaller batch or more"
       " epochs are needed"
     )
-  buffer_rows = options.shuffle_buffer_size
-  if not buffer_rows and found.checkpoint:
-    buffer_rows = found.settings.get("order", {}).get("buffer_rows")
+  buffer_size = training.shuffle_buffer_size
+  if not buffer_size and found.checkpoint:
+    buffer_size = found.settings.get("order", {}).get("buffer_rows")
   return Schedule(
-    rows,
+    examples,
     steps,
-    int(steps * options.warmup_proportion),
-    buffer_rows or shuffle_buffer_size(rows, options.max_seq_length),
+    int(steps * training.warmup_proportion),
+    buffer_size or choose_buffer_size(examples, options.model.max_seq_length),
   )
 
 
-def shuffle_buffer_size(rows, max_seq_length):
-  """Rows to shuffle among: all, or what a quarter of the free memory holds."""
+def choose_buffer_size(examples, max_seq_length):
+  """Returns how many are shuffled: all that a quarter of the memory holds."""
   free = devices.free_memory()
-  row_bytes = _BYTES_A_POSITION * max_seq_length + _BYTES_A_ROW
-  if free is None or rows * row_bytes <= free / 4:
-    return rows
-  buffer_rows = max(1, int(free / 4 / row_bytes))
+  record_bytes = _BYTES_A_POSITION * max_seq_length + _BYTES_A_RECORD
+  if free is None or examples * record_bytes <= free / 4:
+    return examples
+  buffer_size = max(1, int(free / 4 / record_bytes))
   logging.warning(
-    "shuffling among %d of %d rows, which a quarter of the free memory holds;"
-    " set --shuffle_buffer_size for another number",
-    buffer_rows,
-    rows,
+    "shuffling among %d of %d examples, which a quarter of the free memory"
+    " holds; set --shuffle_buffer_size for another number",
+    buffer_size,
+    examples,
   )
-  return buffer_rows
+  return buffer_size
 
 
-# Of a serialized row: three features of up to three bytes each; names, a
+# Of a serialized example: three features of up to three bytes each; names, a
 # tensor and its slot in the buffer.
-_BYTES_A_POSITION, _BYTES_A_ROW = 5, 400
+_BYTES_A_POSITION, _BYTES_A_RECORD = 5, 400
 
 
-def rows_at_a_time(options, flag, features, kind):
-  """Rows that one step of evaluation or prediction computes.
-
-  As many as the flag says where it is given, and on a TPU. Elsewhere the
-  default of 2018 decides what `loss` is, and not how many are computed: a
-  multiple of it, for few tokens at a time leave the processor waiting, and more
-  than its cache holds make it wait as well.
+def choose_batch_size(flag, options, placement, features, kind):
+  """Returns how many examples evaluation or prediction computes at a time.
 
   Args:
     flag: "eval_batch_size" or "predict_batch_size".
-    features: dictionary from split to `features.Features`.
+    features: dictionary from split to `feature_cache.Features`.
     kind: what the names of the splits begin with, "dev" or "test".
   """
-  rows = getattr(options, flag)
+  tokens = options.model.max_seq_length
   sets = [split for name, split in features.items() if name.startswith(kind)]
-  if flag in options.given or options.use_tpu or not sets:
-    return rows
-  tokens = options.max_seq_length
-  if options.skip_padding:
+  if sets and placement.skip_padding:
     tokens = sum(s.tokens for s in sets) / sum(s.records for s in sets)
-  while rows < _MOST_ROWS and 2 * rows * tokens <= _MOST_TOKENS:
-    rows *= 2
-  return rows
-
-
-# Of the 6-layer model on two cores: against 32 rows at a time one of CoLA (11
-# tokens) takes 1.11 of the time in batches of 16 and 0.91 in those of 64 and of
-# 128, one of MNLI (40) 1.08, 1.14, 1.11, one of MRPC (54) 1.05, 1.21, 1.08.
-_MOST_ROWS, _MOST_TOKENS = 64, 2048
-
-
-def prepare_tpu(options):
-  """Finds the TPU, after a look at its batches and the paths it would read."""
-  for name in ("train_batch_size", "eval_batch_size", "predict_batch_size"):
-    if getattr(options, name) % options.num_tpu_cores:
-      raise ValueError(
-        f"--{name} is {getattr(options, name)}, but must be a multiple of"
-        f" --num_tpu_cores={options.num_tpu_cores}: every core takes as many"
-        " rows"
-      )
-  tpu_name = options.tpu_name or options.master
-  paths = ("output_dir", "cache_dir", "init_checkpoint")
-  devices.refuse_local_paths(
-    tpu_name, {name: getattr(options, name) for name in paths}
-  )
-  return devices.tpu_cluster(tpu_name, options.tpu_zone, options.gcp_project)
-
-
-def wanted(options, processor):
-  """The splits that the flags ask for, second evaluation sets where there."""
-  splits = [
-    split
-    for asked, split in (
-      (options.do_train, "train"),
-      (options.do_eval, "dev"),
-      (options.do_predict, "test"),
-    )
-    if asked
-  ]
-  second = [f"{split}_mismatched" for split in splits]
-  return splits + [
-    split for split in second if processor.has_split(options.data_dir, split)
-  ]
+  asked = getattr(options.inference, flag)
+  return placement.batch_size(asked, flag in options.given, tokens)

@@ -7,10 +7,13 @@ kind of target asks an object of this interface:
   width                 logits of an example
   labels                names of the classes, () where there are none
   metrics               names in `evaluation.METRICS` that are always computed
+  check(owner)          raises a UserError where the labels make no sense
   feature_spec()        the features of a record that hold the label
   encode(label)         text of a label to a value, hashable; None for no label
   features(value)       that value by the names of the features
+  label_feature         name of the feature that an evaluation collects
   per_example_loss(logits, features)
+  decide(logits)        NumPy logits to what metrics hold against the labels
   outputs(logits)       the tensors of a prediction
   prediction_header()   columns of test_predictions.tsv behind the texts
   prediction_cells(outputs)    the cells of one example in these columns
@@ -21,6 +24,8 @@ Axis letters: B batch, L labels.
 
 import tensorflow.compat.v1 as tf
 
+from bert_classifier.errors import UserError
+
 
 class OneClass:
   """One class of L: softmax cross-entropy.
@@ -30,6 +35,7 @@ class OneClass:
   """
 
   metrics = ("accuracy",)
+  label_feature = "label_ids"
 
   def __init__(self, labels):
     self.labels = tuple(labels)
@@ -38,6 +44,25 @@ class OneClass:
   @property
   def width(self):
     return len(self.labels)
+
+  def check(self, owner):
+    """Makes sure that files can hold the labels and tell them apart.
+
+    Args:
+      owner: name of the task, for the error.
+
+    Raises:
+      UserError: they are no texts, one of them twice, or fewer than two.
+    """
+    if (
+      not all(isinstance(label, str) for label in self.labels)
+      or len(self.labels) < 2
+      or len(self._ids) < len(self.labels)
+    ):
+      raise UserError(
+        f"the labels of {owner} are {self.labels}, but must be two or more"
+        ' different strings, such as ("0", "1")'
+      )
 
   def feature_spec(self):
     """Returns `label_ids`, a whole number."""
@@ -71,6 +96,10 @@ class OneClass:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=features["label_ids"], logits=logits
     )
+
+  def decide(self, logits):
+    """Returns the id of the likeliest label <int64>[n] by logits [n, L]."""
+    return logits.argmax(axis=-1)
 
   def outputs(self, logits):
     """Returns `probabilities` <float32>[B, L]."""

@@ -7,40 +7,46 @@ import pytest
 from sklearn import metrics
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import evaluation
+from bert_classifier import evaluation, targets
+from bert_classifier.errors import UserError
 from bert_classifier.tasks import InputExample
 
 pytestmark = pytest.mark.usefixtures("graph")
 
 
-def evaluate(batches, num_labels, **options):
-  """`metric_fn` over batches of (losses, labels, logits, weights)."""
+def evaluate(batches, num_labels, *, metrics=(), loss_batch_size=8):
+  """Results over batches of (losses, logits, labels, weights)."""
   feeds = [
     tf.placeholder(tf.float32, [None]),
-    tf.placeholder(tf.int32, [None]),
     tf.placeholder(tf.float32, [None, num_labels]),
     tf.placeholder(tf.int32, [None]),
+    tf.placeholder(tf.int32, [None]),
   ]
-  pairs = evaluation.metric_fn(*feeds, num_labels=num_labels, **options)
+  target = targets.OneClass(map(str, range(num_labels)))
+  collector = evaluation.Collector()
+  metric_fn = evaluation.metric_fn_builder(
+    target, metrics, loss_batch_size, collector
+  )
+  pairs = metric_fn(*feeds)
   with tf.Session() as session:
-    session.run(tf.local_variables_initializer())
     for batch in batches:
       session.run([u for _, u in pairs.values()], dict(zip(feeds, batch)))
-    return session.run({name: value for name, (value, _) in pairs.items()})
+    values = session.run({name: value for name, (value, _) in pairs.items()})
+  return evaluation.tidy_results({"loss": 0.0, **values})
 
 
 def batches_of(size, losses, labels, logits, weights):
-  """Slices of `size` rows."""
+  """Slices of `size` examples."""
   return [
     [
       column[start : start + size]
-      for column in (losses, labels, logits, weights)
+      for column in (losses, logits, labels, weights)
     ]
     for start in range(0, len(labels), size)
   ]
 
 
-def rows(labels, predictions, num_labels, seed=0):
+def draw_examples(labels, predictions, num_labels, seed=0):
   """Columns for `batches_of`: random losses, logits with that argmax."""
   numbers = np.random.RandomState(seed)
   logits = numbers.uniform(-1, 0, [len(labels), num_labels])
@@ -63,7 +69,7 @@ CASES = {
   "1 never present": ([0] * 5, [0, 1, 1, 0, 0]),
   "0 never present": ([1] * 5, [0, 1, 1, 0, 0]),
   "1 nowhere": ([0] * 5, [0] * 5),
-  "one row": ([1], [0]),
+  "one example": ([1], [0]),
 }
 
 
@@ -77,8 +83,8 @@ CASES = {
 )
 def test_metrics_of_two_classes_equal_scikit_learn(case, metric, oracle):
   labels, predictions = CASES[case]
-  batches = batches_of(7, *rows(labels, predictions, 2))
-  results = evaluate(batches, 2, metric=metric)
+  batches = batches_of(7, *draw_examples(labels, predictions, 2))
+  results = evaluate(batches, 2, metrics=[metric])
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of a class that is not there
     expected = oracle(labels, predictions)
@@ -90,37 +96,49 @@ def test_metrics_of_two_classes_equal_scikit_learn(case, metric, oracle):
 def test_matthews_correlation_of_many_classes_equals_scikit_learn():
   labels, predictions = np.random.RandomState(6).randint(0, 4, [2, 90])
   labels[:40] = predictions[:40]
-  batches = batches_of(16, *rows(labels, predictions, 4))
-  results = evaluate(batches, 4, metric="matthews_correlation")
+  batches = batches_of(16, *draw_examples(labels, predictions, 4))
+  results = evaluate(batches, 4, metrics=["matthews_correlation"])
   expected = metrics.matthews_corrcoef(labels, predictions)
   assert results["eval_matthews_correlation"] == pytest.approx(
     expected, abs=1e-6
   )
 
 
-def test_rows_of_weight_zero_count_for_nothing():
+def test_examples_of_weight_zero_count_for_nothing():
   labels, predictions = np.random.RandomState(7).randint(0, 2, [2, 40])
-  columns = rows(labels, predictions, 2)
+  columns = draw_examples(labels, predictions, 2)
   real = np.arange(40) < 29
   columns[-1] = real.astype(np.int32)
-  results = evaluate(batches_of(8, *columns), 2, metric="f1")
+  results = evaluate(batches_of(8, *columns), 2, metrics=["f1"])
   expected = {
     "eval_accuracy": metrics.accuracy_score(labels[real], predictions[real]),
     "eval_loss": columns[0][real].mean(),
     "eval_f1": metrics.f1_score(labels[real], predictions[real]),
+    "loss": np.mean(
+      [columns[0][real][i : i + 8].mean() for i in range(0, 29, 8)]
+    ),
   }
   assert results == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("computed", [8, 16, 24, 64])
-def test_loss_is_the_mean_of_means_of_eight_rows(computed):
-  columns = rows([0] * 53, [0] * 53, 2)
-  results = evaluate(batches_of(computed, *columns), 2, loss_rows=8)
+def test_loss_is_the_mean_of_means_of_eight_examples(computed):
+  columns = draw_examples([0] * 53, [0] * 53, 2)
+  results = evaluate(batches_of(computed, *columns), 2, loss_batch_size=8)
   means = [columns[0][i : i + 8].mean() for i in range(0, 53, 8)]
-  results = evaluation.tidy_results({"loss": 0.0, **results})
   assert results["loss"] == pytest.approx(np.mean(means), rel=1e-5)
   assert results["eval_loss"] == pytest.approx(columns[0].mean(), rel=1e-5)
   assert set(results) == {"eval_accuracy", "eval_loss", "loss"}
+
+
+def test_a_collector_begins_anew_with_each_session():
+  collector = evaluation.Collector()
+  for _ in range(2):
+    collector.after_create_session(None, None)
+    columns = draw_examples([0, 1], [0, 0], 2)
+    losses, labels, logits, real = columns
+    collector.add(losses, logits, labels, real)
+    assert len(collector.evaluated().losses) == 2
 
 
 def test_results_keep_their_loss_where_no_other_was_measured():
@@ -142,11 +160,18 @@ def test_results_are_sorted_lines_with_numbers_of_eight_digits(tmp_path):
   )
 
 
+TARGET = targets.OneClass(["no", "yes"])
+
+
+def outputs(probabilities):
+  return ({"probabilities": row} for row in np.float32(probabilities))
+
+
 def write_predictions(tmp_path, examples, probabilities):
   """The two files' lines, split into cells."""
   paths = [tmp_path / "test_results.tsv", tmp_path / "test_predictions.tsv"]
   evaluation.write_predictions(
-    examples, iter(np.float32(probabilities)), ["no", "yes"], *map(str, paths)
+    examples, outputs(probabilities), TARGET, *map(str, paths)
   )
   return [
     [line.split("\t") for line in path.read_text().split("\n")[:-1]]
@@ -179,21 +204,40 @@ def test_predictions_have_no_gold_column_where_the_file_has_none(tmp_path):
   assert predictions[1][:4] == ["test-1", "a b c", "", "no"]
 
 
-@pytest.mark.parametrize("rows, count", [(2, 1), (2, 3), (0, 1)])
-def test_predictions_of_other_rows_are_refused(tmp_path, rows, count):
-  examples = [InputExample(f"test-{i}", "a") for i in range(rows)]
-  with pytest.raises(OSError, match=f"{min(count, rows)} rows .* change"):
-    write_predictions(tmp_path, examples, [[0.4, 0.6]] * count)
-  assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize(
+  "number, count, words",
+  [(2, 1, "after 1 there are more exam"), (2, 3, "after 2 there are more pre")],
+)
+def test_predictions_of_other_examples_are_kept_without_texts(
+  tmp_path, number, count, words
+):
+  examples = [InputExample(f"test-{i}", "a") for i in range(number)]
+  with pytest.raises(UserError, match=words):
+    write_predictions(tmp_path, examples, [[0.25, 0.75]] * count)
+  (path,) = tmp_path.iterdir()
+  assert path.name == "test_results.tsv"
+  assert path.read_text() == "0.25\t0.75\n" * count
+
+
+def test_texts_that_changed_leave_the_results_alone(tmp_path):
+  def changed():
+    yield InputExample("test-1", "a")
+    raise UserError("test.tsv changed")
+
+  with pytest.raises(UserError, match="test.tsv changed"):
+    write_predictions(tmp_path, changed(), [[0.25, 0.75]] * 3)
+  (path,) = tmp_path.iterdir()
+  assert path.name == "test_results.tsv"
+  assert path.read_text() == "0.25\t0.75\n" * 3
 
 
 def test_predictions_that_fail_leave_no_file(tmp_path):
   def failing():
-    yield np.float32([0.4, 0.6])
+    yield from outputs([[0.4, 0.6]])
     raise RuntimeError("out of memory")
 
   examples = [InputExample(f"test-{i}", "a") for i in range(2)]
   paths = (str(tmp_path / "results.tsv"), str(tmp_path / "predictions.tsv"))
   with pytest.raises(RuntimeError):
-    evaluation.write_predictions(examples, failing(), ["no", "yes"], *paths)
+    evaluation.write_predictions(examples, failing(), TARGET, *paths)
   assert not list(tmp_path.iterdir())

@@ -3,16 +3,22 @@
 import json
 import os
 import shutil
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, devices, files, preparation, tasks
-from bert_classifier.features import Features
-import run_classifier
+from bert_classifier import (
+  batches,
+  catalogue,
+  checkpoints,
+  devices,
+  files,
+  options,
+  preparation,
+)
+from bert_classifier.feature_cache import Features
 
 
 def results(folder):
@@ -120,8 +126,8 @@ def test_an_encoder_that_lacks_a_layer_is_completed_when_asked_to(
 def test_the_buffer_is_what_a_quarter_of_the_free_memory_holds(monkeypatch):
   row = 5 * 128 + 400  # bytes
   monkeypatch.setattr(devices, "free_memory", lambda: 4 * 100 * row)
-  assert preparation.shuffle_buffer_size(100, 128) == 100
-  assert preparation.shuffle_buffer_size(101, 128) == 100
+  assert preparation.choose_buffer_size(100, 128) == 100
+  assert preparation.choose_buffer_size(101, 128) == 100
 
 
 def test_a_run_taken_up_shuffles_in_the_buffer_that_it_began_with(
@@ -129,13 +135,13 @@ def test_a_run_taken_up_shuffles_in_the_buffer_that_it_began_with(
 ):
   flags = dict(output_dir=tmp_path / "out", train_batch_size=8)
   buffers = []
-  shuffled = run_classifier.endless
+  shuffled = batches.shuffle_and_repeat
 
-  def endless(rows, buffer_size, **arguments):
+  def shuffle(examples, buffer_size, **arguments):
     buffers.append(buffer_size)
-    return shuffled(rows, buffer_size=buffer_size, **arguments)
+    return shuffled(examples, buffer_size=buffer_size, **arguments)
 
-  monkeypatch.setattr(run_classifier, "endless", endless)
+  monkeypatch.setattr(batches, "shuffle_and_repeat", shuffle)
   for epochs, memory in ((1, 1), (2, 1 << 40)):
     monkeypatch.setattr(devices, "free_memory", lambda m=memory: m)
     done = classify("--do_train", num_train_epochs=epochs, **flags)
@@ -153,51 +159,50 @@ def test_a_data_dir_that_cannot_be_written_leaves_the_cache_to_output_dir(
   assert not any("cached" in name for name in os.listdir(f"{golden_task}/data"))
 
 
-@pytest.mark.parametrize("labels", [(0, 1), "good", ("a",), ("a", "a")])
+@pytest.mark.parametrize("labels", [(0, 1), ("a",), ("a", "a"), "good"])
 def test_labels_that_no_file_can_hold_are_refused(
   classify, monkeypatch, tmp_path, labels
 ):
-  class Own(tasks.MrpcProcessor):
+  class Own(catalogue.MrpcProcessor):
     pass
 
   Own.labels = labels
-  monkeypatch.setitem(tasks.PROCESSORS, "own", Own)
+  monkeypatch.setitem(catalogue.PROCESSORS, "own", Own)
   outcome = classify("--do_eval", task_name="own", output_dir=tmp_path / "out")
   assert outcome.status == 1
-  assert f"the labels of Own are {labels!r}, but" in outcome.log
+  told = ("good",) if labels == "good" else labels
+  assert f"the labels of Own are {told}, but" in outcome.log
 
 
 def test_the_language_flag_is_for_xnli_alone():
-  class Own(tasks.MrpcProcessor):
+  class Own(catalogue.MrpcProcessor):
     language = "de"
 
-  options = SimpleNamespace(max_seq_length=8, xnli_language="fr")
-  with mock.patch.dict(tasks.PROCESSORS, own=Own):
+  with mock.patch.dict(catalogue.PROCESSORS, own=Own):
     for name, language in (("own", "de"), ("xnli", "fr"), ("mrpc", None)):
-      options.task_name = name
-      assert preparation.prepare_task(options).language == language
+      flags = options.DataOptions(task_name=name, xnli_language="fr")
+      task = preparation.prepare_task(flags, max_seq_length=8)
+      assert task.processor.language == language
 
 
 @pytest.mark.parametrize(
-  "tokens, changes, rows",
+  ("tokens", "flags", "examples"),
   [
     (11, {}, 64),
     (54, {}, 32),
     (128, {}, 16),
     (11, {"skip_padding": False}, 16),
-    (11, {"given": {"eval_batch_size"}}, 8),
+    (11, {"eval_batch_size": 8}, 8),
     (11, {"use_tpu": True}, 8),
   ],
 )
-def test_the_rows_of_a_batch_are_chosen_by_their_tokens(tokens, changes, rows):
+def test_the_examples_of_a_batch_are_chosen_by_their_tokens(
+  tokens, flags, examples
+):
   sets = {"dev": Features("path", 10, 10 * tokens), "test": None}
-  options = SimpleNamespace(
-    eval_batch_size=8,
-    max_seq_length=128,
-    skip_padding=True,
-    use_tpu=False,
-    given=set(),
+  values = options.make_options(**flags)
+  placement = devices.make_placement(values.device)
+  found = preparation.choose_batch_size(
+    "eval_batch_size", values, placement, sets, "dev"
   )
-  vars(options).update(changes)
-  found = preparation.rows_at_a_time(options, "eval_batch_size", sets, "dev")
-  assert found == rows
+  assert found == examples

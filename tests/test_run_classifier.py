@@ -14,9 +14,9 @@ import pytest
 from sklearn.metrics import f1_score
 import tensorflow.compat.v1 as tf
 
+from bert_classifier import batches, devices, fast_modeling, options, targets
 from bert_classifier.output_dir import only_trainer
 from bert_classifier.tasks import InputExample
-import layout
 import run_classifier
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -348,7 +348,9 @@ def test_mnli_evaluates_and_predicts_both_of_its_sets(classify, tmp_path):
   flags["init_checkpoint"] = ROOT / "tests" / "golden" / "checkpoint"
   outcome = classify("--do_eval", "--do_predict", output_dir=out, **flags)
   assert outcome.status == 0, outcome.log
-  assert outcome.log.count("predicting the 3 rows of test and test_mism") == 1
+  assert (
+    outcome.log.count("predicting the 3 examples of test and test_mism") == 1
+  )
   found = {}
   for suffix, ids in (("", ["9"]), ("_mismatched", ["7", "9"])):
     assert "eval_accuracy" in results(out / f"eval_results{suffix}.txt")
@@ -362,16 +364,16 @@ def test_mnli_evaluates_and_predicts_both_of_its_sets(classify, tmp_path):
   assert np.abs(np.float32(others) - np.float32(alone)).max() > 1e-5
 
 
-def test_rows_that_fill_up_a_batch_are_not_written(tmp_path, monkeypatch):
+def test_examples_that_fill_up_a_batch_are_not_written(tmp_path, monkeypatch):
   rows = np.float32([[0.25, 0.75], [0.5, 0.5], [0, 1], [0, 1]])
   examples = [InputExample("g-1", "a"), InputExample("g-2", "b")]
   run = SimpleNamespace(
-    features={"test": SimpleNamespace(records=2)},
-    options=SimpleNamespace(
-      output_dir=str(tmp_path), data_dir="", use_tpu=False, num_threads=1
-    ),
-    processor=SimpleNamespace(
-      examples=lambda *_: examples, get_labels=lambda: ["no", "yes"]
+    options=options.make_options(output_dir=str(tmp_path)),
+    placement=devices.Placement(),
+    count=lambda *_: 2,
+    task=SimpleNamespace(
+      data=SimpleNamespace(examples=lambda _: examples),
+      target=targets.OneClass(["no", "yes"]),
     ),
   )
   monkeypatch.setattr(run_classifier, "input_fn_for", lambda *_: None)
@@ -422,16 +424,16 @@ def test_a_checkpoint_whose_files_are_gone_is_not_passed_over(
 def test_padding_is_skipped_unless_it_is_asked_for(
   output_dir, classify, config_file, monkeypatch
 ):
-  made, skipping = [], layout.RealTokens
+  made, forms = [], fast_modeling.forms
   monkeypatch.setattr(
-    layout, "RealTokens", lambda *args: made.append(args) or skipping(*args)
+    fast_modeling, "forms", lambda skip: made.append(skip) or forms(skip)
   )
   flags = dict(output_dir=output_dir, bert_config_file=config_file)
   losses = []
   for given in ([], ["--noskip_padding"]):
     assert classify("--do_eval", *given, **flags).status == 0
     losses.append(results(output_dir / "eval_results.txt")["eval_loss"])
-    assert len(made) == 1
+  assert made == [True, False]
   assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
@@ -516,18 +518,18 @@ def test_the_session_prepares_one_graph_for_all_steps(
 
 
 # ---------------------------------------------------------------------------
-# The order of the rows
+# The order of the examples
 
 
 @pytest.mark.parametrize("buffer_size", [10, 3])
-def test_rows_go_on_where_a_run_stopped(graph, buffer_size):
+def test_examples_go_on_where_a_run_stopped(graph, buffer_size):
   def rows(start, count):
-    data = run_classifier.endless(
+    data = batches.shuffle_and_repeat(
       tf.data.Dataset.range(10),
       seed=5,
       buffer_size=buffer_size,
-      epoch_rows=10,
-      start_row=start,
+      num_examples=10,
+      start=start,
     )
     row = tf.data.make_one_shot_iterator(data).get_next()
     with tf.Session() as session:
@@ -541,7 +543,7 @@ def test_rows_go_on_where_a_run_stopped(graph, buffer_size):
   assert len(set(map(tuple, epochs))) == 4
 
 
-def test_batches_that_must_be_whole_lose_no_row(graph, golden_task):
+def test_batches_that_must_be_whole_lose_no_example(graph, golden_task):
   path = f"{golden_task}/eval.tf_record"
   build = run_classifier.file_based_input_fn_builder
   data = build(path, 24, False, drop_remainder=True)({"batch_size": 8})
@@ -568,7 +570,7 @@ def test_input_has_no_tuning_thread_that_a_session_would_wait_for(golden_task):
 def test_input_known_to_be_empty_is_refused():
   with pytest.raises(ValueError, match="empty"):
     run_classifier.input_fn_builder([], 8, True, True)
-  with pytest.raises(ValueError, match="f.tf_record has no rows"):
+  with pytest.raises(ValueError, match="f.tf_record has no examples"):
     run_classifier.file_based_input_fn_builder(
-      "f.tf_record", 8, True, True, records=0
+      "f.tf_record", 8, True, True, num_examples=0
     )

@@ -207,7 +207,7 @@ def test_every_operation_on_a_core_has_an_xla_kernel(
   "mode, types",
   [
     ("train", [tf.float32, tf.float32, tf.int64]),  # loss, rate, step
-    ("eval", [tf.float32, tf.int32, tf.float32, tf.int32]),
+    ("eval", [tf.float32, tf.float32, tf.int32, tf.int32]),
     ("predict", [tf.float32]),
   ],
 )

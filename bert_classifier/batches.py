@@ -1,0 +1,86 @@
+"""Records to batches: their order, the last batch, parsing."""
+
+import os
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+AHEAD = 4  # batches, and as many are parsed at a time
+
+
+def prefetch(batches):
+  """Returns the `tf.data.Dataset`, made ready while steps are computed.
+
+  Autotuning is off: its thread now and then misses the end of the data set, and
+  a session that closes waits up to a minute for it.
+  """
+  options = tf.data.Options()
+  options.autotune.enabled = False
+  return batches.prefetch(AHEAD).with_options(options)
+
+
+def shuffle_and_repeat(
+  examples, *, seed, buffer_size, num_examples=None, start=0
+):
+  """Repeats a dataset for ever, each epoch in an order of its own.
+
+  Args:
+    examples: `tf.data.Dataset` of one epoch.
+    seed: whole number; None for orders that never come again.
+    buffer_size: examples among which the next one is drawn; None for all.
+    num_examples: number of examples, needed for a `start`.
+    start: examples to pass over, over all epochs.
+  """
+  first_epoch, passed = divmod(start, num_examples) if start else (0, 0)
+  if seed is None:
+    seed = int.from_bytes(os.urandom(3), "little")
+
+  def shuffle(epoch):
+    return examples.shuffle(
+      buffer_size or tf.data.UNKNOWN_CARDINALITY,
+      seed=epoch + (seed << 32),
+      reshuffle_each_iteration=False,
+    )
+
+  epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
+  return epochs.flat_map(shuffle).skip(passed)
+
+
+def fill_up(examples, padding, params):
+  """Adds examples of weight 0, after which every step is whole.
+
+  `batch(drop_remainder=True)` then drops nothing but such examples. The cores
+  of a TPU take their batches in turn, all of them in a step.
+
+  Args:
+    examples: `tf.data.Dataset`.
+    padding: such an example.
+    params: what the input_fn was given.
+  """
+  cores = params["context"].num_replicas if "context" in params else 1
+  step_examples = params["batch_size"] * cores
+  filling = tf.data.Dataset.from_tensors(padding).repeat(step_examples - 1)
+  return examples.concatenate(filling)
+
+
+def parse(records, spec):
+  """Parses batches of records.
+
+  A file has int64, but a TPU computes int32 faster.
+
+  Args:
+    records: `tf.data.Dataset` of serialized examples <string>[B].
+    spec: see `features.feature_spec`.
+
+  Returns:
+    `tf.data.Dataset` of dictionaries of features, int32 or float32.
+  """
+
+  def parse_batch(batch):
+    parsed = tf.io.parse_example(batch, spec)
+    return {
+      name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
+      for name, value in parsed.items()
+    }
+
+  return records.map(parse_batch, num_parallel_calls=AHEAD)

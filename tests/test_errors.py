@@ -1,0 +1,60 @@
+"""Mistakes and mishaps become sentences, bugs keep their traceback."""
+
+import logging
+
+import pytest
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import errors
+
+
+@pytest.mark.parametrize(
+  ("error", "sentence"),
+  [
+    (errors.UserError("give another"), "give another"),
+    (errors.MissingFileError("x: no such file"), "x: no such file"),
+    (OSError(28, "No space left on device", "f"), "No space left on device"),
+    (MemoryError(), "the memory is exhausted"),
+    (tf.errors.ResourceExhaustedError(None, None, "f; no space"), "no space"),
+    (tf.errors.NotFoundError(None, None, "f: gone [[node]]"), "f: gone"),
+  ],
+)
+def test_mistakes_and_mishaps_become_sentences(error, sentence):
+  assert sentence in errors.describe(error)
+  assert "[[" not in errors.describe(error)
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    ValueError("3 is not in list"),
+    KeyError("label"),
+    tf.errors.InvalidArgumentError(None, None, "shapes"),
+  ],
+)
+def test_anything_else_is_a_bug(error):
+  assert errors.describe(error) is None
+
+
+def leave_with(error):
+  """Exit status of a block that an error leaves."""
+  with (
+    pytest.raises(SystemExit) as exit_,
+    errors.exit_with_a_sentence(lambda: "go on"),
+  ):
+    raise error
+  return exit_.value.code
+
+
+def test_exit_statuses_tell_the_three_apart(capsys, caplog):
+  caplog.set_level(logging.ERROR, "absl")
+  assert leave_with(errors.UserError("give another")) == 1
+  assert leave_with(KeyboardInterrupt()) == 130
+  assert "Traceback" not in capsys.readouterr().err
+  assert leave_with(ValueError("3 is not in list")) == 70
+  assert "ValueError: 3 is not in list" in capsys.readouterr().err
+
+
+def test_a_missing_file_is_both_a_mistake_and_a_missing_file():
+  with pytest.raises(FileNotFoundError):
+    raise errors.MissingFileError("x")

@@ -1,0 +1,144 @@
+"""What is predicted is one object: a kind of target that only a test knows."""
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import catalogue, evaluation, targets
+from bert_classifier.tasks import Table
+
+LABELS = ("no", "yes", "perhaps")
+
+
+def test_one_class_is_encoded_by_its_place():
+  target = targets.OneClass(LABELS)
+  assert target.width == 3
+  assert [target.encode(label) for label in LABELS] == [0, 1, 2]
+  assert target.encode(None) == 0
+  with pytest.raises(ValueError, match="'maybe' is not one of no, yes, perh"):
+    target.encode("maybe")
+
+
+def test_the_loss_of_one_class_is_the_cross_entropy(run):
+  logits = np.random.default_rng(3).normal(size=[5, 3])
+  labels = np.array([0, 2, 1, 1, 0])
+  target = targets.OneClass(LABELS)
+  found, probabilities = run(
+    [
+      target.per_example_loss(
+        tf.constant(logits), {"label_ids": tf.constant(labels)}
+      ),
+      target.outputs(tf.constant(logits))["probabilities"],
+    ]
+  )
+  exponents = np.exp(logits)
+  expected = exponents / exponents.sum(axis=1, keepdims=True)
+  np.testing.assert_allclose(probabilities, expected, rtol=1e-12)
+  expected = -np.log(expected[np.arange(5), labels])
+  np.testing.assert_allclose(found, expected, rtol=1e-12)
+  np.testing.assert_array_equal(target.decide(logits), logits.argmax(axis=1))
+
+
+class Number:
+  """A number, with the squared error."""
+
+  width = 1
+  labels = ()
+  metrics = ("negated_error",)
+  label_feature = "label_numbers"
+
+  def check(self, owner):
+    pass
+
+  def feature_spec(self):
+    return {"label_numbers": tf.FixedLenFeature([], tf.float32)}
+
+  def encode(self, label):
+    return 0.0 if label is None else float(label)
+
+  def features(self, value):
+    return {"label_numbers": [value]}
+
+  def per_example_loss(self, logits, features):
+    return tf.square(logits[:, 0] - features["label_numbers"])
+
+  def decide(self, logits):
+    return logits[:, 0]
+
+  def outputs(self, logits):
+    return {"values": logits[:, 0]}
+
+  def prediction_header(self):
+    return ["value"]
+
+  def prediction_cells(self, outputs):
+    return [str(outputs["values"])]
+
+  result_cells = prediction_cells
+
+
+class Scores(catalogue.DataProcessor):
+  """Texts with a number of their own."""
+
+  tables = {
+    split: Table(f"{split}.tsv", header=True, text_a="text", label="score")
+    for split in ("train", "dev")
+  }
+  tables["test"] = Table("test.tsv", header=True, text_a="text", gold="score")
+
+  def get_target(self):
+    return Number()
+
+
+@pytest.fixture
+def scores(tmp_path):
+  """Folder of the task's files; the number is that of the words "caa"."""
+  numbers = np.random.default_rng(9).integers(0, 5, 64)
+  lines = [f"{'caa ' * n}ikm\t{n - 1.5}\n" for n in numbers]
+  for split in ("train", "dev", "test"):
+    (tmp_path / f"{split}.tsv").write_text("text\tscore\n" + "".join(lines))
+  return tmp_path
+
+
+def test_a_number_is_trained_evaluated_and_predicted(
+  classify, scores, monkeypatch
+):
+  def negated_error(labels, decided):
+    return -np.mean(np.abs(labels - decided))
+
+  monkeypatch.setitem(evaluation.METRICS, "negated_error", negated_error)
+  monkeypatch.setitem(catalogue.PROCESSORS, "scores", Scores)
+  out = scores / "out"
+  outcome = classify(
+    "--do_train",
+    "--do_eval",
+    "--do_predict",
+    "--reinit_head",
+    task_name="scores",
+    data_dir=scores,
+    cache_dir=scores / "cache",
+    output_dir=out,
+    train_batch_size=8,
+    num_train_epochs=12,
+    learning_rate=2e-3,
+  )
+  assert outcome.status == 0, outcome.log
+  header, *lines = (out / "test_predictions.tsv").read_text().splitlines()
+  assert header.split("\t") == ["id", "text_a", "text_b", "gold", "value"]
+  cells = [line.split("\t") for line in lines]
+  truth, predicted = (np.float32([c[i] for c in cells]) for i in (3, 4))
+  assert np.corrcoef(truth, predicted)[0, 1] > 0.9
+  plain = (out / "test_results.tsv").read_text().split()
+  assert plain == [c[4] for c in cells]
+  results = (out / "eval_results.txt").read_text()
+  found = dict(line.split(" = ") for line in results.splitlines())
+  assert set(found) == {
+    *["eval_loss", "eval_negated_error", "global_step", "loss"]
+  }
+  # The dev set is the test set.
+  assert float(found["eval_loss"]) == pytest.approx(
+    np.mean((truth - predicted) ** 2), rel=1e-3
+  )
+  assert float(found["eval_negated_error"]) == pytest.approx(
+    -np.mean(np.abs(truth - predicted)), rel=1e-3
+  )
