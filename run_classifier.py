@@ -44,6 +44,13 @@ from bert_classifier import (
   preparation,
   progress,
 )
+from bert_classifier.catalogue import (  # noqa: F401 - the 2018 script's names, for importers
+  PROCESSORS,
+  ColaProcessor,
+  MnliProcessor,
+  MrpcProcessor,
+  XnliProcessor,
+)
 from bert_classifier.features import (  # noqa: F401 - the 2018 script's names, for importers
   InputFeatures,
   convert_examples_to_features,
@@ -54,15 +61,10 @@ from bert_classifier.features import (  # noqa: F401 - the 2018 script's names, 
   serialize,
 )
 from bert_classifier.tasks import (  # noqa: F401 - the 2018 script's names, for importers
-  PROCESSORS,
-  ColaProcessor,
   DataProcessor,
   InputExample,
-  MnliProcessor,
-  MrpcProcessor,
   PaddingInputExample,
   Table,
-  XnliProcessor,
 )
 import modeling
 import optimization
@@ -888,7 +890,7 @@ def predict(estimator, run, splits):
       for name in ("test_results", "test_predictions")
     ]
     evaluation.write_predictions(
-      run.processor.examples(run.options.data_dir, split),
+      run.cache.converted_examples(split),
       itertools.islice(predicted, rows_of(run, [split])),
       run.processor.get_labels(),
       *written[split],

@@ -15,8 +15,9 @@ from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import checkpoints, devices, files, output_dir
-from bert_classifier.features import FeatureCache
-from bert_classifier.tasks import PROCESSORS, DataProcessor, XnliProcessor
+from bert_classifier.catalogue import PROCESSORS, XnliProcessor
+from bert_classifier.feature_cache import FeatureCache
+from bert_classifier.tasks import DataProcessor, TaskData
 import modeling
 import tokenization
 
@@ -72,7 +73,8 @@ class Run(NamedTuple):
     settings: see `prepare_settings`.
     coverage: see `prepare_weights`.
     schedule: `Schedule`, or None where nothing is trained.
-    features: dictionary from split to `features.Features`.
+    features: dictionary from split to `feature_cache.Features`.
+    cache: `feature_cache.FeatureCache`, for the texts behind them.
     eval_rows, predict_rows: see `rows_at_a_time`.
     cluster: a TPUClusterResolver, or None.
   """
@@ -85,6 +87,7 @@ class Run(NamedTuple):
   coverage: Optional[checkpoints.Coverage]
   schedule: Optional[Schedule]
   features: dict
+  cache: FeatureCache
   eval_rows: int
   predict_rows: int
   cluster: Optional[object]
@@ -113,8 +116,9 @@ def prepare(options):
   processor = prepare_task(options)
   model = prepare_model(options, processor)
   found = output_dir.inspect(options.output_dir)
-  cache = prepare_cache(options, processor, model)
-  settings = prepare_settings(options, processor, model, cache)
+  data = TaskData(processor, options.data_dir)
+  cache = prepare_cache(options, data, model)
+  settings = prepare_settings(options, processor, model, data)
   if options.overwrite_output_dir:
     check_overwriting(options, model, found)
     found = found._replace(checkpoint=None, step=0, settings={})
@@ -123,7 +127,7 @@ def prepare(options):
     if not options.resume:
       output_dir.check_settings(found, settings)
   coverage = prepare_weights(options, model, found)
-  splits = wanted(options, processor)
+  splits = wanted(options, data)
   # Looks at every row of every file before anything is written.
   counts = {split: cache.count(split) for split in splits}
   schedule = None
@@ -141,6 +145,7 @@ def prepare(options):
     coverage=coverage,
     schedule=schedule,
     features=features,
+    cache=cache,
     eval_rows=rows_at_a_time(options, "eval_batch_size", features, "dev"),
     predict_rows=rows_at_a_time(
       options, "predict_batch_size", features, "test"
@@ -355,7 +360,7 @@ def check_sizes(options, config, config_file, tokenizer, vocab_file, processor):
     raise ValueError(f"{config_file}: {error}") from error
 
 
-def prepare_settings(options, processor, model, cache):
+def prepare_settings(options, processor, model, data):
   """The settings that decide what is trained, by phase."""
   settings = {
     "model": {
@@ -372,7 +377,7 @@ def prepare_settings(options, processor, model, cache):
     weights = model.weights and files.real_path(model.weights.path)
     settings["training"] = {
       "init_checkpoint": weights,
-      "training data (SHA-256)": cache.source_digest("train"),
+      "training data (SHA-256)": data.source_digest("train"),
       **{name: getattr(options, name) for name in _TRAINING_SETTINGS},
     }
   return settings
@@ -451,16 +456,15 @@ def check_overwriting(options, model, found):
     )
 
 
-def prepare_cache(options, processor, model):
+def prepare_cache(options, data, model):
   """The cache of features, in the first folder that can be written."""
   folder = options.cache_dir
   if not folder:
     usable = not options.use_tpu and files.is_writable(options.data_dir)
     folder = options.data_dir if usable else options.output_dir
   return FeatureCache(
-    processor,
+    data,
     options.task_name.lower(),
-    data_dir=options.data_dir,
     cache_dir=folder,
     max_seq_length=options.max_seq_length,
     tokenizer_inputs={
@@ -534,7 +538,7 @@ def rows_at_a_time(options, flag, features, kind):
 
   Args:
     flag: "eval_batch_size" or "predict_batch_size".
-    features: dictionary from split to `features.Features`.
+    features: dictionary from split to `feature_cache.Features`.
     kind: what the names of the splits begin with, "dev" or "test".
   """
   rows = getattr(options, flag)
@@ -572,7 +576,7 @@ def prepare_tpu(options):
   return devices.tpu_cluster(tpu_name, options.tpu_zone, options.gcp_project)
 
 
-def wanted(options, processor):
+def wanted(options, data):
   """The splits that the flags ask for, second evaluation sets where there."""
   splits = [
     split
@@ -584,6 +588,4 @@ def wanted(options, processor):
     if asked
   ]
   second = [f"{split}_mismatched" for split in splits]
-  return splits + [
-    split for split in second if processor.has_split(options.data_dir, split)
-  ]
+  return splits + [split for split in second if data.has_split(split)]

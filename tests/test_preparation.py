@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, devices, files, preparation, tasks
-from bert_classifier.features import Features
+from bert_classifier import catalogue, checkpoints, devices, files, preparation
+from bert_classifier.feature_cache import Features
 import run_classifier
 
 
@@ -157,22 +157,22 @@ def test_a_data_dir_that_cannot_be_written_leaves_the_cache_to_output_dir(
 def test_labels_that_no_file_can_hold_are_refused(
   classify, monkeypatch, tmp_path, labels
 ):
-  class Own(tasks.MrpcProcessor):
+  class Own(catalogue.MrpcProcessor):
     pass
 
   Own.labels = labels
-  monkeypatch.setitem(tasks.PROCESSORS, "own", Own)
+  monkeypatch.setitem(catalogue.PROCESSORS, "own", Own)
   outcome = classify("--do_eval", task_name="own", output_dir=tmp_path / "out")
   assert outcome.status == 1
   assert f"the labels of Own are {labels!r}, but" in outcome.log
 
 
 def test_the_language_flag_is_for_xnli_alone():
-  class Own(tasks.MrpcProcessor):
+  class Own(catalogue.MrpcProcessor):
     language = "de"
 
   options = SimpleNamespace(max_seq_length=8, xnli_language="fr")
-  with mock.patch.dict(tasks.PROCESSORS, own=Own):
+  with mock.patch.dict(catalogue.PROCESSORS, own=Own):
     for name, language in (("own", "de"), ("xnli", "fr"), ("mrpc", None)):
       options.task_name = name
       assert preparation.prepare_task(options).language == language

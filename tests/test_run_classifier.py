@@ -370,9 +370,8 @@ def test_rows_that_fill_up_a_batch_are_not_written(tmp_path, monkeypatch):
     options=SimpleNamespace(
       output_dir=str(tmp_path), data_dir="", use_tpu=False, num_threads=1
     ),
-    processor=SimpleNamespace(
-      examples=lambda *_: examples, get_labels=lambda: ["no", "yes"]
-    ),
+    cache=SimpleNamespace(converted_examples=lambda _: examples),
+    processor=SimpleNamespace(get_labels=lambda: ["no", "yes"]),
   )
   monkeypatch.setattr(run_classifier, "input_fn_for", lambda *_: None)
   left = iter([{"probabilities": rows[:3]}, {"probabilities": rows[3:]}])
