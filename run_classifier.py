@@ -53,6 +53,7 @@ from bert_classifier.catalogue import (  # noqa: F401 - the 2018 script's names
   XnliProcessor,
 )
 from bert_classifier.features import (  # noqa: F401 - the 2018 script's names
+  ONE_CLASS,
   InputFeatures,
   convert_examples_to_features,
   convert_single_example,
@@ -81,7 +82,7 @@ def file_based_input_fn_builder(
   is_training,
   drop_remainder,
   *,
-  target=None,
+  target=ONE_CLASS,
   seed=None,
   shuffle_buffer_size=None,
   num_examples=None,
@@ -100,7 +101,7 @@ def file_based_input_fn_builder(
     drop_remainder: whether every batch must be whole. In training the last
       incomplete one is dropped; otherwise it is filled with examples of weight
       0.
-    target: what is predicted, see `targets`; one class where not given.
+    target: what is predicted, see `targets`.
     seed: whole number that decides the order; where not given the order is a
       new one every time.
     shuffle_buffer_size: examples among which the next one is drawn; the whole
@@ -133,7 +134,7 @@ def file_based_input_fn_builder(
         start=start,
       )
     elif drop_remainder:
-      padding = serialize(padding_features(seq_length), target)
+      padding = serialize(padding_features(seq_length, target))
       records = batches.fill_up(records, padding, params)
     records = records.batch(params["batch_size"], drop_remainder=drop_remainder)
     return batches.prefetch(batches.parse(records, spec))
@@ -153,11 +154,12 @@ def input_fn_builder(
   """
   if not features:
     raise ValueError("there are no features: the list is empty")
+  spec = feature_spec(seq_length, features[0].target)
   columns = {
     name: np.reshape(
-      [example.as_dict()[name] for example in features], [-1, *spec.shape]
-    ).astype(np.int32)
-    for name, spec in feature_spec(seq_length).items()
+      [example.as_dict()[name] for example in features], [-1, *feature.shape]
+    ).astype(np.int32 if feature.dtype == tf.int64 else np.float32)
+    for name, feature in spec.items()
   }
 
   def input_fn(params):
@@ -579,7 +581,7 @@ def predict(estimator, run, splits):
       for name in ("test_results", "test_predictions")
     ]
     evaluation.write_predictions(
-      run.task.data.examples(split),
+      run.cache.converted_examples(split),
       itertools.islice(outputs, run.count(split)),
       run.task.target,
       *written[split],

@@ -104,15 +104,16 @@ def main():
 
 def measure(args, name, data_dir, vocab_file, theirs, folder):
   """Runs the rounds of a task and prints what they gave."""
-  from bert_classifier import tasks
+  from bert_classifier.catalogue import PROCESSORS
+  from bert_classifier.tasks import TaskData
 
-  processor = tasks.PROCESSORS[name]()
+  processor = PROCESSORS[name]()
   if args.rows:
     write_repeated(processor, data_dir, "train", args.rows, folder)
     data_dir = folder
   texts = os.path.join(folder, "texts.json")
   with open(texts, "w") as file:
-    examples = processor.examples(data_dir, "train")
+    examples = TaskData(processor, data_dir).examples("train")
     json.dump([(e.text_a, e.text_b) for e in examples], file)
   job = dict(texts=texts, vocab_file=vocab_file)
   job.update(length=args.length, batch=args.batch)
@@ -135,9 +136,13 @@ def write_repeated(processor, data_dir, split, rows, folder, own_words=False):
 
   With `own_words` each has a word in text_a that no other has.
   """
+  from bert_classifier.tasks import TaskData
+
   table = processor.tables[split]
-  source = pathlib.Path(processor.path(data_dir, split))
-  target = pathlib.Path(processor.path(folder, split))
+  source, target = (
+    pathlib.Path(TaskData(processor, parent).path(split))
+    for parent in (data_dir, folder)
+  )
   target.parent.mkdir(parents=True, exist_ok=True)
   lines = source.read_text(encoding="utf-8").rstrip("\n").split("\n")
   header, body = lines[: table.header], lines[table.header :]
@@ -155,9 +160,9 @@ def write_repeated(processor, data_dir, split, rows, folder, own_words=False):
 
 def measure_memory(args, name, data_dir, vocab_file):
   """Prints the peak memory of conversions, each in a process of its own."""
-  from bert_classifier import tasks
+  from bert_classifier.catalogue import PROCESSORS
 
-  processor = tasks.PROCESSORS[name]()
+  processor = PROCESSORS[name]()
   for rows in args.memory:
     with tempfile.TemporaryDirectory() as folder:
       written = write_repeated(
@@ -182,10 +187,10 @@ def measure_memory(args, name, data_dir, vocab_file):
 
 def print_peak(job):
   """Converts in this process; prints its peak in MiB and its children's."""
-  from bert_classifier import tasks
+  from bert_classifier.catalogue import PROCESSORS
 
   job = json.loads(job)
-  processor = tasks.PROCESSORS[job["name"]]()
+  processor = PROCESSORS[job["name"]]()
   convert(processor, job["name"], job["data_dir"], job, job["processes"])
   kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
   print([resource.getrusage(kind).ru_maxrss / 1024 for kind in kinds])
@@ -193,14 +198,14 @@ def print_peak(job):
 
 def convert(processor, name, data_dir, job, processes):
   """Converts once; rows, seconds, and seconds of processor time."""
-  from bert_classifier import features
+  from bert_classifier.feature_cache import FeatureCache
+  from bert_classifier.tasks import TaskData
   import tokenization
 
   with tempfile.TemporaryDirectory() as cache_dir:
-    cache = features.FeatureCache(
-      processor,
+    cache = FeatureCache(
+      TaskData(processor, data_dir),
       name,
-      data_dir=data_dir,
       cache_dir=cache_dir,
       max_seq_length=job["length"],
       tokenizer_inputs={},

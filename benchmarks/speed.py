@@ -124,17 +124,18 @@ def main(argv):
 
 def prepare(options, task, folder):
   """What a side needs to know of a task; writes records and batches."""
-  from bert_classifier import devices, files, tasks
-  from bert_classifier.features import FeatureCache
+  from bert_classifier import devices, files
+  from bert_classifier.catalogue import PROCESSORS
+  from bert_classifier.feature_cache import FeatureCache
+  from bert_classifier.tasks import TaskData
   import modeling
   import tokenization
 
   data_dir = os.path.join(options.data, task)
-  processor = tasks.PROCESSORS[task.lower()]()
+  processor = PROCESSORS[task.lower()]()
   cache = FeatureCache(
-    processor,
+    TaskData(processor, data_dir),
     task.lower(),
-    data_dir=data_dir,
     cache_dir=folder,
     max_seq_length=options.length,
     tokenizer_inputs={

@@ -56,24 +56,26 @@ def main(argv):
 
 def write_files(options, folder):
   """Makes a folder of the tasks' files: train, longer dev, test of its rows."""
-  from bert_classifier import tasks
+  from bert_classifier.catalogue import PROCESSORS
+  from bert_classifier.tasks import TaskData
 
   for task in options.tasks:
-    processor = tasks.PROCESSORS[task.lower()]()
+    processor = PROCESSORS[task.lower()]()
     source, target = (os.path.join(f, task) for f in (options.data, folder))
-    train = processor.path(target, "train")
+    train = TaskData(processor, target).path("train")
     os.makedirs(os.path.dirname(train))
-    shutil.copy(processor.path(source, "train"), train)
+    shutil.copy(TaskData(processor, source).path("train"), train)
     write_repeated(processor, source, "dev", options.dev_rows, target)
-    write_test_file(processor, target)
+    write_test_file(TaskData(processor, target))
 
 
-def write_test_file(processor, folder):
+def write_test_file(data):
   """Writes the rows of the dev file in the columns of the test file."""
+  processor = data.processor
   table = processor.tables["test"]
   empty = [""] * (1 + max(table.columns()))
   lines = ["\t".join(f"column {number}" for number in range(len(empty)))]
-  for example in processor.examples(folder, "dev"):
+  for example in data.examples("dev"):
     row = list(empty)
     row[table.text_a] = example.text_a
     if table.text_b is not None:
@@ -81,7 +83,7 @@ def write_test_file(processor, folder):
     if table.language is not None:
       row[table.language] = processor.language
     lines.append("\t".join(row))
-  path = pathlib.Path(processor.path(folder, "test"))
+  path = pathlib.Path(data.path("test"))
   path.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 

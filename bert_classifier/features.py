@@ -1,4 +1,4 @@
-"""Features: examples as fixed-length rows of ids, in TFRecord files.
+"""Features: examples as ids in fixed length, and the bytes of their records.
 
 An example becomes `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, segment 0 up to
 the first [SEP] and 1 from there on, padded with zeros to S positions:
@@ -8,62 +8,45 @@ the first [SEP] and 1 from there on, padded with zeros to S positions:
   input_mask       1   1   1  1     1 1     1     0     0
   segment_ids      0   0   0  0     0 0     0     0     0
 
-`FeatureCache` keeps the rows of a split in a file whose name holds a
-fingerprint of all that they are made of, with a manifest beside it:
-
-  cached_train_128_mrpc_0a1b2c3d4e5f.tf_record
-  cached_train_128_mrpc_0a1b2c3d4e5f.json
+What of the label stands beside them is for the task's target to say; see
+`targets`.
 """
 
 import collections
-from concurrent import futures
 import contextlib
-import gc
-import hashlib
 import itertools
-import json
-import multiprocessing
-import os
-import re
-import signal
-import sys
-import threading
-import time
-from typing import NamedTuple
-import warnings
+import numbers
+import struct
 
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import files, progress
+from bert_classifier import errors, files, progress, targets
 from bert_classifier.tasks import PaddingInputExample
 import tokenization
 
-# Raise it when the same inputs give other records than before.
-FORMAT_VERSION = 1
 LOGGED_EXAMPLES = 5
-# Rows that are converted before other processes are asked to help. To begin
-# takes them a tenth of a second: with two of them CoLA's 8 551 rows took 1.3
-# times as long, 120 000 rows 0.7 (benchmarks/conversion.py, two cores).
-ROWS_ALONE = 10000
-# Rows that go to another process at a time.
-CHUNK_ROWS = 512
+# What the files of 2018 hold: one class, whatever the labels are.
+ONE_CLASS = targets.OneClass(())
 
 
-def feature_spec(seq_length):
-  """The features of a record, by name: what is written, parsed and served.
+def feature_spec(seq_length, target=ONE_CLASS):
+  """Returns the features of a record, by name: written, parsed and served.
 
-  All are int64 in the file: `input_ids`, `input_mask` and `segment_ids` of
-  `seq_length` values, `label_ids` and `is_real_example` of one.
+  All but the label's are int64 in the file: `input_ids`, `input_mask` and
+  `segment_ids` of `seq_length` values, `is_real_example` of one.
+
+  Args:
+    seq_length: S.
+    target: see `targets`; says what the label's features are.
   """
-  row = tf.FixedLenFeature([seq_length], tf.int64)
-  one = tf.FixedLenFeature([], tf.int64)
+  positions = tf.FixedLenFeature([seq_length], tf.int64)
   return {
-    "input_ids": row,
-    "input_mask": row,
-    "segment_ids": row,
-    "label_ids": one,
-    "is_real_example": one,
+    "input_ids": positions,
+    "input_mask": positions,
+    "segment_ids": positions,
+    **target.feature_spec(),
+    "is_real_example": tf.FixedLenFeature([], tf.int64),
   }
 
 
@@ -72,24 +55,33 @@ class InputFeatures:
 
   Args and attributes:
     input_ids, input_mask, segment_ids: lists of S whole numbers.
-    label_id: index of the label; 0 where the example has none.
-    is_real_example: False for a row that only fills a batch.
+    label_id: index of the label; 0 where the example has none. Of a target
+      other than one class, the value that it makes of the label.
+    is_real_example: False for what only fills a batch.
+    target: what is predicted; see `targets`.
   """
 
   def __init__(
-    self, input_ids, input_mask, segment_ids, label_id, is_real_example=True
+    self,
+    input_ids,
+    input_mask,
+    segment_ids,
+    label_id,
+    is_real_example=True,
+    *,
+    target=ONE_CLASS,
   ):
     self.input_ids, self.input_mask = input_ids, input_mask
     self.segment_ids, self.label_id = segment_ids, label_id
-    self.is_real_example = is_real_example
+    self.is_real_example, self.target = is_real_example, target
 
   def as_dict(self):
-    """Values by the names of `feature_spec`, each a list of whole numbers."""
+    """Returns lists of numbers by the names of `feature_spec`."""
     return {
       "input_ids": self.input_ids,
       "input_mask": self.input_mask,
       "segment_ids": self.segment_ids,
-      "label_ids": [self.label_id],
+      **self.target.features(self.label_id),
       "is_real_example": [int(self.is_real_example)],
     }
 
@@ -98,75 +90,76 @@ class Converter:
   """Turns examples into features or records, and counts what it cut off.
 
   Args:
-    label_list: the labels, in the order of their ids.
+    target: what is predicted; see `targets`.
     max_seq_length: S, at least 3; a pair needs 5 to show both its texts.
     tokenizer: a `tokenization.FullTokenizer`, or anything with `tokenize` and
       `convert_tokens_to_ids`.
 
   Attributes:
     tally: counts by "records", "truncated" (examples that lost tokens),
-      "truncated_tokens" (how many in all), "tokens" (how many the rows have,
+      "truncated_tokens" (how many in all), "tokens" (how many the records have,
       the special ones included), and "longest" (the most of them that an
       example had before it was cut).
   """
 
-  def __init__(self, label_list, max_seq_length, tokenizer):
-    self.labels = {label: index for index, label in enumerate(label_list)}
-    self.max_seq_length = max_seq_length
+  def __init__(self, target, max_seq_length, tokenizer):
+    self.target, self.max_seq_length = target, max_seq_length
     self.tokenizer = tokenizer
     self.cls, self.sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
     self.tally = collections.Counter()
     self._ids = _way_to_ids(tokenizer)
-    self._encode = _RecordEncoder(max_seq_length)
+    self._encode = _RecordEncoder(max_seq_length, target)
 
   def __call__(self, example):
-    """The `InputFeatures` of one example.
+    """Returns the `InputFeatures` of one example.
 
     Raises:
-      ValueError: a label that is not in the list.
+      UserError: a label that the target refuses.
     """
-    row = self.row(example)
-    if row is None:
+    inputs = self.inputs(example)
+    if inputs is None:
       self.tally["records"] += 1
-      return padding_features(self.max_seq_length)
-    ids, in_first, label_id = self._numbers(row)
+      return padding_features(self.max_seq_length, self.target)
+    ids, in_first, value = self._numbers(inputs)
     padding = [0] * (self.max_seq_length - len(ids))
     return InputFeatures(
       ids + padding,
       [1] * len(ids) + padding,
       [0] * in_first + [1] * (len(ids) - in_first) + padding,
-      label_id,
+      value,
+      target=self.target,
     )
 
-  def row(self, example):
-    """What of an example is converted: (text_a, text_b, label id), or None.
+  def inputs(self, example):
+    """Returns what of an example is converted: (text_a, text_b, value).
 
-    None stands for a `PaddingInputExample`.
+    The value is what the target makes of the label. None stands for a
+    `PaddingInputExample`.
 
     Raises:
-      ValueError: a label that is not in the list.
+      UserError: a label that the target refuses.
     """
     if isinstance(example, PaddingInputExample):
       return None
-    label = example.label
-    if label is not None and label not in self.labels:
-      raise ValueError(
-        f"{example.guid}: the label {label!r} is not one of"
-        f" {', '.join(self.labels)}"
-      )
-    label_id = 0 if label is None else self.labels[label]
-    return example.text_a, example.text_b, label_id
+    try:
+      value = self.target.encode(example.label)
+    except ValueError as error:
+      raise errors.UserError(f"{example.guid}: {error}") from error
+    return example.text_a, example.text_b, value
 
-  def record(self, row):
-    """The bytes of the `tf.train.Example` of a `row`; see `serialize`."""
-    if row is None:
+  def record(self, inputs):
+    """Returns the bytes of the `tf.train.Example` of `inputs`.
+
+    They are those that `serialize` gives.
+    """
+    if inputs is None:
       self.tally["records"] += 1
-      return serialize(padding_features(self.max_seq_length))
-    return self._encode(*self._numbers(row))
+      return serialize(padding_features(self.max_seq_length, self.target))
+    return self._encode(*self._numbers(inputs))
 
-  def _numbers(self, row):
-    """Of a row: its ids, how many of them are of segment 0, and its label's."""
-    text_a, text_b, label_id = row
+  def _numbers(self, inputs):
+    """Returns the ids, how many of them are of segment 0, and the value."""
+    text_a, text_b, value = inputs
     first = self._ids(text_a)
     second = self._ids(text_b) if text_b else []
     length = len(first) + len(second) + (3 if second else 2)
@@ -184,18 +177,18 @@ class Converter:
       ids += second
       ids.append(self.sep)
     tally["tokens"] += len(ids)
-    return ids, in_first, label_id
+    return ids, in_first, value
 
 
 def _way_to_ids(tokenizer):
-  """The function from a text to the list of its ids.
+  """Returns the function from a text to the list of its ids.
 
   It is the tokenizer's fast `ids`, unless a subclass or the object itself gives
   another `tokenize` or `convert_tokens_to_ids`, which `ids` would pass over.
   """
 
   def depth(name):
-    """How far up in the classes a method is found; -1: in the object."""
+    """Returns how far up in the classes a method is; -1: in the object."""
     if name in getattr(tokenizer, "__dict__", ()):
       return -1
     classes = type(tokenizer).__mro__
@@ -212,10 +205,10 @@ def _way_to_ids(tokenizer):
   )
 
 
-def padding_features(max_seq_length):
-  """A row of zeros that fills a batch and counts for nothing."""
-  zeros = [0] * max_seq_length
-  return InputFeatures(zeros, zeros, zeros, 0, is_real_example=False)
+def padding_features(max_seq_length, target=ONE_CLASS):
+  """Returns features of zeros that fill a batch and count for nothing."""
+  zeros, value = [0] * max_seq_length, target.encode(None)
+  return InputFeatures(zeros, zeros, zeros, value, False, target=target)
 
 
 def truncate(first, second, max_seq_length):
@@ -281,7 +274,7 @@ def log_example(example, features, tokenizer):
 def convert_single_example(
   ex_index, example, label_list, max_seq_length, tokenizer
 ):
-  """The `InputFeatures` of one example; the first five are logged.
+  """Returns the `InputFeatures` of one example; the first five are logged.
 
   Args:
     ex_index: index of the example in its set.
@@ -289,8 +282,12 @@ def convert_single_example(
     label_list: the labels, in the order of their ids.
     max_seq_length: S.
     tokenizer: a `tokenization.FullTokenizer`.
+
+  Raises:
+    UserError: a label that is not in the list.
   """
-  features = Converter(label_list, max_seq_length, tokenizer)(example)
+  target = targets.OneClass(label_list)
+  features = Converter(target, max_seq_length, tokenizer)(example)
   if ex_index < LOGGED_EXAMPLES:
     log_example(example, features, tokenizer)
   return features
@@ -299,11 +296,12 @@ def convert_single_example(
 def convert_examples_to_features(
   examples, label_list, max_seq_length, tokenizer
 ):
-  """List of the `InputFeatures` of a list of examples."""
-  converter = Converter(label_list, max_seq_length, tokenizer)
+  """Returns the list of the `InputFeatures` of a list of examples."""
+  target = targets.OneClass(label_list)
+  converter = Converter(target, max_seq_length, tokenizer)
   examples = iter(examples)
   first = itertools.islice(examples, LOGGED_EXAMPLES)
-  logged = (_logged(example, converter) for example in first)
+  logged = (_convert_and_log(example, converter) for example in first)
   rest = map(converter, examples)
   counter = progress.Counter("converted")
   return list(progress.counted(itertools.chain(logged, rest), counter))
@@ -316,19 +314,33 @@ def file_based_convert_examples_to_features(
 
   The file appears under its name only when it is whole.
   """
-  converter = Converter(label_list, max_seq_length, tokenizer)
+  target = targets.OneClass(label_list)
+  converter = Converter(target, max_seq_length, tokenizer)
   with files.appearing_whole(output_file) as temporary:
-    _write_records(_records(examples, converter), temporary)
+    write_records(make_records(examples, converter), temporary)
 
 
-def _logged(example, converter):
-  """The `InputFeatures` of an example, which is logged."""
-  features = converter(example)
-  log_example(example, features, converter.tokenizer)
-  return features
+def make_records(examples, converter):
+  """Yields the record of each example; the first five are logged.
+
+  Args:
+    examples: iterable of `InputExample` or `PaddingInputExample`.
+    converter: `Converter`.
+  """
+  examples = iter(examples)
+  for example in itertools.islice(examples, LOGGED_EXAMPLES):
+    yield serialize(_convert_and_log(example, converter))
+  yield from map(converter.record, map(converter.inputs, examples))
 
 
-def _write_records(records, path, total=None):
+def write_records(records, path, total=None):
+  """Writes a generator's records to a TFRecord file, and tells how far it is.
+
+  Args:
+    records: generator of bytes; it is closed, whatever happens.
+    path: the file.
+    total: how many are expected; None where nobody knows.
+  """
   counter = progress.Counter("converted", total)
   with (
     contextlib.closing(records),
@@ -338,17 +350,10 @@ def _write_records(records, path, total=None):
       writer.write(record)
 
 
-def _records(examples, converter, num_processes=1):
-  """Yields the record of each example, in order."""
-  examples = iter(examples)
-  for example in itertools.islice(examples, LOGGED_EXAMPLES):
-    yield serialize(_logged(example, converter))
-  rows = map(converter.row, examples)
-  if num_processes == 1 or sys.platform != "linux":
-    yield from map(converter.record, rows)
-  else:
-    yield from map(converter.record, itertools.islice(rows, ROWS_ALONE))
-    yield from _records_of_processes(rows, converter, num_processes)
+def _convert_and_log(example, converter):
+  features = converter(example)
+  log_example(example, features, converter.tokenizer)
+  return features
 
 
 # ---------------------------------------------------------------------------
@@ -356,39 +361,50 @@ def _records(examples, converter, num_processes=1):
 
 
 def serialize(features):
-  """The bytes of the `tf.train.Example` that holds an `InputFeatures`."""
-  entries = (
-    _feature(name, b"".join(map(_varint, numbers)))
-    for name, numbers in features.as_dict().items()
-  )
-  return _delimited(1, b"".join(entries))
+  """Returns the bytes of the `tf.train.Example` of an `InputFeatures`.
+
+  A list of whole numbers becomes an int64 list, any other a float list.
+  """
+  return _delimited(1, _features(features.as_dict()))
+
+
+def _features(lists):
+  """Returns the entries of tf.train.Features of lists of numbers by name."""
+  return b"".join(_feature(name, *_packed(lists[name])) for name in lists)
+
+
+def _packed(values):
+  """Returns the number of a list's field in tf.train.Feature, its bytes."""
+  if all(isinstance(value, numbers.Integral) for value in values):
+    return 3, b"".join(map(_varint, values))
+  return 2, struct.pack(f"<{len(values)}f", *values)
 
 
 class _RecordEncoder:
   """Encodes records from parts that repeat; the same as `serialize` gives.
 
-  But for the ids, a record depends on three small numbers and S alone: it is
-  put together from cuts of the same zeros and ones, and each id's bytes are
-  kept. Lists that go through tf.train.Example took as long as all the rest of a
-  row.
+  But for ids and label, a record depends on two small numbers and S alone: it
+  is put together from cuts of the same zeros and ones, and the bytes of ids
+  and labels are kept. Lists that go through tf.train.Example took as long as
+  all the rest of a conversion.
   """
 
-  def __init__(self, seq_length):
-    self.seq_length = seq_length
+  def __init__(self, seq_length, target):
+    self.seq_length, self.target = seq_length, target
     self.zeros = bytes(seq_length)
     self.ones_and_zeros = b"\1" * seq_length + self.zeros
     self.bytes_of_id = _Remembered(_varint)
     self.head_of_size = _Remembered(self._head)
-    self.end_of_label = _Remembered(self._end)
+    self.end_of_value = _Remembered(self._end)
     self.mask_head = self._before_values("input_mask")
     self.segments_head = self._before_values("segment_ids")
 
-  def __call__(self, ids, in_first, label_id):
-    """The record of ids, the first `in_first` of them of segment 0."""
+  def __call__(self, ids, in_first, value):
+    """Returns the record of ids, the first `in_first` of them of segment 0."""
     values = b"".join(map(self.bytes_of_id.__getitem__, ids))
     blank = self.seq_length - len(ids)
     mask = self.ones_and_zeros[blank : blank + self.seq_length]
-    end = self.end_of_label[label_id]
+    end = self.end_of_value[value]
     return b"".join(
       (
         self.head_of_size[len(values) + blank, len(end)],
@@ -404,50 +420,57 @@ class _RecordEncoder:
     )
 
   def _head(self, sizes):
-    """What precedes the values of the ids, by their size and the end's."""
+    """Returns what precedes the ids' values, by their size and the end's."""
     size, end = sizes
-    rows = 2 * self.seq_length + len(self.mask_head + self.segments_head)
-    whole = _delimited(
-      1, _feature("input_ids", bytes(size)) + bytes(rows + end)
-    )
-    return whole[: len(whole) - size - rows - end]
+    rest = 2 * self.seq_length + len(self.mask_head + self.segments_head) + end
+    whole = _delimited(1, _feature("input_ids", 3, bytes(size)) + bytes(rest))
+    return whole[: len(whole) - size - rest]
 
   def _before_values(self, name):
-    """What precedes the values of a feature of S numbers of one byte."""
-    return _feature(name, self.zeros)[: -self.seq_length]
+    """Returns what precedes the values of S numbers of one byte."""
+    return _feature(name, 3, self.zeros)[: -self.seq_length]
 
-  def _end(self, label_id):
-    """The features after those of S numbers."""
-    return _feature("label_ids", _varint(label_id)) + _feature(
-      "is_real_example", b"\1"
-    )
+  def _end(self, value):
+    """Returns the features after those of S numbers."""
+    return _features({**self.target.features(value), "is_real_example": [1]})
 
 
 class _Remembered(dict):
-  """What a function gives, by its argument; for few arguments."""
+  """What a function gives, by its argument; begins anew when it is large."""
+
+  MOST = 1 << 18  # more than a vocabulary has
 
   def __init__(self, make):
     super().__init__()
     self.make = make
 
   def __missing__(self, key):
+    if len(self) == self.MOST:
+      self.clear()
     self[key] = value = self.make(key)
     return value
 
 
-def _feature(name, values):
-  """An entry of tf.train.Features: a name, and varints as an int64 list."""
-  numbers = _delimited(3, _delimited(1, values))
-  return _delimited(1, _delimited(1, name.encode()) + _delimited(2, numbers))
+def _feature(name, kind, values):
+  """Returns an entry of tf.train.Features.
+
+  Args:
+    name: of the feature.
+    kind: number of the list's field in tf.train.Feature: 2 for floats of 4
+      bytes, 3 for varints.
+    values: bytes of the list's values.
+  """
+  packed = _delimited(kind, _delimited(1, values))
+  return _delimited(1, _delimited(1, name.encode()) + _delimited(2, packed))
 
 
 def _delimited(number, content):
-  """A field of a protocol buffer: its number and type, length, content."""
+  """Returns a field of a protocol buffer: its number, length and content."""
   return bytes([number << 3 | 2]) + _varint(len(content)) + content
 
 
 def _varint(number):
-  """A whole number in groups of 7 bits, the lowest first.
+  """Returns a whole number in groups of 7 bits, the lowest first.
 
   >>> _varint(5), _varint(300)
   (b'\\x05', b'\\xac\\x02')
@@ -459,348 +482,3 @@ def _varint(number):
     number >>= 7
   groups.append(number)
   return bytes(groups)
-
-
-# ---------------------------------------------------------------------------
-# Several processes
-
-
-def _records_of_processes(rows, converter, num_processes):
-  """Yields the records of rows in order, converted in processes of their own.
-
-  This process reads and writes. Few chunks are under way at a time, so that
-  memory stays bounded whatever reads faster than it is converted.
-  """
-  chunks = iter(lambda: list(itertools.islice(rows, CHUNK_ROWS)), [])
-  first = next(chunks, None)
-  if first is None:
-    return
-  under_way = collections.deque()
-  with _forked(converter, num_processes) as pool:
-    for chunk in itertools.chain([first], chunks):
-      under_way.append(pool.submit(_convert_chunk, chunk))
-      if len(under_way) > 2 * num_processes:
-        yield from _finished(under_way.popleft(), converter.tally)
-    while under_way:
-      yield from _finished(under_way.popleft(), converter.tally)
-
-
-def _finished(future, tally):
-  """The records of a chunk; its counts are added to the tally."""
-  records, counts = future.result()
-  longest = max(tally["longest"], counts["longest"])
-  tally.update(counts)
-  tally["longest"] = longest
-  return records
-
-
-@contextlib.contextmanager
-def _forked(converter, num_processes):
-  """A pool of processes that are copies of this one.
-
-  A copy begins within milliseconds and knows the words met so far, where a new
-  process would import TensorFlow first, for seconds. It lacks the threads of
-  TensorFlow's runtime, so that it must not call TensorFlow, and never does.
-  """
-  before = multiprocessing.active_children()
-  pool = futures.ProcessPoolExecutor(
-    num_processes,
-    multiprocessing.get_context("fork"),
-    _begin_chunks,
-    (converter, os.getpid()),
-  )
-  try:
-    with warnings.catch_warnings():
-      # Python warns of copying a process with threads; see above.
-      warnings.simplefilter("ignore", DeprecationWarning)
-      gc.freeze()  # so that no copy collects, and closes, a session of this one
-      try:
-        pool.submit(os.getpid).result()  # makes all of them
-      finally:
-        gc.unfreeze()
-    logging.info("converting in %d more processes", num_processes)
-    yield pool
-  except BaseException:
-    for process in set(multiprocessing.active_children()).difference(before):
-      process.terminate()
-    raise
-  finally:
-    pool.shutdown(cancel_futures=True)
-
-
-_converter = None  # of a process that converts chunks
-
-
-def _begin_chunks(converter, parent):
-  global _converter
-  _converter = converter
-  # Ctrl-C reaches every process of the terminal: the parent deals with it, and
-  # terminates this one.
-  signal.signal(signal.SIGINT, signal.SIG_IGN)
-  signal.signal(signal.SIGTERM, signal.SIG_DFL)
-  threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent):
-  """Ends this process when its parent has, be it killed."""
-  while os.getppid() == parent:
-    time.sleep(0.5)
-  os._exit(1)
-
-
-def _convert_chunk(rows):
-  """The records of rows, and the counts of them alone."""
-  _converter.tally = collections.Counter()
-  return list(map(_converter.record, rows)), _converter.tally
-
-
-# ---------------------------------------------------------------------------
-# The cache
-
-
-class Features(NamedTuple):
-  """A split's features on disk.
-
-  Attributes:
-    path: the TFRecord file.
-    records: number of rows in it.
-    tokens: number of real tokens in them.
-  """
-
-  path: str
-  records: int
-  tokens: int
-
-
-class FeatureCache:
-  """The features of a task's splits: kept in a folder, converted when needed.
-
-  Args:
-    processor: a `tasks.DataProcessor`.
-    task: its name.
-    data_dir: folder of the task's files.
-    cache_dir: folder of the features.
-    max_seq_length: S.
-    tokenizer_inputs: dictionary of all that the tokens depend on (digest of
-      the vocabulary, casing).
-    tokenizer: a `tokenization.FullTokenizer`.
-    num_processes: processes that convert what comes after the first rows of a
-      large set, beside this one, which reads and writes; 1, and where the
-      system is not Linux: only this one. The file is the same to the byte.
-  """
-
-  def __init__(
-    self,
-    processor,
-    task,
-    *,
-    data_dir,
-    cache_dir,
-    max_seq_length,
-    tokenizer_inputs,
-    tokenizer,
-    num_processes=1,
-  ):
-    self._processor = processor
-    self._data_dir, self._cache_dir = data_dir, cache_dir
-    self._tokenizer, self._num_processes = tokenizer, num_processes
-    self._inputs = {
-      "format_version": FORMAT_VERSION,
-      "task": task,
-      "max_seq_length": max_seq_length,
-      "labels": list(processor.get_labels()),
-      "language": processor.language,
-      **tokenizer_inputs,
-    }
-    self._known, self._sources, self._counts = {}, {}, {}
-
-  def source_digest(self, split):
-    """The SHA-256 of the files that a split is made of.
-
-    Raises:
-      FileNotFoundError: one of them is missing.
-    """
-    if split not in self._sources:  # a digest reads the whole file
-      self._sources[split] = self._processor.source_digest(
-        self._data_dir, split
-      )
-    return self._sources[split]
-
-  def count(self, split):
-    """Rows of a split, blank ones of the training set excluded.
-
-    Reads and checks every row of a file that is not converted yet.
-
-    Raises:
-      FileNotFoundError, ValueError: what is wrong with the task's file.
-    """
-    cached = self.lookup(split)
-    if cached is not None:
-      return cached.records
-    if split not in self._counts:
-      self._counts[split] = self._processor.count(self._data_dir, split)
-    return self._counts[split]
-
-  def lookup(self, split):
-    """The `Features` of a split if they are cached and whole, else None."""
-    if split not in self._known:
-      base, _ = self._base_and_inputs(split)
-      manifest = _usable_manifest(base)
-      known = _features(base, manifest) if manifest else None
-      if known is not None:
-        logging.info(
-          "%s: %d rows, converted before, in %s",
-          split,
-          known.records,
-          known.path,
-        )
-      self._known[split] = known
-    return self._known[split]
-
-  def features(self, split):
-    """The `Features` of a split, converted now if they are not cached.
-
-    Raises:
-      FileNotFoundError, ValueError: what is wrong with the task's file.
-    """
-    cached = self.lookup(split)
-    if cached is None:
-      base, inputs = self._base_and_inputs(split)
-      _explain(base, inputs)
-      converter = Converter(
-        inputs["labels"], inputs["max_seq_length"], self._tokenizer
-      )
-      examples = self._processor.examples(
-        self._data_dir, split, converter.tally
-      )
-      records = _records(examples, converter, self._num_processes)
-      manifest = _write_to_cache(
-        records, converter.tally, base, inputs, self._counts.get(split)
-      )
-      cached = self._known[split] = _features(base, manifest)
-    return cached
-
-  def _base_and_inputs(self, split):
-    """The path of a split's files without ending, and what they depend on."""
-    source = self.source_digest(split)
-    inputs = {**self._inputs, "split": split, "source": source}
-    canonical = json.dumps(inputs, sort_keys=True).encode()
-    fingerprint = hashlib.sha256(canonical).hexdigest()[:12]
-    length, task = inputs["max_seq_length"], inputs["task"]
-    name = f"cached_{split}_{length}_{task}_{fingerprint}"
-    return os.path.join(self._cache_dir, name), inputs
-
-
-def _features(base, manifest):
-  return Features(f"{base}.tf_record", manifest["records"], manifest["tokens"])
-
-
-def _write_to_cache(records, tally, base, inputs, total):
-  """Writes the records, then a manifest, which makes them valid.
-
-  `total` is how many are expected, None where nobody has counted.
-  """
-  path = f"{base}.tf_record"
-  tf.io.gfile.makedirs(os.path.dirname(base) or ".")
-  began = time.monotonic()
-  with files.appearing_whole(path) as temporary:
-    _write_records(records, temporary, total)
-    size = tf.io.gfile.stat(temporary).length
-    digest = files.digest(temporary)
-  manifest = {
-    "inputs": inputs,
-    "records": tally["records"],
-    "blank": tally["blank"],
-    "truncated": tally["truncated"],
-    "truncated_tokens": tally["truncated_tokens"],
-    "longest": tally["longest"],
-    "tokens": tally["tokens"],
-    "bytes": size,
-    "sha256": digest,
-  }
-  files.write_json(f"{base}.json", manifest)
-  _report(manifest, path, time.monotonic() - began)
-  return manifest
-
-
-def _report(manifest, path, seconds):
-  """Says what was converted, and what of it was cut or left out."""
-  split = manifest["inputs"]["split"]
-  records, truncated = manifest["records"], manifest["truncated"]
-  logging.info(
-    "%s: converted %d rows in %.1f s into %s", split, records, seconds, path
-  )
-  if truncated:
-    logging.info(
-      "%s: %d of %d rows were longer than %d tokens (the longest %d) and"
-      " lost %d tokens in all",
-      split,
-      truncated,
-      records,
-      manifest["inputs"]["max_seq_length"],
-      manifest["longest"],
-      manifest["truncated_tokens"],
-    )
-  if manifest["blank"]:
-    logging.info(
-      "%s: %d rows without a text were left out", split, manifest["blank"]
-    )
-
-
-def _usable_manifest(base):
-  """The manifest of a cached file that is there and whole, or None."""
-  manifest = _read_manifest(f"{base}.json")
-  if manifest is None:
-    return None
-  path = f"{base}.tf_record"
-  if not tf.io.gfile.exists(path):
-    return None
-  size = tf.io.gfile.stat(path).length
-  if size != manifest["bytes"] or files.digest(path) != manifest["sha256"]:
-    logging.warning(
-      "%s is damaged (%d bytes, %d were written): converting anew",
-      path,
-      size,
-      manifest["bytes"],
-    )
-    return None
-  return manifest
-
-
-def _read_manifest(path):
-  """A manifest as it was written, or None where it is missing or broken."""
-  keys = {"inputs", "records", "tokens", "blank", "truncated"}
-  keys |= {"bytes", "sha256"}
-  manifest = files.read_json(path)
-  whole = isinstance(manifest, dict) and keys <= manifest.keys()
-  return manifest if whole else None
-
-
-def _explain(base, inputs):
-  """Says which inputs differ from the newest cached file of the same name."""
-  folder, name = os.path.split(base)
-  pattern = re.escape(name.rpartition("_")[0]) + r"_[0-9a-f]{12}\.json"
-  paths = files.matching(folder, pattern)
-  others = [(_modified(path), path) for path in paths]
-  for _, path in sorted(others, reverse=True):
-    manifest = _read_manifest(path)
-    if manifest is None:
-      continue
-    before = manifest["inputs"]
-    differing = sorted(
-      key
-      for key in inputs.keys() | before.keys()
-      if inputs.get(key) != before.get(key)
-    )
-    if differing:
-      logging.info(
-        "%s: not the rows of %s, for these differ: %s",
-        inputs["split"],
-        path,
-        ", ".join(differing),
-      )
-    return
-
-
-def _modified(path):
-  return tf.io.gfile.stat(path).mtime_nsec

@@ -117,17 +117,21 @@ def read_json(path):
     return None
 
 
-def read_lines(path):
+def read_lines(path, sha256=None):
   """Yields (1-based line number, text) of a UTF-8 file, empty lines left out.
 
   Lines end in LF or CRLF; in CR only where the file has no LF. Memory stays
   bounded by the longest line.
 
+  Args:
+    sha256: a `hashlib` object to update with the bytes that are read; at the
+      end of the file it holds what `digest` would give.
+
   Raises:
     ValueError: bytes that are not UTF-8; names file and line.
   """
   number = 1
-  for block in _blocks_of_lines(path):
+  for block in _blocks_of_lines(path, sha256):
     try:
       text = block.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -145,13 +149,15 @@ def read_lines(path):
       number += 1
 
 
-def _blocks_of_lines(path):
+def _blocks_of_lines(path, sha256):
   """Yields the file in blocks of whole lines, each less its last LF."""
   with tf.io.gfile.GFile(path, "rb") as reader:
     only_cr = not any(b"\n" in chunk for chunk in _chunks(reader))
     reader.seek(0)
     rest = b""
     for index, chunk in enumerate(_chunks(reader)):
+      if sha256:
+        sha256.update(chunk)
       if index == 0:
         chunk = chunk.removeprefix(codecs.BOM_UTF8)
       if only_cr:

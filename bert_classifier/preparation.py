@@ -92,6 +92,7 @@ class Run(NamedTuple):
     coverage: see `check_weights`.
     schedule: `Schedule`, or None where nothing is trained.
     features: dictionary from split to `feature_cache.Features`.
+    cache: `feature_cache.FeatureCache`, for the texts behind them.
     eval_batch_size, predict_batch_size: examples computed at a time.
   """
 
@@ -104,6 +105,7 @@ class Run(NamedTuple):
   coverage: Optional[checkpoints.Coverage]
   schedule: Optional[Schedule]
   features: dict
+  cache: FeatureCache
   eval_batch_size: int
   predict_batch_size: int
 
@@ -143,7 +145,7 @@ def prepare(options):
   task = prepare_task(options.data, options.model.max_seq_length)
   model = prepare_model(options.model, options.run.output_dir, task)
   cache = prepare_cache(options, placement, task, model)
-  settings = make_settings(options, task, model, cache)
+  settings = make_settings(options, task, model)
   found = check_output_dir(options, model, settings)
   coverage = check_weights(options.model, options.run, model, found)
   splits = choose_splits(options.run, task.data)
@@ -165,6 +167,7 @@ def prepare(options):
     coverage=coverage,
     schedule=schedule,
     features=features,
+    cache=cache,
     eval_batch_size=choose_batch_size(
       "eval_batch_size", options, placement, features, "dev"
     ),
@@ -404,13 +407,13 @@ def check_sizes(options, config, config_file, tokenizer, vocab_file, task):
 # Settings, output_dir, weights
 
 
-def make_settings(options, task, model, cache):
+def make_settings(options, task, model):
   """Returns the settings that decide what is trained, by phase."""
   settings = {
     "model": {
       "task_name": task.name,
       "language": task.processor.language,
-      "labels": list(task.target.labels),
+      **task.target.settings(),
       **options.settings("model"),
       "vocabulary (SHA-256)": model.vocab_digest,
       **model.config.architecture(),
@@ -420,7 +423,7 @@ def make_settings(options, task, model, cache):
     weights = model.weights and files.real_path(model.weights.path)
     settings["training"] = {
       "init_checkpoint": weights,
-      "training data (SHA-256)": cache.source_digest("train"),
+      "training data (SHA-256)": task.data.source_digest("train"),
       **options.settings("training"),
     }
   return settings

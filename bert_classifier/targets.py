@@ -8,9 +8,12 @@ kind of target asks an object of this interface:
   labels                names of the classes, () where there are none
   metrics               names in `evaluation.METRICS` that are always computed
   check(owner)          raises a UserError where the labels make no sense
+  settings()            what records and head depend on, by name, for JSON: the
+                        labels, and where it is not one class, the kind
   feature_spec()        the features of a record that hold the label
   encode(label)         text of a label to a value, hashable; None for no label
-  features(value)       that value by the names of the features
+  features(value)       that value by the names of the features, a list each:
+                        floats where the feature is one of floats
   label_feature         name of the feature that an evaluation collects
   per_example_loss(logits, features)
   decide(logits)        NumPy logits to what metrics hold against the labels
@@ -64,6 +67,10 @@ class OneClass:
         ' different strings, such as ("0", "1")'
       )
 
+  def settings(self):
+    """Returns the labels in their order."""
+    return {"labels": list(self.labels)}
+
   def feature_spec(self):
     """Returns `label_ids`, a whole number."""
     return {"label_ids": tf.FixedLenFeature([], tf.int64)}
@@ -78,7 +85,8 @@ class OneClass:
       return 0
     if label not in self._ids:
       raise ValueError(
-        f"the label {label!r} is not one of {', '.join(self.labels)}"
+        f"the label {label!r:.80} is not one of"
+        f" {', '.join(map(str, self.labels))}"
       )
     return self._ids[label]
 

@@ -1,29 +1,22 @@
-"""Tasks: which files, columns and labels, and how rows become examples.
+"""Tasks: which files, columns and labels, and how they become examples.
 
 A task is data: a subclass of `DataProcessor` that names its labels and, for
 each split, a `Table`. Reading, headers, blank lines and errors live once, in
-the base class.
+`TaskData` and `table_files`.
 
-  for example in MrpcProcessor().examples("glue/MRPC", "train"):
+  for example in TaskData(MrpcProcessor(), "glue/MRPC").examples("train"):
     print(example.guid, example.text_a, example.text_b, example.label)
-
-Files are UTF-8, one row a line, columns separated by tabs, quotes without a
-meaning. A byte-order mark, CRLF, a NUL, a lone CR inside a field and fields of
-any length are simply read. A line without any character is no row.
 """
 
 import collections
-import csv
 import dataclasses
-import functools
 import hashlib
 import os
-import sys
-from typing import NamedTuple, Optional, Union
+from typing import Optional, Union
 
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import files
+from bert_classifier import errors, files, table_files, targets
 
 
 class InputExample:
@@ -34,7 +27,7 @@ class InputExample:
     text_a: the text, or the first of the pair.
     text_b: the second text, or None.
     label: one of the task's labels; None in a test set.
-    row_id: the file's own id of the row, or None.
+    row_id: the file's own id of the example, or None.
     gold: the label that a test file gives away, or None; never trained on.
   """
 
@@ -49,8 +42,8 @@ class InputExample:
 class PaddingInputExample:
   """Stands for no example: fills the last batch where batches must be whole.
 
-  A TPU computes batches of one size only; a row made of this has weight 0 in
-  every metric and is left out of every output.
+  A TPU computes batches of one size only; this has weight 0 in every metric
+  and is left out of every output.
   """
 
 
@@ -88,14 +81,14 @@ class Table:
   gold: Union[int, str, None] = None
 
   def numbered(self, header, path):
-    """The table with a number for each column that is given by name.
+    """Returns the table with a number for each column that is named.
 
     Args:
       header: the names of the columns; empty where the file has none.
       path: the file, for the error.
 
     Raises:
-      ValueError: the header lacks a name.
+      UserError: the header lacks a name.
     """
     numbers = {}
     for role in (*_NEEDED_COLUMNS, *_OTHER_COLUMNS):
@@ -104,7 +97,7 @@ class Table:
         numbers[role] = header.index(column)
       elif isinstance(column, str):
         if role in _NEEDED_COLUMNS:
-          raise ValueError(
+          raise errors.UserError(
             f"{path}:1: there is no column {column!r}, which the task's Table"
             f" names as its {role}; "
             + (
@@ -117,7 +110,7 @@ class Table:
     return dataclasses.replace(self, **numbers)
 
   def columns(self):
-    """The columns that every row must have."""
+    """Returns the list of the columns that every row must have."""
     roles = (*_NEEDED_COLUMNS, *_OTHER_COLUMNS)
     columns = (getattr(self, role) for role in roles)
     return [column for column in columns if column is not None]
@@ -131,7 +124,8 @@ class DataProcessor:
   """A task. Subclasses give `labels` and `tables`, and what else differs.
 
   A subclass in the manner of 2018, which gives `get_labels` and the three
-  `get_..._examples` instead, or some of them, works as well.
+  `get_..._examples` instead, or some of them, works as well: `TaskData` asks
+  these methods.
 
   Attributes:
     labels: the labels, in the order of their ids.
@@ -139,7 +133,7 @@ class DataProcessor:
       second evaluation set dev_mismatched and test_mismatched.
     metric: the metric beside accuracy: "matthews_correlation", "f1" or None.
     synonyms: other spellings of labels in the files.
-    language: which rows and files to take, where a task has several.
+    language: which files and rows to take, where a task has several.
   """
 
   labels = ()
@@ -149,356 +143,265 @@ class DataProcessor:
   language = None
 
   def get_train_examples(self, data_dir):
-    """List of `InputExample`s to train on."""
-    return list(_with_text(self._examples_of_table(data_dir, "train")))
+    """Returns the list of `InputExample`s to train on."""
+    return list(TaskData(self, data_dir).table_examples("train"))
 
   def get_dev_examples(self, data_dir):
-    """List of `InputExample`s to evaluate on."""
-    return list(self._examples_of_table(data_dir, "dev"))
+    """Returns the list of `InputExample`s to evaluate on."""
+    return list(TaskData(self, data_dir).table_examples("dev"))
 
   def get_test_examples(self, data_dir):
-    """List of `InputExample`s to predict."""
-    return list(self._examples_of_table(data_dir, "test"))
+    """Returns the list of `InputExample`s to predict."""
+    return list(TaskData(self, data_dir).table_examples("test"))
 
   def get_labels(self):
-    """List of the labels, in the order of their ids."""
+    """Returns the list of the labels, in the order of their ids."""
     return list(self.labels)
 
+  def get_target(self):
+    """Returns what is predicted: see `targets`."""
+    return targets.OneClass(self.get_labels())
+
   def has_pairs(self):
-    """Whether an example may have a second text."""
+    """Returns whether an example may have a second text."""
     return not self.tables or any(
       table.text_b is not None for table in self.tables.values()
     )
 
-  def path(self, data_dir, split):
-    """The file of a split, or None where the task has no tables."""
-    table = self.tables.get(split)
+  @classmethod
+  def _read_tsv(cls, input_file, quotechar=None):
+    """Returns the list of a file's rows, each a list of its cells."""
+    if quotechar is None:
+      return [cells for _, cells in table_files.read_tsv(input_file)]
+    return table_files.read_quoted_tsv(input_file, quotechar)
+
+
+class TaskData:
+  """The examples of a task in a folder.
+
+  Every reading of a split gives the same examples, or ends with an error: what
+  is read is digested as it goes and held against what was read before. So
+  texts, features and predictions belong together, although a file is read
+  anew each time and never held.
+
+  What a processor's own get_..._examples returns is kept, and asked for once,
+  so that an order that is new every time does no harm. An iterator cannot be
+  kept: the method is asked again, and must give the same examples.
+
+  Args:
+    processor: `DataProcessor`.
+    data_dir: folder of the task's files.
+  """
+
+  def __init__(self, processor, data_dir):
+    self.processor, self._data_dir = processor, data_dir
+    self._kept, self._digests = {}, {}
+
+  def path(self, split):
+    """Returns the file of a split, or None where the task has no table."""
+    processor = self.processor
+    table = processor.tables.get(split)
     if table is None:
       return None
-    return os.path.join(data_dir, table.file.format(language=self.language))
+    name = table.file.format(language=processor.language)
+    return os.path.join(self._data_dir, name)
 
-  def has_split(self, data_dir, split):
-    """Whether the split is defined and its file is there."""
-    path = self.path(data_dir, split)
+  def has_split(self, split):
+    """Returns whether the split has a table and its file is there."""
+    path = self.path(split)
     return path is not None and tf.io.gfile.exists(path)
 
-  def source_digest(self, data_dir, split):
-    """SHA-256 of what the examples are made of: the bytes of the file."""
-    if self._own_reader(split) is None:
-      return files.digest(self._existing(data_dir, split))
-    digest = hashlib.sha256()
-    for example in self.examples(data_dir, split):
-      digest.update(repr(sorted(vars(example).items())).encode())
-    return digest.hexdigest()
+  def source_digest(self, split):
+    """Returns the SHA-256 of what the examples are made of.
 
-  def examples(self, data_dir, split, tally=None):
+    That is the bytes of the file, or the examples that the processor's own
+    method gives. It is that of the first reading in a run.
+
+    Raises:
+      UserError: as `examples`.
+    """
+    if split not in self._digests:
+      if self._own_method(split):
+        collections.deque(self.examples(split), maxlen=0)
+      else:
+        self._hold(split, files.digest(self._existing(split)))
+    return self._digests[split]
+
+  def examples(self, split, tally=None):
     """Reads the examples of a split one by one, in the file's order.
 
     Args:
-      data_dir: folder of the task's files.
-      split: a key of `tables`.
-      tally: a `collections.Counter` in which to count, as "blank", the rows
-        of the training set that are left out for an empty text_a. In other
-        splits such rows stay, so that results keep to their rows.
+      split: a key of the processor's `tables`, or what stands in the name of
+        its own get_..._examples.
+      tally: a `collections.Counter` in which to count, as "blank", the
+        examples of the training set that are left out for an empty text_a. In
+        other splits they stay, so that results keep to their examples.
 
     Yields:
       `InputExample`s.
 
     Raises:
-      FileNotFoundError: the file is not there.
-      ValueError: a row is too short, has an unknown label or is not UTF-8, or
-        there is no row; names file and line.
+      MissingFileError: the file is not there.
+      UserError: a row is too short, has an unknown label or is not UTF-8, or
+        there is no row; names file and line. At the end: these are not the
+        examples that were read before; names file or method.
     """
-    reader = self._own_reader(split) or functools.partial(
-      self._examples_of_table, split=split
-    )
-    found = reader(data_dir)
-    yield from _with_text(found, tally) if split == "train" else found
+    method = self._own_method(split)
+    if method is None:
+      return self.table_examples(split, tally)
+    return self._own_examples(split, method, tally)
 
-  def _own_reader(self, split):
-    """The subclass's own get_..._examples for a split, or None."""
-    name = f"get_{split}_examples"
-    ours = getattr(DataProcessor, name, None)
-    theirs = getattr(type(self), name, None)
-    return None if theirs is ours else getattr(self, name)
+  def table_examples(self, split, tally=None):
+    """Reads the file of a split, whatever methods the processor has.
 
-  def count(self, data_dir, split):
-    """The number of `examples`: every row is read and checked, and none kept.
+    Args, result and errors as of `examples`.
+    """
+    return _with_text(self._examples_of_rows(split), split, tally)
+
+  def count(self, split):
+    """Returns the number of `examples`: all are checked, and none is kept.
 
     Raises:
-      FileNotFoundError, ValueError: as `examples`.
+      UserError: as `examples`.
     """
-    if self._own_reader(split) is not None:
-      return sum(1 for _ in self.examples(data_dir, split))
-    rows = self._rows_of_table(data_dir, split)
+    if self._own_method(split):
+      return sum(1 for _ in self.examples(split))
+    rows = self._rows(split)
     if split != "train":
       return sum(1 for _ in rows)
     return sum(
       1 for table, row, _ in rows if _has_text(row.cells[table.text_a])
     )
 
-  def _examples_of_table(self, data_dir, split):
-    for table, row, label in self._rows_of_table(data_dir, split):
+  def release(self, split):
+    """Lets go of the examples of a split that were kept."""
+    self._kept.pop(split, None)
+
+  def changed(self, split):
+    """Returns the error that a split is not what was read of it before."""
+    if self._own_method(split):
+      return errors.UserError(
+        f"{type(self.processor).__name__}.get_{split}_examples gave other"
+        " examples when it was asked again: return a list, which is asked for"
+        " once, or yield the same examples in the same order"
+      )
+    return errors.UserError(
+      f"{self.path(split)} changed while it was in use: it no longer holds what"
+      " was read before. Give the command again when nothing writes to it"
+    )
+
+  def _hold(self, split, digest):
+    """Holds the digest of a reading against that of the first."""
+    if self._digests.setdefault(split, digest) != digest:
+      raise self.changed(split)
+
+  def _own_method(self, split):
+    """Returns the processor's own get_..._examples, or None."""
+    name = f"get_{split}_examples"
+    ours = getattr(DataProcessor, name, None)
+    theirs = getattr(type(self.processor), name, None)
+    return None if theirs is ours else getattr(self.processor, name)
+
+  def _own_examples(self, split, method, tally):
+    """Yields the examples that the processor's own method gives."""
+    found = self._kept.get(split)
+    if found is None:
+      found = method(self._data_dir)
+      if not isinstance(found, collections.abc.Iterator):
+        self._kept[split] = found
+    sha256 = hashlib.sha256()
+    for example in _with_text(found, split, tally):
+      sha256.update(repr(sorted(vars(example).items())).encode())
+      yield example
+    self._hold(split, sha256.hexdigest())
+
+  def _examples_of_rows(self, split):
+    synonyms = self.processor.synonyms
+    for table, row, label in self._rows(split):
       key = row.number if table.guid is None else row.cells[table.guid]
-      gold = _cell(row, table.gold)
+      gold = row.cell(table.gold)
       yield InputExample(
         guid=f"{table.name or split}-{key}",
         text_a=row.cells[table.text_a],
-        text_b=_cell(row, table.text_b),
+        text_b=row.cell(table.text_b),
         label=label,
-        row_id=_cell(row, table.row_id),
-        gold=self.synonyms.get(gold, gold),
+        row_id=row.cell(table.row_id),
+        gold=synonyms.get(gold, gold),
       )
 
-  def _rows_of_table(self, data_dir, split):
-    """Yields of each example its `Table`, columns by number, `_Row`, label."""
-    path = self._existing(data_dir, split)
-    header, table, rows = _open_table(path, self.tables[split])
-    labels = self.get_labels()
+  def _rows(self, split):
+    """Yields of each example its `Table`, columns by number, row and label."""
+    path = self._existing(split)
+    sha256 = hashlib.sha256()
+    try:
+      yield from self._labelled_rows(path, split, sha256)
+    except ValueError:
+      # A change of the file explains more than what it led to.
+      self._hold(split, files.digest(path))
+      raise
+    self._hold(split, sha256.hexdigest())
+
+  def _labelled_rows(self, path, split, sha256):
+    """Yields as `_rows`, of the rows of the task's language."""
+    processor = self.processor
+    header, table, rows = table_files.open_table(
+      path, processor.tables[split], sha256
+    )
+    encode = processor.get_target().encode
     languages = collections.Counter()
     label, found = None, False
     for row in rows:
       if table.language is not None:
         language = row.cells[table.language]
         languages[language] += 1
-        if language != self.language:
+        if language != processor.language:
           continue
       if table.label is not None:
         label = row.cells[table.label]
-        label = self.synonyms.get(label, label)
-        if label not in labels:
-          raise ValueError(_unknown_label(path, row, table, labels, header))
+        label = processor.synonyms.get(label, label)
+        try:
+          encode(label)
+        except ValueError as error:
+          raise table_files.wrong_label(
+            path, row, table, header, error
+          ) from error
       found = True
       yield table, row, label
     if not found:
-      raise ValueError(f"{path}: {self._why_nothing(header, languages)}")
+      reason = _why_nothing(header, languages, processor.language)
+      raise errors.UserError(f"{path}: {reason}")
 
-  def _why_nothing(self, header, languages):
-    """Why a file gave no example, for an error."""
-    if languages:
-      others = ", ".join(sorted(languages))
-      return (
-        f"no row of the language {self.language!r}; there are rows of {others}"
-      )
-    return "no row beside the header" if header else "the file is empty"
-
-  def _existing(self, data_dir, split):
-    path = self.path(data_dir, split)
+  def _existing(self, split):
+    path = self.path(split)
     if path is None:
-      raise ValueError(
-        f"{type(self).__name__} has neither a table {split!r} nor a method"
-        f" get_{split}_examples"
+      raise errors.UserError(
+        f"{type(self.processor).__name__} has neither a table {split!r} nor a"
+        f" method get_{split}_examples"
       )
     if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
-      raise FileNotFoundError(
+      raise errors.MissingFileError(
         f"{path}: no such file; it should hold the {split} set of the task"
       )
     return path
 
-  @classmethod
-  def _read_tsv(cls, input_file, quotechar=None):
-    """All rows of a file, each a list of its columns."""
-    lines = (line for _, line in files.read_lines(input_file))
-    if quotechar is None:
-      return [line.split("\t") for line in lines]
-    csv.field_size_limit(sys.maxsize)
-    return list(csv.reader(lines, delimiter="\t", quotechar=quotechar))
 
-
-def _with_text(examples, tally=None):
-  """Leaves out, and counts as "blank", what has an empty text_a."""
+def _with_text(examples, split, tally=None):
+  """Yields the examples, but of the training set those alone with a text."""
   for example in examples:
-    if _has_text(example.text_a):
+    if split != "train" or _has_text(example.text_a):
       yield example
     elif tally is not None:
       tally["blank"] += 1
 
 
 def _has_text(text_a):
-  """Whether a row of the training set is one to train on."""
+  """Returns whether there is anything to train on."""
   return bool(text_a.strip())
 
 
-class _Row(NamedTuple):
-  """A row of a file.
-
-  Attributes:
-    line: number of its line, from 1.
-    number: how many rows precede it, the header among them.
-    cells: what stands in its columns.
-  """
-
-  line: int
-  number: int
-  cells: list
-
-
-def _open_table(path, table):
-  """The header of a file, its table with columns by number, its `_Row`s."""
-  lines = files.read_lines(path)
-  header = []
-  if table.header:
-    first = next(lines, None)
-    if first is None:
-      return [], table, iter(())
-    header = first[1].split("\t")
-  table = table.numbered(header, path)
-  return header, table, _rows(path, lines, table, header)
-
-
-def _rows(path, lines, table, header):
-  """Yields the `_Row`s of the (number, line) pairs behind the header.
-
-  Raises:
-    ValueError: a row lacks a column.
-  """
-  columns = table.columns()
-  needed = 1 + max(columns)
-  from_end = header and min(columns) < 0
-  for number, (line_number, line) in enumerate(lines, start=bool(header)):
-    row = _Row(line_number, number, line.split("\t"))
-    if len(row.cells) < needed:
-      raise ValueError(_miscounted(path, row, f"at least {needed} are needed"))
-    if from_end and len(row.cells) != len(header):
-      raise ValueError(_miscounted(path, row, f"the header has {len(header)}"))
-    yield row
-
-
-def _cell(row, column):
-  return None if column is None else row.cells[column]
-
-
-def _miscounted(path, row, expected):
-  """The error of a row that has not the columns that are expected."""
-  count = len(row.cells)
-  line = "\t".join(row.cells)
-  text = (
-    f"{path}:{row.line}: {count} column{'s' * (count != 1)} separated by tabs,"
-    f" but {expected}; the row begins {line[:60]!r}"
-  )
-  if count == 1 and ("," in line or ";" in line):
-    text += (
-      "; is the file separated by commas or semicolons? README.md says how to"
-      " convert it"
-    )
-  return text
-
-
-def _unknown_label(path, row, table, labels, header):
-  """The error of a row whose label is none of the task's."""
-  label = row.cells[table.label][:80]
-  if header and table.label < len(header):
-    place = f"column {header[table.label]!r}"
-  elif table.label < 0:
-    place = "the last column"
-  else:
-    place = f"column {table.label}, counted from 0,"
-  text = (
-    f"{path}:{row.line}: the label {label!r} in {place} is not one of"
-    f" {', '.join(labels)}; correct the row or take it out"
-  )
-  if not header and not row.number:
-    text += ", or, if it is a header, give the task's Table header=True"
-  return text
-
-
-class ColaProcessor(DataProcessor):
-  """CoLA (GLUE): is a sentence acceptable English?"""
-
-  labels = ("0", "1")
-  metric = "matthews_correlation"
-  tables = {
-    "train": Table("train.tsv", header=False, text_a=3, label=1),
-    "dev": Table("dev.tsv", header=False, text_a=3, label=1),
-    "test": Table("test.tsv", header=True, text_a=1, row_id="index"),
-  }
-
-
-class MrpcProcessor(DataProcessor):
-  """MRPC (GLUE): do two sentences say the same?"""
-
-  labels = ("0", "1")
-  metric = "f1"
-  tables = {
-    "train": Table("train.tsv", header=True, text_a=3, text_b=4, label=0),
-    "dev": Table("dev.tsv", header=True, text_a=3, text_b=4, label=0),
-    "test": Table(
-      "test.tsv",
-      header=True,
-      text_a=3,
-      text_b=4,
-      row_id="index",
-      gold="Quality",
-    ),
-  }
-
-
-def _mnli(file, name=None, label=-1):
-  return Table(
-    file,
-    header=True,
-    text_a=8,
-    text_b=9,
-    label=label,
-    guid=0,
-    name=name,
-    row_id="index",
-    gold="gold_label" if label is None else None,
-  )
-
-
-class MnliProcessor(DataProcessor):
-  """MultiNLI (GLUE): does the premise entail the hypothesis?"""
-
-  labels = ("contradiction", "entailment", "neutral")
-  tables = {
-    "train": _mnli("train.tsv"),
-    "dev": _mnli("dev_matched.tsv", "dev_matched"),
-    "dev_mismatched": _mnli("dev_mismatched.tsv", "dev_mismatched"),
-    "test": _mnli("test_matched.tsv", label=None),
-    "test_mismatched": _mnli("test_mismatched.tsv", label=None),
-  }
-
-
-class XnliProcessor(DataProcessor):
-  """XNLI: MultiNLI in other languages.
-
-  Args:
-    language: two letters, e.g. "zh": the translated training file and the rows
-      of dev and test to take.
-  """
-
-  labels = ("contradiction", "entailment", "neutral")
-  synonyms = {"contradictory": "contradiction"}
-  tables = {
-    "train": Table(
-      "multinli/multinli.train.{language}.tsv",
-      header=True,
-      text_a=0,
-      text_b=1,
-      label=2,
-    ),
-    "dev": Table(
-      "xnli.dev.tsv", header=True, text_a=6, text_b=7, label=1, language=0
-    ),
-    "test": Table(
-      "xnli.test.tsv",
-      header=True,
-      text_a=6,
-      text_b=7,
-      language=0,
-      row_id="pairID",
-      gold="gold_label",
-    ),
-  }
-
-  def __init__(self, language="zh"):
-    self.language = language
-
-
-PROCESSORS = dict(
-  cola=ColaProcessor,
-  mnli=MnliProcessor,
-  mrpc=MrpcProcessor,
-  xnli=XnliProcessor,
-)
+def _why_nothing(header, languages, language):
+  """Returns why a file gave no example, for an error."""
+  if languages:
+    others = ", ".join(sorted(languages))
+    return f"no row of the language {language!r}; there are rows of {others}"
+  return "no row beside the header" if header else "the file is empty"

@@ -14,6 +14,11 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+from bert_classifier import feature_cache
+from bert_classifier.catalogue import MrpcProcessor
+from bert_classifier.tasks import TaskData
+import tokenization
+
 GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
 
 
@@ -108,3 +113,72 @@ def classify(golden_task, tmp_path_factory):
 
   classify.defaults = defaults
   return classify
+
+
+# ---------------------------------------------------------------------------
+# Tasks, features and their cache
+
+
+def write_rows(path, *rows, end="\n", start=b""):
+  """Writes rows, each a list of cells or a string; returns the folder."""
+  lines = (row if isinstance(row, str) else "\t".join(row) for row in rows)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_bytes(start + "".join(line + end for line in lines).encode())
+  return str(path.parent)
+
+
+def read_examples(processor, folder, split="train"):
+  """Returns the list of a split's examples."""
+  return list(TaskData(processor, str(folder)).examples(split))
+
+
+def read_records(path):
+  """Returns what a TFRecord file holds, a dictionary of lists an example."""
+  parsed = []
+  for record in tf.python_io.tf_record_iterator(path):
+    by_name = tf.train.Example.FromString(record).features.feature
+    parsed.append(
+      {
+        name: list(getattr(value, value.WhichOneof("kind")).value)
+        for name, value in by_name.items()
+      }
+    )
+  return parsed
+
+
+@pytest.fixture
+def info(caplog):
+  """The log of a test, information included."""
+  caplog.set_level(logging.INFO, "absl")
+  return caplog
+
+
+@pytest.fixture
+def tokenizer(golden_task):
+  return tokenization.FullTokenizer(f"{golden_task}/vocab.txt")
+
+
+@pytest.fixture
+def cache(golden_task, tokenizer, tmp_path):
+  """Makes the cache of the golden task, with what a test has different."""
+
+  def cache(
+    processor=None,
+    length=24,
+    tokenizer=tokenizer,
+    processes=1,
+    task="mrpc",
+    folder=f"{golden_task}/data",
+    **inputs,
+  ):
+    return feature_cache.FeatureCache(
+      TaskData(processor or MrpcProcessor(), str(folder)),
+      task,
+      cache_dir=str(tmp_path),
+      max_seq_length=length,
+      tokenizer_inputs={"vocabulary": "v", "do_lower_case": True, **inputs},
+      tokenizer=tokenizer,
+      num_processes=processes,
+    )
+
+  return cache

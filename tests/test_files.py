@@ -68,7 +68,9 @@ def test_lines_end_in_lf_or_crlf_or_where_there_is_neither_in_cr(
   tmp_path, content, lines
 ):
   (tmp_path / "file").write_bytes(content)
-  assert list(files.read_lines(str(tmp_path / "file"))) == lines
+  sha256 = hashlib.sha256()
+  assert list(files.read_lines(str(tmp_path / "file"), sha256)) == lines
+  assert sha256.digest() == hashlib.sha256(content).digest()
 
 
 @pytest.mark.parametrize("line", [1, 2, 5000])

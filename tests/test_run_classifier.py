@@ -371,10 +371,8 @@ def test_examples_that_fill_up_a_batch_are_not_written(tmp_path, monkeypatch):
     options=options.make_options(output_dir=str(tmp_path)),
     placement=devices.Placement(),
     count=lambda *_: 2,
-    task=SimpleNamespace(
-      data=SimpleNamespace(examples=lambda _: examples),
-      target=targets.OneClass(["no", "yes"]),
-    ),
+    cache=SimpleNamespace(converted_examples=lambda _: examples),
+    task=SimpleNamespace(target=targets.OneClass(["no", "yes"])),
   )
   monkeypatch.setattr(run_classifier, "input_fn_for", lambda *_: None)
   left = iter([{"probabilities": rows[:3]}, {"probabilities": rows[3:]}])

@@ -1,0 +1,292 @@
+"""The features of a task's splits: kept in a folder, converted when needed.
+
+The records of a split are in a file whose name holds a fingerprint of all that
+they are made of, with a manifest beside it:
+
+  cached_train_128_mrpc_0a1b2c3d4e5f.tf_record
+  cached_train_128_mrpc_0a1b2c3d4e5f.json
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from typing import NamedTuple
+
+from absl import logging
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import conversion, files
+from bert_classifier.features import Converter, write_records
+
+# Raise it when the same inputs give other records than before.
+FORMAT_VERSION = 1
+
+
+class Features(NamedTuple):
+  """A split's features on disk.
+
+  Attributes:
+    path: the TFRecord file.
+    records: number of examples in it.
+    tokens: number of real tokens in them.
+  """
+
+  path: str
+  records: int
+  tokens: int
+
+
+class FeatureCache:
+  """The features of a task's splits.
+
+  Args:
+    data: `tasks.TaskData`.
+    task: name of the task.
+    cache_dir: folder of the features.
+    max_seq_length: S.
+    tokenizer_inputs: dictionary of all that the tokens depend on (digest of
+      the vocabulary, casing).
+    tokenizer: a `tokenization.FullTokenizer`.
+    num_processes: processes that convert what comes after the first examples
+      of a large set; see `conversion`.
+  """
+
+  def __init__(
+    self,
+    data,
+    task,
+    *,
+    cache_dir,
+    max_seq_length,
+    tokenizer_inputs,
+    tokenizer,
+    num_processes=1,
+  ):
+    self._data, self._task, self._cache_dir = data, task, cache_dir
+    self._target = data.processor.get_target()
+    self._max_seq_length = max_seq_length
+    self._tokenizer_inputs = tokenizer_inputs
+    self._tokenizer, self._num_processes = tokenizer, num_processes
+    self._known, self._counts = {}, {}
+
+  def count(self, split):
+    """Returns the number of a split's examples, without the blank of training.
+
+    Reads and checks every example of a split that is not converted yet.
+
+    Raises:
+      UserError: what is wrong with the task's file.
+    """
+    cached = self.lookup(split)
+    if cached is not None:
+      return cached.records
+    if split not in self._counts:
+      self._counts[split] = self._data.count(split)
+    return self._counts[split]
+
+  def lookup(self, split):
+    """Returns the `Features` of a split, or None if they are not cached."""
+    if split not in self._known:
+      base, _ = self._base_and_inputs(split)
+      manifest = _usable_manifest(base)
+      known = _features(base, manifest) if manifest else None
+      if known is not None:
+        logging.info(
+          "%s: %d examples, converted before, in %s",
+          split,
+          known.records,
+          known.path,
+        )
+      self._known[split] = known
+    return self._known[split]
+
+  def features(self, split):
+    """Returns the `Features` of a split, converted if they are not cached.
+
+    Raises:
+      UserError: what is wrong with the task's file, or that it changed.
+    """
+    cached = self.lookup(split)
+    if cached is None:
+      base, inputs = self._base_and_inputs(split)
+      _explain(base, inputs)
+      converter = Converter(self._target, self._max_seq_length, self._tokenizer)
+      examples = self._data.examples(split, converter.tally)
+      records = conversion.make_records(
+        examples, converter, self._num_processes
+      )
+      manifest = _write_to_cache(
+        records, converter.tally, base, inputs, self._counts.get(split)
+      )
+      cached = self._known[split] = _features(base, manifest)
+    if split == "train":  # whose texts nobody asks for again
+      self._data.release(split)
+    return cached
+
+  def converted_examples(self, split):
+    """Yields the examples that the records of a split were made of, in order.
+
+    To be sure of it, go on to the end: what a file holds is known only then.
+
+    Raises:
+      UserError: the examples are no longer those; names the file.
+    """
+    records = self.features(split).records
+    for number, example in enumerate(self._data.examples(split), 1):
+      if number > records:
+        raise self._data.changed(split)
+      yield example
+
+  def _inputs(self, split):
+    """Returns all that the records of a split are made of, by name.
+
+    The fingerprint is made of it, and the manifest keeps it: what decides the
+    records of a split belongs here.
+    """
+    return {
+      "format_version": FORMAT_VERSION,
+      "task": self._task,
+      "split": split,
+      "source": self._data.source_digest(split),
+      "language": self._data.processor.language,
+      "max_seq_length": self._max_seq_length,
+      **self._target.settings(),
+      **self._tokenizer_inputs,
+    }
+
+  def _base_and_inputs(self, split):
+    """Returns the path of a split's files without ending, and `_inputs`."""
+    inputs = self._inputs(split)
+    canonical = json.dumps(inputs, sort_keys=True).encode()
+    fingerprint = hashlib.sha256(canonical).hexdigest()[:12]
+    name = f"cached_{split}_{self._max_seq_length}_{self._task}_{fingerprint}"
+    return os.path.join(self._cache_dir, name), inputs
+
+
+def _features(base, manifest):
+  return Features(f"{base}.tf_record", manifest["records"], manifest["tokens"])
+
+
+def _write_to_cache(records, tally, base, inputs, total):
+  """Writes the records, then a manifest, which makes them valid.
+
+  Args:
+    records: generator of bytes.
+    tally: counts, complete when the generator has ended.
+    base: path of both files without ending.
+    inputs: what the records are made of.
+    total: how many records are expected; None where nobody has counted.
+
+  Returns:
+    The manifest.
+  """
+  path = f"{base}.tf_record"
+  tf.io.gfile.makedirs(os.path.dirname(base) or ".")
+  began = time.monotonic()
+  with files.appearing_whole(path) as temporary:
+    write_records(records, temporary, total)
+    size = tf.io.gfile.stat(temporary).length
+    digest = files.digest(temporary)
+  manifest = {
+    "inputs": inputs,
+    "records": tally["records"],
+    "blank": tally["blank"],
+    "truncated": tally["truncated"],
+    "truncated_tokens": tally["truncated_tokens"],
+    "longest": tally["longest"],
+    "tokens": tally["tokens"],
+    "bytes": size,
+    "sha256": digest,
+  }
+  files.write_json(f"{base}.json", manifest)
+  _report(manifest, path, time.monotonic() - began)
+  return manifest
+
+
+def _report(manifest, path, seconds):
+  """Logs what was converted, and what of it was cut or left out."""
+  split = manifest["inputs"]["split"]
+  records, truncated = manifest["records"], manifest["truncated"]
+  logging.info(
+    "%s: converted %d examples in %.1f s into %s",
+    split,
+    records,
+    seconds,
+    path,
+  )
+  if truncated:
+    logging.info(
+      "%s: %d of %d examples were longer than %d tokens (the longest %d) and"
+      " lost %d tokens in all",
+      split,
+      truncated,
+      records,
+      manifest["inputs"]["max_seq_length"],
+      manifest["longest"],
+      manifest["truncated_tokens"],
+    )
+  if manifest["blank"]:
+    logging.info(
+      "%s: %d examples without a text were left out", split, manifest["blank"]
+    )
+
+
+def _usable_manifest(base):
+  """Returns the manifest of a cached file that is whole, or None."""
+  manifest = _read_manifest(f"{base}.json")
+  if manifest is None:
+    return None
+  path = f"{base}.tf_record"
+  if not tf.io.gfile.exists(path):
+    return None
+  size = tf.io.gfile.stat(path).length
+  if size != manifest["bytes"] or files.digest(path) != manifest["sha256"]:
+    logging.warning(
+      "%s is damaged (%d bytes, %d were written): converting anew",
+      path,
+      size,
+      manifest["bytes"],
+    )
+    return None
+  return manifest
+
+
+def _read_manifest(path):
+  """Returns a manifest, or None where it is missing or broken."""
+  keys = {"inputs", "records", "tokens", "blank", "truncated"}
+  keys |= {"bytes", "sha256"}
+  manifest = files.read_json(path)
+  whole = isinstance(manifest, dict) and keys <= manifest.keys()
+  return manifest if whole else None
+
+
+def _explain(base, inputs):
+  """Logs which inputs differ from the newest cached file of the same name."""
+  folder, name = os.path.split(base)
+  pattern = re.escape(name.rpartition("_")[0]) + r"_[0-9a-f]{12}\.json"
+  paths = files.matching(folder, pattern)
+  others = [(_modified(path), path) for path in paths]
+  for _, path in sorted(others, reverse=True):
+    manifest = _read_manifest(path)
+    if manifest is None:
+      continue
+    before = manifest["inputs"]
+    differing = sorted(
+      key
+      for key in inputs.keys() | before.keys()
+      if inputs.get(key) != before.get(key)
+    )
+    if differing:
+      logging.info(
+        "%s: not the features of %s, for these differ: %s",
+        inputs["split"],
+        path,
+        ", ".join(differing),
+      )
+    return
+
+
+def _modified(path):
+  return tf.io.gfile.stat(path).mtime_nsec
