@@ -167,7 +167,7 @@ def write_predictions(
   with contextlib.ExitStack() as stack:
     results, predictions = (
       stack.enter_context(
-        tf.io.gfile.GFile(stack.enter_context(files.appearing_whole(path)), "w")
+        tf.io.gfile.GFile(stack.enter_context(files.atomic_write(path)), "w")
       )
       for path in (results_path, predictions_path)
     )

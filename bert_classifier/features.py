@@ -317,7 +317,7 @@ def file_based_convert_examples_to_features(
   The file appears under its name only when it is whole.
   """
   converter = Converter(label_list, max_seq_length, tokenizer)
-  with files.appearing_whole(output_file) as temporary:
+  with files.atomic_write(output_file) as temporary:
     _write_records(_records(examples, converter), temporary)
 
 
@@ -703,10 +703,10 @@ def _write_to_cache(records, tally, base, inputs, total):
   path = f"{base}.tf_record"
   tf.io.gfile.makedirs(os.path.dirname(base) or ".")
   began = time.monotonic()
-  with files.appearing_whole(path) as temporary:
+  with files.atomic_write(path) as temporary:
     _write_records(records, temporary, total)
     size = tf.io.gfile.stat(temporary).length
-    digest = files.digest(temporary)
+    digest = files.hash_file(temporary)
   manifest = {
     "inputs": inputs,
     "records": tally["records"],
@@ -756,7 +756,7 @@ def _usable_manifest(base):
   if not tf.io.gfile.exists(path):
     return None
   size = tf.io.gfile.stat(path).length
-  if size != manifest["bytes"] or files.digest(path) != manifest["sha256"]:
+  if size != manifest["bytes"] or files.hash_file(path) != manifest["sha256"]:
     logging.warning(
       "%s is damaged (%d bytes, %d were written): converting anew",
       path,
@@ -780,7 +780,7 @@ def _explain(base, inputs):
   """Says which inputs differ from the newest cached file of the same name."""
   folder, name = os.path.split(base)
   pattern = re.escape(name.rpartition("_")[0]) + r"_[0-9a-f]{12}\.json"
-  paths = files.matching(folder, pattern)
+  paths = files.list_matching(folder, pattern)
   others = [(_modified(path), path) for path in paths]
   for _, path in sorted(others, reverse=True):
     manifest = _read_manifest(path)

@@ -84,7 +84,7 @@ def check_state_file(found):
   Raises:
     ValueError: the file that says which of them is the newest cannot be read.
   """
-  indices = files.matching(found.path, r"model\.ckpt-\d+\.index")
+  indices = files.list_matching(found.path, r"model\.ckpt-\d+\.index")
   if found.checkpoint or not indices:
     return
   names = [os.path.basename(path)[: -len(".index")] for path in indices]
@@ -249,7 +249,7 @@ def own_files(output_dir, folders=tuple(_OWN_FILES)):
   return [
     path
     for folder in folders
-    for path in files.matching(
+    for path in files.list_matching(
       os.path.join(output_dir, folder), _OWN_FILES[folder]
     )
   ]

@@ -14,7 +14,13 @@ from typing import NamedTuple, Optional
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, devices, files, output_dir
+from bert_classifier import (
+  checkpoints,
+  devices,
+  files,
+  hugging_face,
+  output_dir,
+)
 from bert_classifier.features import FeatureCache
 from bert_classifier.tasks import PROCESSORS, DataProcessor, XnliProcessor
 import modeling
@@ -276,8 +282,8 @@ def prepare_model(options, processor):
     options, "vocab_file", weights and weights.vocab_file, output_dir.VOCABULARY
   )
   config = modeling.BertConfig.from_json_file(config_file)
-  if _is_hugging_face(config, weights):
-    config.read_as_hugging_face()
+  if hugging_face.is_configuration(config, weights and weights.kind):
+    hugging_face.adapt_configuration(config)
   tokenizer = tokenization.FullTokenizer(vocab_file, options.do_lower_case)
   tokenization.validate_case_matches_vocab(
     options.do_lower_case, tokenizer.vocab
@@ -288,8 +294,8 @@ def prepare_model(options, processor):
     )
   check_sizes(options, config, config_file, tokenizer, vocab_file, processor)
   num_labels = len(processor.get_labels())
-  variables = checkpoints.model_variables(config, num_labels)
-  digest = files.digest(vocab_file)
+  variables = checkpoints.compute_shapes(config, num_labels)
+  digest = files.hash_file(vocab_file)
   return Model(config, vocab_file, digest, tokenizer, weights, variables)
 
 
@@ -308,13 +314,6 @@ def _find(options, flag, beside, kept):
       else "there is no --init_checkpoint to take it from"
     )
   )
-
-
-def _is_hugging_face(config, weights):
-  """Whether the configuration's names are theirs: the weights decide."""
-  if weights is None:
-    return hasattr(config, "model_type")
-  return weights.kind == "huggingface"
 
 
 def check_sizes(options, config, config_file, tokenizer, vocab_file, processor):
@@ -369,7 +368,7 @@ def prepare_settings(options, processor, model, cache):
     }
   }
   if options.do_train:
-    weights = model.weights and files.real_path(model.weights.path)
+    weights = model.weights and files.resolve_path(model.weights.path)
     settings["training"] = {
       "init_checkpoint": weights,
       "training data (SHA-256)": cache.source_digest("train"),
@@ -404,7 +403,7 @@ def prepare_weights(options, model, found):
   """
   if found.checkpoint:
     trained = checkpoints.open_checkpoint(found.checkpoint)
-    trained.coverage(model.variables).accept(trained_needed=True)
+    trained.compare_with(model.variables).accept(trained_needed=True)
     if not found.step and not options.do_train:
       raise ValueError(
         f"{trained.path} is of step 0: training began there, but was stopped"
@@ -422,7 +421,7 @@ def prepare_weights(options, model, found):
       )
     logging.warning("training from random weights: no --init_checkpoint")
     return None
-  return model.weights.coverage(model.variables).accept(
+  return model.weights.compare_with(model.variables).accept(
     allow_partial_init=options.allow_partial_init,
     reinit_head=options.reinit_head,
     trained_needed=not options.do_train,
@@ -442,8 +441,8 @@ def check_overwriting(options, model, found):
       f" {options.output_dir} has no run_manifest.json, so {own[0]} and others"
       " are not known to be that: give another --output_dir, or remove them"
     )
-  weights = model.weights and files.real_path(f"{model.weights.path}.index")
-  if weights in map(files.real_path, own):
+  weights = model.weights and files.resolve_path(f"{model.weights.path}.index")
+  if weights in map(files.resolve_path, own):
     raise ValueError(
       f"--overwrite_output_dir would remove --init_checkpoint="
       f"{options.init_checkpoint}, which a run wrote into {options.output_dir}:"

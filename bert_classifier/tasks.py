@@ -185,7 +185,7 @@ class DataProcessor:
   def source_digest(self, data_dir, split):
     """SHA-256 of what the examples are made of: the bytes of the file."""
     if self._own_reader(split) is None:
-      return files.digest(self._existing(data_dir, split))
+      return files.hash_file(self._existing(data_dir, split))
     digest = hashlib.sha256()
     for example in self.examples(data_dir, split):
       digest.update(repr(sorted(vars(example).items())).encode())

@@ -274,7 +274,7 @@ def test_the_manifest_says_what_the_rows_were_made_of(cache, golden_task):
   assert path.name.startswith("cached_dev_24_mrpc_")
   manifest = json.loads(path.with_suffix(".json").read_text())
   assert manifest["inputs"] == {
-    "source": files.digest(f"{golden_task}/data/dev.tsv"),
+    "source": files.hash_file(f"{golden_task}/data/dev.tsv"),
     "vocabulary": "v",
     "do_lower_case": True,
     "max_seq_length": 24,
@@ -374,11 +374,11 @@ def test_an_error_while_converting_leaves_nothing(cache, tmp_path):
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_change_no_byte(cache, golden_task, small_chunks, processes):
   alone = cache().features("train")
-  written, manifest = files.digest(alone.path), alone.path[:-9] + "json"
+  written, manifest = files.hash_file(alone.path), alone.path[:-9] + "json"
   counts = files.read_json(manifest)
   os.remove(manifest)
   several = cache(processes=processes).features("train")
-  assert several == alone and files.digest(alone.path) == written
+  assert several == alone and files.hash_file(alone.path) == written
   assert files.read_json(manifest) == counts
   assert records(alone.path) == records(f"{golden_task}/train.tf_record")
 
