@@ -39,6 +39,7 @@ from tensorflow.python.ops import summary_ops_v2
 
 from bert_classifier import (
   devices,
+  errors,
   evaluation,
   output_dir,
   preparation,
@@ -636,13 +637,14 @@ def claimed_output_dir(run):
   """Keeps a second training out of output_dir; empties it where asked to.
 
   Raises:
-    OSError: another command trains there, or has since it was looked at.
+    UserError: another command trains there.
+    OSError: another command has trained there since it was looked at.
   """
   options = run.options
   if not options.do_train:
     yield
     return
-  with output_dir.only_trainer(options.output_dir):
+  with output_dir.lock_for_training(options.output_dir):
     if options.overwrite_output_dir:
       removed = output_dir.remove_own_files(options.output_dir)
       logging.info("removed %d files from %s", removed, options.output_dir)
@@ -669,11 +671,11 @@ def weights_to_begin_with(run):
   if weights.kind == "tensorflow":
     yield weights.path
     return
-  folder = os.path.join(run.options.output_dir, "converted_weights")
+  folder = run.options.output_dir
   try:
-    yield weights.as_tensorflow(folder)
+    yield weights.convert_to_tensorflow(output_dir.converted_prefix(folder))
   finally:
-    output_dir.remove_own_files(run.options.output_dir, ["converted_weights"])
+    output_dir.remove_own_files(folder, [output_dir.CONVERTED_WEIGHTS])
 
 
 def run_config(options, cluster):
@@ -731,7 +733,7 @@ def train(estimator, run):
   Returns:
     The results of the evaluation at the last step, or None.
   """
-  output_dir.record(
+  output_dir.write_manifest(
     run.options.output_dir, run.settings, run.model.config, run.model.vocab_file
   )
   schedule = run.schedule
@@ -838,7 +840,6 @@ def evaluate(estimator, run, split, results=None):
   Returns:
     The path of the results, and a dictionary of them.
   """
-  suffix = split[len("dev") :]
   rows = run.features[split].records
   if results is None:
     logging.info(
@@ -852,10 +853,10 @@ def evaluate(estimator, run, split, results=None):
       input_fn_for(run, split),
       steps,
       hooks=evaluation_hooks(run, split),
-      name=suffix[1:] or None,
+      name=output_dir.evaluation_name(split),
     )
   results = evaluation.tidy_results(results)
-  path = os.path.join(run.options.output_dir, f"eval_results{suffix}.txt")
+  path = output_dir.results_path(run.options.output_dir, split)
   evaluation.write_results(path, results)
   logging.info("results of %s, in %s:", split, path)
   log_results(results)
@@ -882,11 +883,7 @@ def predict(estimator, run, splits):
   predicted = predicted_rows(batches, counter)
   written = {}
   for split in splits:
-    suffix = split[len("test") :]
-    written[split] = [
-      os.path.join(run.options.output_dir, f"{name}{suffix}.tsv")
-      for name in ("test_results", "test_predictions")
-    ]
+    written[split] = output_dir.prediction_paths(run.options.output_dir, split)
     evaluation.write_predictions(
       run.processor.examples(run.options.data_dir, split),
       itertools.islice(predicted, rows_of(run, [split])),
@@ -952,6 +949,7 @@ def in_a_sentence(error, options):
 # to anybody while it is.
 _MISTAKES = (ValueError, OSError, ImportError, tf.errors.OpError)
 _MISHAPS = (
+  errors.UserError,
   OSError,
   tf.errors.ResourceExhaustedError,
   tf.errors.PermissionDeniedError,

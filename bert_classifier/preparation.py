@@ -434,12 +434,13 @@ def check_overwriting(options, model, found):
   Raises:
     ValueError: the files are another program's, or init_checkpoint is one.
   """
-  own = output_dir.own_files(options.output_dir)
+  own = output_dir.list_own_files(options.output_dir)
   if own and not found.settings:
     raise ValueError(
       f"--overwrite_output_dir removes what this program wrote, but"
-      f" {options.output_dir} has no run_manifest.json, so {own[0]} and others"
-      " are not known to be that: give another --output_dir, or remove them"
+      f" {options.output_dir} has no {output_dir.MANIFEST}, so {own[0]} and"
+      " others are not known to be that: give another --output_dir, or remove"
+      " them"
     )
   weights = model.weights and files.resolve_path(f"{model.weights.path}.index")
   if weights in map(files.resolve_path, own):
