@@ -749,7 +749,7 @@ def train(estimator, run):
   hook = progress.ProgressHook(
     schedule.steps,
     batch_size=run.options.train_batch_size,
-    rows=schedule.rows,
+    examples=schedule.rows,
     log_steps=run.options.log_steps,
     steps_per_run=run.options.iterations_per_loop if run.options.use_tpu else 1,
     summary_dir=None if run.options.use_tpu else run.options.output_dir,
@@ -779,7 +779,7 @@ def evaluation_hooks(run, split, training=None):
     return []
   return [
     progress.EvaluationHook(
-      rows=run.features[split].records,
+      examples=run.features[split].records,
       batch_size=run.eval_rows,
       training=training,
     )

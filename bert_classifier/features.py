@@ -306,7 +306,7 @@ def convert_examples_to_features(
   logged = (_logged(example, converter) for example in first)
   rest = map(converter, examples)
   counter = progress.Counter("converted")
-  return list(progress.counted(itertools.chain(logged, rest), counter))
+  return list(progress.count_examples(itertools.chain(logged, rest), counter))
 
 
 def file_based_convert_examples_to_features(
@@ -334,7 +334,7 @@ def _write_records(records, path, total=None):
     contextlib.closing(records),
     tf.io.TFRecordWriter(path) as writer,
   ):
-    for record in progress.counted(records, counter):
+    for record in progress.count_examples(records, counter):
       writer.write(record)
 
 
