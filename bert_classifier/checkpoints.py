@@ -1,6 +1,6 @@
-"""Checkpoints: finding one, and what of a model it covers.
+"""Checkpoints: finding one, and comparing it with a model.
 
-Every source of weights becomes the prefix of a TensorFlow checkpoint, which is
+Any source of weights becomes the prefix of a TensorFlow checkpoint, which is
 what `tf.train.init_from_checkpoint`, distribution strategies and a TPU's
 scaffold_fn read. What it covers is decided by names and shapes, before a weight
 is read:
@@ -25,7 +25,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import errors, hugging_face
 
 # ---------------------------------------------------------------------------
-# What a model has
+# The variables of a model
 
 HEAD = ("output_weights", "output_bias")
 _CONFIG_KEYS = {
@@ -53,7 +53,7 @@ def compute_shapes(config, num_labels):
 
 
 # ---------------------------------------------------------------------------
-# What a checkpoint holds, and what of it a model takes
+# Coverage: the variables of a model that a checkpoint initializes
 
 _SLOT = re.compile(
   r"/(adam_m|adam_v|Adam|Adam_1)$"
@@ -68,7 +68,7 @@ def is_optimizer_slot(name):
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """The names and shapes in a file of weights; `open_checkpoint` makes it.
+  """Names and shapes of the weights in a file; made by `open_checkpoint`.
 
   Attributes:
     path: prefix of a TensorFlow checkpoint, or the safetensors file.
@@ -125,7 +125,7 @@ class Coverage:
     missing: names that it lacks, which start fresh.
     unused: names in it that the model lacks.
     mismatched: (name, shape there, shape here), which start fresh too.
-    left_out: names of a head that is in it, but starts fresh nevertheless.
+    left_out: names of a head that is in it and starts fresh all the same.
   """
 
   checkpoint: Checkpoint
@@ -152,7 +152,7 @@ class Coverage:
     return not any(name in HEAD for name in self.fresh)
 
   def leave_out_head(self):
-    """Returns the same coverage, but of a head that starts fresh."""
+    """Returns this coverage with a head that starts fresh."""
     return dataclasses.replace(
       self,
       loaded=tuple(name for name in self.loaded if name not in HEAD),
@@ -172,12 +172,12 @@ class Coverage:
     if self.fresh:
       lines.append(f"start fresh: {self._describe_fresh()}")
     if self.unused:
-      lines.append(f"not used of it: {_shorten(self.unused)}")
+      lines.append(f"not used: {_shorten(self.unused)}")
     return lines
 
   def _describe_fresh(self):
     shapes = [
-      f"{name} {list(there)} there, {list(here)} here"
+      f"{name} {list(there)} in it, {list(here)} in the model"
       for name, there, here in self.mismatched
     ]
     reasons = (
@@ -226,7 +226,7 @@ class Coverage:
     return usable
 
   def _list_size_differences(self):
-    """Returns a phrase for each key of the configuration that shapes deny."""
+    """Returns a phrase for each key of the configuration that differs."""
     phrases = {}
     for name, there, here in self.mismatched:
       variable = hugging_face.find_variable(name)
@@ -262,7 +262,7 @@ class Coverage:
       else f"it holds {_shorten(names) or 'nothing'}"
     )
     return (
-      f"{self.checkpoint.path} has not one variable that fits the model's"
+      f"{self.checkpoint.path} has no variable that fits the model's"
       f" encoder: {reason}. Give a BERT checkpoint that belongs to"
       " --bert_config_file, or none to train from scratch"
     )
@@ -333,7 +333,7 @@ def _scope(name):
 
 
 # ---------------------------------------------------------------------------
-# Finding one
+# Finding a checkpoint
 
 _PART_OF_CHECKPOINT = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _PICKLE_FILE = re.compile(r"\.(bin|pt|pth|pkl)$")
