@@ -425,13 +425,11 @@ def convert_weights(run):
   if weights.kind == "tensorflow":
     yield weights.path
     return
-  folder = os.path.join(run.options.run.output_dir, "converted_weights")
+  folder = run.options.run.output_dir
   try:
-    yield weights.as_tensorflow(folder)
+    yield weights.convert_to_tensorflow(output_dir.converted_prefix(folder))
   finally:
-    output_dir.remove_own_files(
-      run.options.run.output_dir, ["converted_weights"]
-    )
+    output_dir.remove_own_files(folder, [output_dir.CONVERTED_WEIGHTS])
 
 
 def input_fn_for(run, *splits):
@@ -465,7 +463,7 @@ def train(estimator, run):
     run.options.training,
     run.schedule,
   )
-  output_dir.record(
+  output_dir.write_manifest(
     folder, run.settings, run.model.config, run.model.vocab_file
   )
   logging.info(
@@ -482,7 +480,7 @@ def train(estimator, run):
   hook = progress.ProgressHook(
     schedule.steps,
     batch_size=options_.train_batch_size,
-    rows=schedule.examples,
+    examples=schedule.examples,
     log_steps=options_.log_steps,
     steps_per_run=run.placement.steps_per_call,
     summary_dir=folder if sees_every_step else None,
@@ -519,7 +517,9 @@ def evaluation_hooks(run, split, training=None):
     return []
   return [
     progress.EvaluationHook(
-      rows=run.count(split), batch_size=run.eval_batch_size, training=training
+      examples=run.count(split),
+      batch_size=run.eval_batch_size,
+      training=training,
     )
   ]
 
@@ -533,7 +533,6 @@ def evaluate(estimator, run, split, results=None):
   Returns:
     The path of the results, and a dictionary of them.
   """
-  suffix = split[len("dev") :]
   if results is None:
     examples = run.count(split)
     logging.info(
@@ -546,10 +545,10 @@ def evaluate(estimator, run, split, results=None):
       input_fn_for(run, split),
       run.placement.evaluation_steps(examples, run.eval_batch_size),
       hooks=evaluation_hooks(run, split),
-      name=suffix[1:] or None,
+      name=output_dir.evaluation_name(split),
     )
   results = evaluation.tidy_results(results)
-  path = os.path.join(run.options.run.output_dir, f"eval_results{suffix}.txt")
+  path = output_dir.results_path(run.options.run.output_dir, split)
   evaluation.write_results(path, results)
   logging.info("results of %s, in %s:", split, path)
   evaluation.log_results(results)
@@ -575,11 +574,9 @@ def predict(estimator, run, splits):
   outputs = single_outputs(predicted, counter)
   written = {}
   for split in splits:
-    suffix = split[len("test") :]
-    written[split] = [
-      os.path.join(run.options.run.output_dir, f"{name}{suffix}.tsv")
-      for name in ("test_results", "test_predictions")
-    ]
+    written[split] = output_dir.prediction_paths(
+      run.options.run.output_dir, split
+    )
     evaluation.write_predictions(
       run.cache.converted_examples(split),
       itertools.islice(outputs, run.count(split)),

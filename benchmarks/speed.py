@@ -139,7 +139,7 @@ def prepare(options, task, folder):
     cache_dir=folder,
     max_seq_length=options.length,
     tokenizer_inputs={
-      "vocabulary": files.digest(options.vocab),
+      "vocabulary": files.hash_file(options.vocab),
       "do_lower_case": True,
     },
     tokenizer=tokenization.FullTokenizer(options.vocab),

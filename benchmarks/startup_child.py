@@ -30,7 +30,9 @@ scripts_are_there = time.time()
 # What is clocked: module and, in it, the function.
 STAGES = {
   "checks, cache, names of the weights": "preparation prepare",
-  "weights to TensorFlow's format": "checkpoints Checkpoint.as_tensorflow",
+  "weights to TensorFlow's format": (
+    "checkpoints Checkpoint.convert_to_tensorflow"
+  ),
   "graph: input": "run_classifier tf.estimator.tpu.TPUEstimator._call_input_fn",
   "graph: model": "modeling BertForSequenceClassification.__call__",
   "graph: gradients and optimizer": "optimization training_step",

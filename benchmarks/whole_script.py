@@ -146,7 +146,7 @@ def training_shares(options, job, config, folder):
 
 
 def inference_rates(options, job, config, folder):
-  """Rates in rows/s of evaluation and prediction, the first batch left out."""
+  """Returns examples/s of evaluation and prediction without the first batch."""
   output_dir = os.path.join(folder, f"trained_{job['task']}")
   common = [f"--output_dir={output_dir}", f"--bert_config_file={config}"]
   if not os.path.exists(output_dir):  # weights to evaluate, of one step
@@ -157,7 +157,7 @@ def inference_rates(options, job, config, folder):
   log, _ = told_by_script(options, job, *common, "--do_eval", "--do_predict")
   rates = {}
   for what, done in (("evaluation", "evaluated"), ("prediction", "predicted")):
-    told = re.findall(rf"{done} .* ([\d.]+) rows/s", log)
+    told = re.findall(rf"{done} .* ([\d.]+) examples/s", log)
     if not told:
       sys.exit(f"the script has not {done}:\n{log}")
     rates[what] = float(told[-1])

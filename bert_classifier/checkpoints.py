@@ -1,123 +1,33 @@
-"""Weights from elsewhere into variables: TensorFlow and Hugging Face.
+"""Checkpoints: finding one, and comparing it with a model.
 
-Every source becomes the prefix of a TensorFlow checkpoint, since that is what
-`tf.train.init_from_checkpoint`, distribution strategies and a TPU's scaffold_fn
-read. What it covers is told by names and shapes, before a weight is read:
+Any source of weights becomes the prefix of a TensorFlow checkpoint, which is
+what `tf.train.init_from_checkpoint`, distribution strategies and a TPU's
+scaffold_fn read. What it covers is decided by names and shapes, before a weight
+is read:
 
   checkpoint = open_checkpoint("uncased_L-12_H-768_A-12")
-  coverage = checkpoint.coverage(model_variables(config, num_labels=2))
-  coverage = coverage.accept()              # or a ValueError that says why not
+  coverage = checkpoint.compare_with(compute_shapes(config, num_labels=2))
+  coverage = coverage.accept()       # or a UserError that says why not
   coverage.log()
-  prefix = checkpoint.as_tensorflow(folder)
-  tf.train.init_from_checkpoint(prefix, ...)  # for names in coverage.loaded
-
-`VARIABLES` is the one place that knows both names of a variable.
-
-Axis letters: V vocabulary, P positions, Y token types, H hidden, F
-feed-forward, L labels.
+  prefix = checkpoint.convert_to_tensorflow("converted.ckpt")
+  tf.train.init_from_checkpoint(prefix, ...)  # of the names in coverage.loaded
 """
 
-import atexit
 import dataclasses
-import functools
-import json
 import os
 import re
-import shutil
-import tempfile
-from typing import NamedTuple, Optional
+from typing import Optional
 
 from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from bert_classifier import errors, hugging_face
+
 # ---------------------------------------------------------------------------
-# The variables under both of their names
+# The variables of a model
 
-
-class Variable(NamedTuple):
-  """One variable: `{}` in its names stands for the number of the layer.
-
-  Kernels have their axes the other way round at Hugging Face.
-  """
-
-  name: str
-  hugging_face: str
-  axes: str
-
-  @property
-  def is_transposed(self):
-    return self.name.endswith("/kernel")
-
-  def in_layer(self, number):
-    return Variable(
-      self.name.format(number), self.hugging_face.format(number), self.axes
-    )
-
-
-def _rows(scope, hugging_face_scope, table):
-  rows = (line.split() for line in table.strip().splitlines())
-  return [
-    Variable(scope + name, hugging_face_scope + other, axes)
-    for name, other, axes in rows
-  ]
-
-
-VARIABLES = (
-  *_rows(
-    "bert/embeddings/",
-    "bert.embeddings.",
-    """
-    word_embeddings          word_embeddings.weight          VH
-    position_embeddings      position_embeddings.weight      PH
-    token_type_embeddings    token_type_embeddings.weight    YH
-    LayerNorm/beta           LayerNorm.bias                  H
-    LayerNorm/gamma          LayerNorm.weight                H
-    """,
-  ),
-  *_rows(
-    "bert/encoder/layer_{}/",
-    "bert.encoder.layer.{}.",
-    """
-    attention/self/query/kernel       attention.self.query.weight        HH
-    attention/self/query/bias         attention.self.query.bias          H
-    attention/self/key/kernel         attention.self.key.weight          HH
-    attention/self/key/bias           attention.self.key.bias            H
-    attention/self/value/kernel       attention.self.value.weight        HH
-    attention/self/value/bias         attention.self.value.bias          H
-    attention/output/dense/kernel     attention.output.dense.weight      HH
-    attention/output/dense/bias       attention.output.dense.bias        H
-    attention/output/LayerNorm/beta   attention.output.LayerNorm.bias    H
-    attention/output/LayerNorm/gamma  attention.output.LayerNorm.weight  H
-    intermediate/dense/kernel         intermediate.dense.weight          HF
-    intermediate/dense/bias           intermediate.dense.bias            F
-    output/dense/kernel               output.dense.weight                FH
-    output/dense/bias                 output.dense.bias                  H
-    output/LayerNorm/beta             output.LayerNorm.bias              H
-    output/LayerNorm/gamma            output.LayerNorm.weight            H
-    """,
-  ),
-  *_rows(
-    "bert/pooler/dense/",
-    "bert.pooler.dense.",
-    """
-    kernel    weight    HH
-    bias      bias      H
-    """,
-  ),
-  *_rows(
-    "",
-    "classifier.",
-    """
-    output_weights    weight    LH
-    output_bias       bias      L
-    """,
-  ),
-)
 HEAD = ("output_weights", "output_bias")
-
-_BY_NAME = {row.name: row for row in VARIABLES}
-_BY_HUGGING_FACE = {row.hugging_face: row for row in VARIABLES}
 _CONFIG_KEYS = {
   "V": "vocab_size",
   "P": "max_position_embeddings",
@@ -125,51 +35,25 @@ _CONFIG_KEYS = {
   "H": "hidden_size",
   "F": "intermediate_size",
 }
-_LAYER_NUMBER = re.compile(r"(?<=\blayer[_.])\d+")
 
 
-def variable_table(num_hidden_layers):
-  """The rows of `VARIABLES` for that many layers, numbers filled in."""
-  return [
-    row.in_layer(number)
-    for row in VARIABLES
-    for number in (range(num_hidden_layers) if "{}" in row.name else [None])
-  ]
-
-
-def model_variables(config, num_labels):
-  """{name: shape} of every variable of encoder, pooler and head.
+def compute_shapes(config, num_labels):
+  """Returns {name: shape} of every variable of encoder, pooler and head.
 
   Args:
     config: an object with the attributes of `modeling.BertConfig`.
-    num_labels: L.
+    num_labels: L, logits of an example.
   """
   sizes = {axis: getattr(config, key) for axis, key in _CONFIG_KEYS.items()}
   sizes["L"] = num_labels
   return {
-    row.name: tuple(sizes[axis] for axis in row.axes)
-    for row in variable_table(config.num_hidden_layers)
+    variable.name: tuple(sizes[axis] for axis in variable.axes)
+    for variable in hugging_face.list_variables(config.num_hidden_layers)
   }
 
 
-def _look_up(name, table):
-  """The row of that name, its layer filled in; None for a foreign name."""
-  number = _LAYER_NUMBER.search(name)
-  row = table.get(_LAYER_NUMBER.sub("{}", name, count=1))
-  return row.in_layer(number.group()) if row and number else row
-
-
-def _from_hugging_face(name):
-  """The row for a name in their files, in whichever of its forms; or None."""
-  if not name.startswith(("bert.", "classifier.")):
-    name = "bert." + name  # files of a bare encoder
-  name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
-  name = name.replace("LayerNorm.beta", "LayerNorm.bias")
-  return _look_up(name, _BY_HUGGING_FACE)
-
-
 # ---------------------------------------------------------------------------
-# What a checkpoint holds, and what of it a model takes
+# Coverage: the variables of a model that a checkpoint initializes
 
 _SLOT = re.compile(
   r"/(adam_m|adam_v|Adam|Adam_1)$"
@@ -178,20 +62,20 @@ _SLOT = re.compile(
 
 
 def is_optimizer_slot(name):
-  """Whether the variable is the optimizer's or the run's, not the model's."""
+  """Returns True for a variable of the optimizer or the run, not the model."""
   return _SLOT.search(name) is not None
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-  """Names and shapes in a file of weights; made by `open_checkpoint`.
+  """Names and shapes of the weights in a file; made by `open_checkpoint`.
 
   Attributes:
     path: prefix of a TensorFlow checkpoint, or the safetensors file.
     kind: "tensorflow" or "huggingface".
     shapes: {name: shape}, under TensorFlow's name and in its order of axes;
       under its own name what is no variable of this model.
-    config_file, vocab_file: the ones that lie beside it, or None.
+    config_file, vocab_file: paths of those beside it, or None.
   """
 
   path: str
@@ -201,8 +85,8 @@ class Checkpoint:
   vocab_file: Optional[str] = None
   _sources: dict = dataclasses.field(default_factory=dict, repr=False)
 
-  def coverage(self, variables):
-    """Compares with {name: shape} of a model: a `Coverage`."""
+  def compare_with(self, variables):
+    """Returns the `Coverage` of a model's variables, {name: shape}."""
     here = {name: tuple(shape) for name, shape in variables.items()}
     there = self.shapes
     shared = [name for name in here if name in there]
@@ -216,39 +100,24 @@ class Checkpoint:
       ),
     )
 
-  def as_tensorflow(self, folder):
-    """The prefix of a TensorFlow checkpoint with these weights.
+  def convert_to_tensorflow(self, prefix):
+    """Returns the prefix of a TensorFlow checkpoint with these weights.
 
     A TensorFlow checkpoint is its own. Of any other, the variables of the
-    model are written as float32 to `converted.ckpt` in `folder`, which is made
-    if need be; memory holds the file once.
+    model are written as float32.
+
+    Args:
+      prefix: where to write, if need be; the folder is made.
     """
     if self.kind == "tensorflow":
       return self.path
-    tf.io.gfile.makedirs(folder)
-    prefix = os.path.join(folder, "converted.ckpt")
-    # Read inside the graph: as constants the weights could not pass 2 GB, and
-    # fed they would be held twice. A GPU would be claimed for nothing.
-    on_cpu = tf.ConfigProto(device_count={"GPU": 0})
-    with tf.Graph().as_default(), tf.Session(config=on_cpu) as session:
-      readers = [
-        functools.partial(_read_weight, *source)
-        for source in self._sources.values()
-      ]
-      tensors = [tf.numpy_function(read, [], tf.float32) for read in readers]
-      save = tf.raw_ops.SaveV2(
-        prefix=prefix,
-        tensor_names=list(self._sources),
-        shape_and_slices=[""] * len(tensors),
-        tensors=tensors,
-      )
-      session.run(save)
+    hugging_face.write_tensorflow_checkpoint(self._sources, prefix)
     return prefix
 
 
 @dataclasses.dataclass(frozen=True)
 class Coverage:
-  """What of a model's variables a checkpoint initializes.
+  """The variables of a model that a checkpoint initializes, and the others.
 
   Attributes:
     checkpoint: the `Checkpoint`.
@@ -256,7 +125,7 @@ class Coverage:
     missing: names that it lacks, which start fresh.
     unused: names in it that the model lacks.
     mismatched: (name, shape there, shape here), which start fresh too.
-    left_out: names of a head that is in it, but starts fresh nevertheless.
+    left_out: names of a head that is in it and starts fresh all the same.
   """
 
   checkpoint: Checkpoint
@@ -268,20 +137,22 @@ class Coverage:
 
   @property
   def fresh(self):
-    """Names of all variables that start fresh."""
+    """Returns the names of all variables that start fresh."""
     mismatched = tuple(name for name, _, _ in self.mismatched)
     return self.missing + mismatched + self.left_out
 
   @property
   def encoder_complete(self):
+    """Returns True where no variable of the encoder starts fresh."""
     return all(name in HEAD for name in self.fresh)
 
   @property
   def head_complete(self):
+    """Returns True where no variable of the head starts fresh."""
     return not any(name in HEAD for name in self.fresh)
 
-  def without_head(self):
-    """The same with the head left out, so that it starts fresh."""
+  def leave_out_head(self):
+    """Returns this coverage with a head that starts fresh."""
     return dataclasses.replace(
       self,
       loaded=tuple(name for name in self.loaded if name not in HEAD),
@@ -293,20 +164,20 @@ class Coverage:
       ),
     )
 
-  def report(self):
-    """One to three lines on what is loaded, what is fresh, what is unused."""
+  def describe(self):
+    """Returns one to three lines: what is loaded, fresh, unused."""
     total = len(self.loaded) + len(self.fresh)
     path = self.checkpoint.path
     lines = [f"{len(self.loaded)} of {total} variables are loaded from {path}"]
     if self.fresh:
-      lines.append(f"start fresh: {self._fresh_in_words()}")
+      lines.append(f"start fresh: {self._describe_fresh()}")
     if self.unused:
-      lines.append(f"not used of it: {_brief(self.unused)}")
+      lines.append(f"not used: {_shorten(self.unused)}")
     return lines
 
-  def _fresh_in_words(self):
+  def _describe_fresh(self):
     shapes = [
-      f"{name} {list(there)} there, {list(here)} here"
+      f"{name} {list(there)} in it, {list(here)} in the model"
       for name, there, here in self.mismatched
     ]
     reasons = (
@@ -314,67 +185,66 @@ class Coverage:
       (shapes, "of another shape"),
       (self.left_out, "left out"),
     )
-    phrases = [f"{_brief(names)} ({why})" for names, why in reasons if names]
+    phrases = [f"{_shorten(names)} ({why})" for names, why in reasons if names]
     return "; ".join(phrases)
 
   def log(self):
-    """Writes the report to the log."""
-    for line in self.report():
+    """Writes `describe` to the log."""
+    for line in self.describe():
       logging.info("%s", line)
 
   def accept(
     self, *, allow_partial_init=False, reinit_head=False, trained_needed=False
   ):
-    """Refuses what would give other results than the user thinks.
+    """Returns the coverage to initialize from, this one or `leave_out_head`.
+
+    Refuses what would give other results than the user thinks.
 
     Args:
-      allow_partial_init: an encoder that is only partly covered will do.
+      allow_partial_init: accept an encoder that is only partly covered.
       reinit_head: leave the head out; it starts fresh.
       trained_needed: nothing will be trained, so nothing may start fresh.
 
-    Returns:
-      The coverage to initialize from: this one, or `without_head`.
-
     Raises:
-      ValueError: says what does not fit, and the flag that lets it pass.
+      UserError: says what does not fit, and the flag that lets it pass.
     """
-    usable = self.without_head() if reinit_head else self
+    usable = self.leave_out_head() if reinit_head else self
     encoder_fits = any(name not in HEAD for name in usable.loaded)
-    differences = usable._size_differences()
+    differences = usable._list_size_differences()
     there = self.checkpoint.shapes
     has_head = any(name in there for name in HEAD)
     if differences and not allow_partial_init:
-      raise ValueError(usable._sizes_differ(differences))
+      raise errors.UserError(usable._explain_sizes(differences))
     if not encoder_fits and not usable.encoder_complete:
-      raise ValueError(usable._nothing_fits(differences))
+      raise errors.UserError(usable._explain_foreign(differences))
     if trained_needed and usable.fresh:
-      raise ValueError(usable._would_be_random())
+      raise errors.UserError(usable._explain_untrained())
     if not usable.encoder_complete and not allow_partial_init:
-      raise ValueError(usable._encoder_incomplete())
+      raise errors.UserError(usable._explain_holes())
     if has_head and not usable.head_complete and not reinit_head:
-      raise ValueError(usable._head_differs())
+      raise errors.UserError(usable._explain_head())
     return usable
 
-  def _size_differences(self):
-    """What the shapes say against the configuration, a phrase for each key."""
+  def _list_size_differences(self):
+    """Returns a phrase for each key of the configuration that differs."""
     phrases = {}
     for name, there, here in self.mismatched:
-      row = _look_up(name, _BY_NAME)
-      if row and len(there) == len(here):
-        for axis, size, wanted in zip(row.axes, there, here):
+      variable = hugging_face.find_variable(name)
+      if variable and len(there) == len(here):
+        for axis, size, wanted in zip(variable.axes, there, here):
           if size != wanted and axis in _CONFIG_KEYS:
             key = _CONFIG_KEYS[axis]
             phrase = f"{name} is {list(there)} there, but {key} is {wanted}"
             phrases.setdefault(key, phrase)
-    there = _number_of_layers(self.checkpoint.shapes)
-    here = _number_of_layers(self.loaded + self.fresh)
+    there = _count_layers(self.checkpoint.shapes)
+    here = _count_layers(self.loaded + self.fresh)
     if there and there != here:
       phrases["num_hidden_layers"] = (
         f"it has {there} encoder layers, but num_hidden_layers is {here}"
       )
     return list(phrases.values())
 
-  def _sizes_differ(self, differences):
+  def _explain_sizes(self, differences):
     beside = self.checkpoint.config_file
     return (
       f"{self.checkpoint.path} is of another size than the model:"
@@ -384,28 +254,28 @@ class Coverage:
       + ", or give --allow_partial_init to start fresh what does not fit"
     )
 
-  def _nothing_fits(self, differences):
+  def _explain_foreign(self, differences):
     names = [n for n in self.checkpoint.shapes if not is_optimizer_slot(n)]
     reason = (
       f"{'; '.join(differences)} in the configuration"
       if differences
-      else f"it holds {_brief(names) or 'nothing'}"
+      else f"it holds {_shorten(names) or 'nothing'}"
     )
     return (
-      f"{self.checkpoint.path} has not one variable that fits the model's"
+      f"{self.checkpoint.path} has no variable that fits the model's"
       f" encoder: {reason}. Give a BERT checkpoint that belongs to"
       " --bert_config_file, or none to train from scratch"
     )
 
-  def _encoder_incomplete(self):
+  def _explain_holes(self):
     fresh = [name for name in self.fresh if name not in HEAD]
     return (
       f"{self.checkpoint.path} does not cover the whole encoder: it lacks"
-      f" {_brief(fresh)}. Give a complete BERT checkpoint, or"
+      f" {_shorten(fresh)}. Give a complete BERT checkpoint, or"
       " --allow_partial_init to start fresh what is missing"
     )
 
-  def _head_differs(self):
+  def _explain_head(self):
     found = ", ".join(
       f"{name} {list(self.checkpoint.shapes[name])}"
       for name in HEAD
@@ -420,24 +290,23 @@ class Coverage:
       " and start a fresh one"
     )
 
-  def _would_be_random(self):
+  def _explain_untrained(self):
     return (
       f"{self.checkpoint.path} does not hold a trained classifier for this"
       " task; without training, the results would come from random numbers in"
-      f" {self._fresh_in_words()}. Add --do_train, or give a checkpoint that"
+      f" {self._describe_fresh()}. Add --do_train, or give a checkpoint that"
       " was fine-tuned on this task as --init_checkpoint or in --output_dir"
     )
 
 
-def _number_of_layers(names):
-  matches = [
-    _LAYER_NUMBER.search(name) for name in names if _look_up(name, _BY_NAME)
-  ]
-  return max((int(match.group()) + 1 for match in matches if match), default=0)
+def _count_layers(names):
+  found = filter(None, map(hugging_face.find_variable, names))
+  numbers = [variable.layer for variable in found if variable.layer is not None]
+  return max(numbers, default=-1) + 1
 
 
-def _brief(names):
-  """A list of names for a log line: long ones by scope, as `cls/* (7)`."""
+def _shorten(names):
+  """Returns names as one line, many of them by scope, as `cls/* (7)`."""
   slots = [name for name in names if is_optimizer_slot(name)]
   others = [name for name in names if name not in set(slots)]
   if len(others) > 4:
@@ -456,7 +325,7 @@ def _brief(names):
 
 
 def _scope(name):
-  """`cls/*` of cls/..., `bert/encoder/layer_3/*` of what is in that layer."""
+  """Returns `cls/*` of cls/..., `bert/encoder/layer_3/*` of that layer."""
   outer = r"\w+[/.]"
   inner = r"(?:\w+[/.])?" if name.startswith("bert") else ""
   scope = re.match(rf"{outer}{inner}(?:layer[_.]\d+[/.])?", name)
@@ -464,18 +333,16 @@ def _scope(name):
 
 
 # ---------------------------------------------------------------------------
-# Finding it
+# Finding a checkpoint
 
 _PART_OF_CHECKPOINT = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
-_SAFETENSORS = "model.safetensors"
-_SHARDED = "model.safetensors.index.json"
 _PICKLE_FILE = re.compile(r"\.(bin|pt|pth|pkl)$")
 _PICKLE_START = (b"\x80", b"PK\x03\x04")  # bare, and in a zip as PyTorch does
 _KERAS_FILE = re.compile(r"\.(h5|hdf5|keras)$")
 
 
 def open_checkpoint(path):
-  """Finds the checkpoint that a path means, and reads its names and shapes.
+  """Returns the `Checkpoint` that a path means.
 
   Args:
     path: of TensorFlow, a checkpoint's prefix, any of its files, or its
@@ -483,8 +350,8 @@ def open_checkpoint(path):
       model.safetensors.index.json of one in several files. `~` and gs:// work.
 
   Raises:
-    FileNotFoundError: nothing is there, or only a part of it.
-    ValueError: it is damaged, ambiguous, or of a kind that is not read.
+    MissingFileError: nothing is there, or only a part of it.
+    UserError: it is damaged, ambiguous, or of a kind that is not read.
   """
   path = os.path.expanduser(os.fspath(path))
   if tf.io.gfile.exists(path + ".index"):
@@ -500,35 +367,36 @@ def open_checkpoint(path):
     return _open_folder(folder or ".")
   if name.endswith((".safetensors", ".safetensors.index.json")):
     return _open_hugging_face(path)
-  raise ValueError(_refusal(path))
+  raise errors.UserError(_explain_refusal(path))
 
 
 def _open_folder(folder):
   names = sorted(tf.io.gfile.listdir(folder))
   index = [name for name in names if name.endswith(".index")]
   prefixes = [name[: -len(".index")] for name in index]
-  latest = _latest(folder, prefixes) if "checkpoint" in names else None
+  latest = _read_latest(folder, prefixes) if "checkpoint" in names else None
   if latest is None and len(prefixes) > 1:
-    raise ValueError(
+    raise errors.UserError(
       f"{folder} holds {len(prefixes)} checkpoints; give one of them:"
       f" {', '.join(os.path.join(folder, prefix) for prefix in prefixes)}"
     )
   if latest or prefixes:
     return _open_tensorflow(os.path.join(folder, latest or prefixes[0]))
-  for name in (_SAFETENSORS, _SHARDED):
+  for name in (hugging_face.SAFETENSORS, hugging_face.SAFETENSORS_INDEX):
     if name in names:
       return _open_hugging_face(os.path.join(folder, name))
   for refused in (_PICKLE_FILE, _KERAS_FILE):
     for name in filter(refused.search, names):
-      raise ValueError(_refusal(os.path.join(folder, name)))
-  raise FileNotFoundError(
+      raise errors.UserError(_explain_refusal(os.path.join(folder, name)))
+  raise errors.MissingFileError(
     f"{folder} holds no checkpoint: neither *.index with its data (TensorFlow)"
-    f" nor {_SAFETENSORS} (Hugging Face); it has {_brief(names) or 'no files'}"
+    f" nor {hugging_face.SAFETENSORS} (Hugging Face); it has"
+    f" {_shorten(names) or 'no files'}"
   )
 
 
-def _latest(folder, prefixes):
-  """The name that the state file gives; None where it says nothing."""
+def _read_latest(folder, prefixes):
+  """Returns the name that the state file gives; None where it gives none."""
   state = tf.train.get_checkpoint_state(folder)
   if state is None or not state.model_checkpoint_path:
     return None
@@ -536,19 +404,19 @@ def _latest(folder, prefixes):
   name = os.path.basename(state.model_checkpoint_path)
   if name not in prefixes:
     there = ", ".join(prefixes) or "no other one"
-    raise FileNotFoundError(
+    raise errors.MissingFileError(
       f"the state file {os.path.join(folder, 'checkpoint')} names {name}, but"
       f" {name}.index is not in that folder; there is {there}"
     )
   return name
 
 
-def _refusal(path):
-  """Why a file that is there is not read, and what to do."""
+def _explain_refusal(path):
+  """Returns why a file that is there is not read, and what to do."""
   with tf.io.gfile.GFile(path, "rb") as reader:
     start = reader.read(4)
   if _PICKLE_FILE.search(path) or start.startswith(_PICKLE_START):
-    new = os.path.join(os.path.dirname(path), _SAFETENSORS)
+    new = os.path.join(os.path.dirname(path), hugging_face.SAFETENSORS)
     return (
       f"{path} is a pickle, and loading one executes whatever code is in it, so"
       " it is not read. Convert it where PyTorch is installed: python -c"
@@ -557,32 +425,46 @@ def _refusal(path):
     )
   if _KERAS_FILE.search(path):
     return (
-      f"{path} is a Keras file, which is not read; take the {_SAFETENSORS} or"
-      " the TensorFlow checkpoint (bert_model.ckpt) of the same model"
+      f"{path} is a Keras file, which is not read; take the"
+      f" {hugging_face.SAFETENSORS} or the TensorFlow checkpoint"
+      " (bert_model.ckpt) of the same model"
     )
   return (
     f"{path} is no checkpoint: give the prefix of a TensorFlow checkpoint, such"
-    f" as bert_model.ckpt, or a {_SAFETENSORS}, or the folder of either"
+    f" as bert_model.ckpt, or a {hugging_face.SAFETENSORS}, or the folder of"
+    " either"
   )
 
 
-def _beside(path, name):
-  """The file of that name in the same folder, or None."""
+def _find_beside(path, name):
+  """Returns the path of that name in the same folder, None if not there."""
   beside = os.path.join(os.path.dirname(path), name)
   return beside if tf.io.gfile.exists(beside) else None
 
 
 # ---------------------------------------------------------------------------
-# TensorFlow
+# Opening it
+
+
+def _open_hugging_face(path):
+  weights = hugging_face.open_weights(path)
+  return Checkpoint(
+    path=path,
+    kind="huggingface",
+    shapes=weights.shapes,
+    config_file=_find_beside(path, hugging_face.CONFIG),
+    vocab_file=_find_beside(path, "vocab.txt"),
+    _sources=weights.sources,
+  )
 
 
 def _open_tensorflow(prefix):
-  data = _data_files(prefix)
+  data = _list_data_files(prefix)
   try:
     reader = tf.train.NewCheckpointReader(prefix)
     shapes = reader.get_variable_to_shape_map()
   except (tf.errors.OpError, ValueError) as error:
-    raise ValueError(
+    raise errors.UserError(
       f"{prefix}.index is damaged or cut off; copy or download the checkpoint"
       f" again ({error})"
     ) from error
@@ -594,7 +476,7 @@ def _open_tensorflow(prefix):
   )
   found = sum(tf.io.gfile.stat(path).length for path in data)
   if found < needed:
-    raise ValueError(
+    raise errors.UserError(
       f"the data of {prefix} are cut off: {', '.join(data)} hold {found} bytes,"
       f" its variables {needed}; copy or download the checkpoint again"
     )
@@ -602,16 +484,16 @@ def _open_tensorflow(prefix):
     path=prefix,
     kind="tensorflow",
     shapes={name: tuple(shapes[name]) for name in sorted(shapes)},
-    config_file=_beside(prefix, "bert_config.json"),
-    vocab_file=_beside(prefix, "vocab.txt"),
+    config_file=_find_beside(prefix, "bert_config.json"),
+    vocab_file=_find_beside(prefix, "vocab.txt"),
   )
 
 
-def _data_files(prefix):
-  """Paths of the data of a checkpoint, index and all parts found to be there.
+def _list_data_files(prefix):
+  """Returns the paths of a checkpoint's data.
 
   Raises:
-    FileNotFoundError: one is missing.
+    MissingFileError: one of them or the index is not there.
   """
   folder, name = os.path.split(prefix)
   folder = folder or "."
@@ -619,10 +501,12 @@ def _data_files(prefix):
   part = re.compile(re.escape(name) + r"\.data-\d{5}-of-(\d{5})")
   parts = list(filter(None, map(part.fullmatch, sorted(names))))
   if name + ".index" not in names:
-    raise FileNotFoundError(_no_index(prefix, folder, names, parts))
+    raise errors.MissingFileError(
+      _explain_no_index(prefix, folder, names, parts)
+    )
   wanted = int(parts[0].group(1)) if parts else 1
   if len(parts) < wanted:
-    raise FileNotFoundError(
+    raise errors.MissingFileError(
       f"half a checkpoint: {prefix}.index is there, but only {len(parts)} of"
       f" {wanted} files {name}.data-?????-of-{wanted:05} beside it; copy them"
       " there too"
@@ -630,7 +514,7 @@ def _data_files(prefix):
   return [os.path.join(folder, match.group()) for match in parts]
 
 
-def _no_index(prefix, folder, names, parts):
+def _explain_no_index(prefix, folder, names, parts):
   if parts:
     return (
       f"half a checkpoint: {parts[0].group()} is in {folder}, but not"
@@ -639,103 +523,6 @@ def _no_index(prefix, folder, names, parts):
   others = [name for name in sorted(names) if name.endswith(".index")]
   return (
     f"there is no checkpoint at {prefix}: no such file or folder, and no"
-    f" {prefix}.index" + (f"; {folder} has {_brief(others)}" if others else "")
+    f" {prefix}.index"
+    + (f"; {folder} has {_shorten(others)}" if others else "")
   )
-
-
-# ---------------------------------------------------------------------------
-# Hugging Face
-
-_FLOATS = ("F64", "F32", "F16", "BF16")
-
-
-def _safetensors():
-  try:
-    import safetensors
-  except ImportError as error:
-    raise ValueError(
-      "reading a .safetensors file needs the library safetensors: pip install"
-      " safetensors"
-    ) from error
-  return safetensors
-
-
-def _open_hugging_face(path):
-  shapes, sources = {}, {}
-  for shard in _shards(path):
-    local = _local(shard)
-    for name, shape, dtype in _headers(shard, local):
-      row = _from_hugging_face(name)
-      if row is None or row.name in shapes:
-        shapes[name] = shape
-        continue
-      if dtype not in _FLOATS:
-        raise ValueError(
-          f"{shard}: {name} is of the type {dtype}; weights must be one of"
-          f" {', '.join(_FLOATS)}: take the model as it was before quantization"
-        )
-      shapes[row.name] = shape[::-1] if row.is_transposed else shape
-      sources[row.name] = (local, name, row.is_transposed)
-  return Checkpoint(
-    path=path,
-    kind="huggingface",
-    shapes=shapes,
-    config_file=_beside(path, "config.json"),
-    vocab_file=_beside(path, "vocab.txt"),
-    _sources=sources,
-  )
-
-
-def _shards(path):
-  """The safetensors files of a model: the path itself, or those it lists."""
-  if not path.endswith(".json"):
-    return [path]
-  try:
-    with tf.io.gfile.GFile(path, "rb") as reader:
-      listed = sorted(set(json.loads(reader.read())["weight_map"].values()))
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise ValueError(
-      f"{path} is not the index of a model in several safetensors files: its"
-      " JSON must map names to files under weight_map"
-    ) from error
-  shards = [os.path.join(os.path.dirname(path), name) for name in listed]
-  for shard in shards:
-    if not tf.io.gfile.exists(shard):
-      raise FileNotFoundError(
-        f"half a checkpoint: {path} lists {shard}, which is not there"
-      )
-  return shards
-
-
-def _local(path):
-  """A path that the library can open: the file, or a temporary copy of it."""
-  if "://" not in path:
-    return path
-  folder = tempfile.mkdtemp()
-  atexit.register(shutil.rmtree, folder, ignore_errors=True)
-  copy = os.path.join(folder, os.path.basename(path))
-  tf.io.gfile.copy(path, copy)
-  return copy
-
-
-def _headers(path, local):
-  """List of (name, shape, type) of the tensors; the weights stay unread."""
-  library = _safetensors()
-  try:
-    with library.safe_open(local, framework="np") as tensors:
-      names = tensors.keys()
-      slices = [(name, tensors.get_slice(name)) for name in names]
-      return [(n, tuple(s.get_shape()), s.get_dtype()) for n, s in slices]
-  except library.SafetensorError as error:
-    raise ValueError(
-      f"{path} is damaged, cut off or no safetensors file; copy or download it"
-      f" again ({error})"
-    ) from error
-
-
-def _read_weight(local, name, is_transposed):
-  """<float32>[...]: one tensor, its axes in TensorFlow's order."""
-  with _safetensors().safe_open(local, framework="np") as tensors:
-    weight = tensors.get_tensor(name)
-  weight = weight.T if is_transposed else weight
-  return np.ascontiguousarray(weight, np.float32)

@@ -277,7 +277,7 @@ def _miscounted(number, more):
 def _open_table(path):
   """Gives a function that writes a list of cells as a line of a TSV file."""
   with (
-    files.appearing_whole(path) as temporary,
+    files.atomic_write(path) as temporary,
     tf.io.gfile.GFile(temporary, "w") as writer,
   ):
 

@@ -185,10 +185,10 @@ def _write_to_cache(records, tally, base, inputs, total):
   path = f"{base}.tf_record"
   tf.io.gfile.makedirs(os.path.dirname(base) or ".")
   began = time.monotonic()
-  with files.appearing_whole(path) as temporary:
+  with files.atomic_write(path) as temporary:
     write_records(records, temporary, total)
     size = tf.io.gfile.stat(temporary).length
-    digest = files.digest(temporary)
+    digest = files.hash_file(temporary)
   manifest = {
     "inputs": inputs,
     "records": tally["records"],
@@ -242,7 +242,7 @@ def _usable_manifest(base):
   if not tf.io.gfile.exists(path):
     return None
   size = tf.io.gfile.stat(path).length
-  if size != manifest["bytes"] or files.digest(path) != manifest["sha256"]:
+  if size != manifest["bytes"] or files.hash_file(path) != manifest["sha256"]:
     logging.warning(
       "%s is damaged (%d bytes, %d were written): converting anew",
       path,
@@ -266,7 +266,7 @@ def _explain(base, inputs):
   """Logs which inputs differ from the newest cached file of the same name."""
   folder, name = os.path.split(base)
   pattern = re.escape(name.rpartition("_")[0]) + r"_[0-9a-f]{12}\.json"
-  paths = files.matching(folder, pattern)
+  paths = files.list_matching(folder, pattern)
   others = [(_modified(path), path) for path in paths]
   for _, path in sorted(others, reverse=True):
     manifest = _read_manifest(path)

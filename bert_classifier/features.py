@@ -304,7 +304,7 @@ def convert_examples_to_features(
   logged = (_convert_and_log(example, converter) for example in first)
   rest = map(converter, examples)
   counter = progress.Counter("converted")
-  return list(progress.counted(itertools.chain(logged, rest), counter))
+  return list(progress.count_examples(itertools.chain(logged, rest), counter))
 
 
 def file_based_convert_examples_to_features(
@@ -316,7 +316,7 @@ def file_based_convert_examples_to_features(
   """
   target = targets.OneClass(label_list)
   converter = Converter(target, max_seq_length, tokenizer)
-  with files.appearing_whole(output_file) as temporary:
+  with files.atomic_write(output_file) as temporary:
     write_records(make_records(examples, converter), temporary)
 
 
@@ -346,7 +346,7 @@ def write_records(records, path, total=None):
     contextlib.closing(records),
     tf.io.TFRecordWriter(path) as writer,
   ):
-    for record in progress.counted(records, counter):
+    for record in progress.count_examples(records, counter):
       writer.write(record)
 
 

@@ -1,47 +1,86 @@
-"""Files: read line by line, written whole or not at all.
+"""Files: atomic writes, reading line by line, digests.
 
-All through `tf.io.gfile`, so that gs:// works wherever a local path does.
+All access goes through `tf.io.gfile`, so that gs:// works wherever a local path
+does.
 """
 
 import codecs
 import contextlib
+import errno
 import hashlib
 import json
 import os
 import re
+import secrets
 import socket
 
 import tensorflow.compat.v1 as tf
+
+from bert_classifier import errors
 
 _CHUNK_BYTES = 1 << 20
 
 
 @contextlib.contextmanager
-def appearing_whole(path):
-  """Gives a temporary name beside `path`, renamed to it if all went well.
+def atomic_write(path):
+  """Yields a temporary path in the same folder, then renames it to `path`.
 
-  What is written under the temporary name shows up under the real one complete
-  or not at all, also when the process is killed or another one writes the same
-  file. What a killed one left is taken away when the file is written again.
+  A reader finds the old file or the whole new one, also when the process is
+  killed or another one writes the same file. A local file is on the disk before
+  it is renamed, so that a power cut leaves no empty one. An exception removes
+  the temporary file; that of a killed process is removed by the next write.
   """
   _remove_abandoned(path)
-  temporary = f"{path}.tmp-{socket.gethostname()}-{os.getpid()}"
+  # Containers may share host name and process id: hence the random part.
+  temporary = f"{_name_temporary(path)}{os.getpid()}-{secrets.token_hex(4)}"
   try:
     yield temporary
+    if not _is_remote(path):
+      _sync(temporary, os.O_RDWR)
     tf.io.gfile.rename(temporary, path, overwrite=True)
   except BaseException:
     if tf.io.gfile.exists(temporary):
       tf.io.gfile.remove(temporary)
     raise
+  if not _is_remote(path):
+    _sync_folder(os.path.dirname(path) or ".")
 
 
-def real_path(path):
-  """A path that means the same from everywhere, links resolved."""
-  return path if "://" in path else os.path.realpath(path)
+def _name_temporary(path):
+  return f"{path}.tmp-{socket.gethostname()}-"
 
 
-def matching(folder, pattern):
-  """Paths in a folder whose names match a regular expression as a whole.
+def _is_remote(path):
+  return "://" in path
+
+
+def _sync(path, flags):
+  """Returns when the file or folder of that path is on the disk."""
+  descriptor = os.open(path, flags)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _sync_folder(folder):
+  """Makes the names in a folder last, where the system can."""
+  if os.name != "posix":
+    return  # Windows opens no folder
+  try:
+    _sync(folder, os.O_RDONLY)
+  except OSError as error:
+    if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems
+      raise
+
+
+def resolve_path(path):
+  """Returns a path that means the same from everywhere, links resolved."""
+  return path if _is_remote(path) else os.path.realpath(path)
+
+
+def list_matching(folder, pattern):
+  """Returns the paths in a folder whose whole names match a regular expression.
 
   A glob would not find a folder with a name such as `runs[1]`.
   """
@@ -53,15 +92,18 @@ def matching(folder, pattern):
 def _remove_abandoned(path):
   """Removes temporary files that ended processes of this machine left."""
   folder, name = os.path.split(path)
-  ours = re.escape(f"{name}.tmp-{socket.gethostname()}-") + r"\d+"
-  for temporary in matching(folder or ".", ours):
-    if not _is_running(temporary.rpartition("-")[2]):
+  start = _name_temporary(name)
+  # Names without a random part are those of the version before.
+  ours = re.escape(start) + r"\d+(-[0-9a-f]+)?"
+  for temporary in list_matching(folder or ".", ours):
+    process = os.path.basename(temporary)[len(start) :].partition("-")[0]
+    if not _is_running(process):
       with contextlib.suppress(tf.errors.NotFoundError):  # another was faster
         tf.io.gfile.remove(temporary)
 
 
 def _is_running(pid):
-  """Whether a process of that number, in digits, is there; True if unsure."""
+  """Returns False where no process has that number, True if unsure."""
   if os.name != "posix":
     return True  # under Windows os.kill would end it
   try:
@@ -74,7 +116,7 @@ def _is_running(pid):
 
 
 def is_writable(folder):
-  """Whether a file can be made in a folder."""
+  """Returns True where a file can be made in a folder."""
   probe = os.path.join(
     folder, f".writable-{socket.gethostname()}-{os.getpid()}"
   )
@@ -88,9 +130,9 @@ def is_writable(folder):
 
 
 def write_text(path, lines):
-  """Writes an iterable of strings to a UTF-8 file that appears whole."""
+  """Writes an iterable of strings to a UTF-8 file, atomically."""
   with (
-    appearing_whole(path) as temporary,
+    atomic_write(path) as temporary,
     tf.io.gfile.GFile(temporary, "w") as writer,
   ):
     for line in lines:
@@ -98,18 +140,18 @@ def write_text(path, lines):
 
 
 def read_text(path):
-  """The whole of a file, byte for byte, as far as UTF-8 allows."""
+  """Returns the text of a UTF-8 file, its line ends as they are."""
   with tf.io.gfile.GFile(path, "rb") as reader:
     return reader.read().decode("utf-8")
 
 
 def write_json(path, value):
-  """Writes a value as JSON, keys sorted, to a file that appears whole."""
+  """Writes a value as JSON, keys sorted, atomically."""
   write_text(path, [json.dumps(value, indent=2, sort_keys=True) + "\n"])
 
 
 def read_json(path):
-  """The value in a JSON file, or None where it is missing or broken."""
+  """Returns the value in a JSON file, None where it is missing or broken."""
   try:
     with tf.io.gfile.GFile(path, "r") as reader:
       return json.loads(reader.read())
@@ -125,10 +167,10 @@ def read_lines(path, sha256=None):
 
   Args:
     sha256: a `hashlib` object to update with the bytes that are read; at the
-      end of the file it holds what `digest` would give.
+      end of the file it holds what `hash_file` would return.
 
   Raises:
-    ValueError: bytes that are not UTF-8; names file and line.
+    UserError: bytes that are not UTF-8; names file and line.
   """
   number = 1
   for block in _blocks_of_lines(path, sha256):
@@ -136,7 +178,7 @@ def read_lines(path, sha256=None):
       text = block.decode("utf-8")
     except UnicodeDecodeError as error:
       line = number + block.count(b"\n", 0, error.start)
-      raise ValueError(
+      raise errors.UserError(
         f"{path}:{line}: the byte 0x{block[error.start]:02x} is not UTF-8;"
         " save the file in that encoding"
       ) from error
@@ -150,7 +192,7 @@ def read_lines(path, sha256=None):
 
 
 def _blocks_of_lines(path, sha256):
-  """Yields the file in blocks of whole lines, each less its last LF."""
+  """Yields the file in blocks of whole lines, each without its last LF."""
   with tf.io.gfile.GFile(path, "rb") as reader:
     only_cr = not any(b"\n" in chunk for chunk in _chunks(reader))
     reader.seek(0)
@@ -177,8 +219,8 @@ def _chunks(reader):
     yield chunk
 
 
-def digest(path):
-  """SHA-256 of a file's bytes, in hexadecimal."""
+def hash_file(path):
+  """Returns the SHA-256 of a file's bytes, in hexadecimal."""
   sha256 = hashlib.sha256()
   with tf.io.gfile.GFile(path, "rb") as reader:
     for chunk in _chunks(reader):

@@ -1,8 +1,9 @@
-"""What an output_dir holds: how it was trained, and how far.
+"""The output_dir of a run: the name of every file in it, manifest and lock.
 
-Training writes `run_manifest.json` there: the settings that decide what is
-trained. Another command on the same folder is held against it, so that no
-model is trained on, evaluated or used under settings that are not its own.
+A run asks here for the paths that it writes; `list_own_files` knows them all.
+Training writes `run_manifest.json`: the settings that decide what is trained.
+Another command on the same folder is compared with it, so that no model is
+trained on, evaluated or used under settings that are not its own.
 """
 
 import contextlib
@@ -14,21 +15,31 @@ from typing import NamedTuple, Optional
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import files
-from bert_classifier.errors import UserError
+from bert_classifier import errors, files
 
 try:
   import fcntl
 except ImportError:  # under Windows
   fcntl = None
 
-_MANIFEST = "run_manifest.json"
+# ---------------------------------------------------------------------------
+# Names
+
+MANIFEST = "run_manifest.json"
 # Copies of what the model was trained with, named as in a released folder.
 CONFIG, VOCABULARY = "bert_config.json", "vocab.txt"
+# Folder of init_checkpoint in TensorFlow's form, as long as it is needed.
+CONVERTED_WEIGHTS = "converted_weights"
+_CONVERTED_PREFIX = "converted.ckpt"
+
+# Written for a split; `{}` stands for what follows dev or test in its name.
+_RESULTS = "eval_results{}.txt"
+_PROBABILITIES = "test_results{}.tsv"
+_PREDICTIONS = "test_predictions{}.tsv"
 
 _EVENTS = r"events\.out\.tfevents\..*"
-# All that a run writes into its folder, by folder below it; the cache, which
-# is still valid, excluded.
+# Regular expressions of all that a run writes, by folder below output_dir. The
+# cache is not among it: it is still valid when the folder is trained anew.
 _OWN_FILES = {
   "": "|".join(
     [
@@ -36,19 +47,92 @@ _OWN_FILES = {
       r"model\.ckpt-\d+\.(index|meta|data-\d{5}-of-\d{5})",
       r"graph\.pbtxt",
       _EVENTS,
-      r"eval_results(_mismatched)?\.txt",
-      r"test_(results|predictions)(_mismatched)?\.tsv",
-      re.escape(_MANIFEST),
+      re.escape(MANIFEST),
+      *(
+        re.escape(name).replace(r"\{\}", "(_mismatched)?")
+        for name in (_RESULTS, _PROBABILITIES, _PREDICTIONS)
+      ),
     ]
   ),
-  "converted_weights": r"converted\.ckpt.*",
+  CONVERTED_WEIGHTS: re.escape(_CONVERTED_PREFIX) + ".*",
   "eval": _EVENTS,
   "eval_mismatched": _EVENTS,
 }
 
 
+def results_path(output_dir, split):
+  """Returns the path of the results of a dev split."""
+  return _path_for(output_dir, _RESULTS, split)
+
+
+def prediction_paths(output_dir, split):
+  """Returns the paths of probabilities and predictions of a test split."""
+  return (
+    _path_for(output_dir, _PROBABILITIES, split),
+    _path_for(output_dir, _PREDICTIONS, split),
+  )
+
+
+def evaluation_name(split):
+  """Returns the Estimator's name of an evaluation: None, or "mismatched".
+
+  TensorBoard's events of it are in eval/, or eval_mismatched/.
+  """
+  return split.partition("_")[2] or None
+
+
+def converted_prefix(output_dir):
+  """Returns the prefix of init_checkpoint in TensorFlow's form."""
+  return os.path.join(output_dir, CONVERTED_WEIGHTS, _CONVERTED_PREFIX)
+
+
+def _path_for(output_dir, name, split):
+  _, separator, rest = split.partition("_")
+  return os.path.join(output_dir, name.format(separator + rest))
+
+
+def list_own_files(output_dir, folders=tuple(_OWN_FILES)):
+  """Returns the paths of what a run wrote.
+
+  Args:
+    output_dir: the folder.
+    folders: names of folders below it to look into, "" for itself.
+  """
+  return [
+    path
+    for folder in folders
+    for path in files.list_matching(
+      os.path.join(output_dir, folder), _OWN_FILES[folder]
+    )
+  ]
+
+
+def remove_own_files(output_dir, folders=tuple(_OWN_FILES)):
+  """Removes what a run wrote, and nothing else.
+
+  Args:
+    output_dir: the folder.
+    folders: see `list_own_files`.
+
+  Returns:
+    The number of files removed.
+  """
+  own = list_own_files(output_dir, folders)
+  for path in own:
+    tf.io.gfile.remove(path)
+  for name in filter(None, folders):
+    folder = os.path.join(output_dir, name)
+    if tf.io.gfile.isdir(folder) and not tf.io.gfile.listdir(folder):
+      tf.io.gfile.rmtree(folder)
+  return len(own)
+
+
+# ---------------------------------------------------------------------------
+# State
+
+
 class OutputDir(NamedTuple):
-  """What was found in a folder.
+  """The state of a folder.
 
   Attributes:
     path: the folder.
@@ -66,7 +150,11 @@ class OutputDir(NamedTuple):
 
 
 def inspect(output_dir):
-  """Looks at a folder, which need not exist."""
+  """Returns the `OutputDir` of a folder, which need not exist.
+
+  Raises:
+    UserError: its manifest is damaged.
+  """
   # Not latest_checkpoint, to which a checkpoint whose files are gone is none.
   state = tf.train.get_checkpoint_state(output_dir)
   checkpoint = state.model_checkpoint_path if state else None
@@ -81,51 +169,143 @@ def inspect(output_dir):
 
 
 def check_state_file(found):
-  """Refuses to begin anew where there are checkpoints that cannot be told.
+  """Makes sure that the newest of the checkpoints in a folder is known.
+
+  Args:
+    found: `OutputDir`.
 
   Raises:
-    ValueError: the file that says which of them is the newest cannot be read.
+    UserError: the file that says which it is cannot be read.
   """
-  indices = files.matching(found.path, r"model\.ckpt-\d+\.index")
+  indices = files.list_matching(found.path, r"model\.ckpt-\d+\.index")
   if found.checkpoint or not indices:
     return
   names = [os.path.basename(path)[: -len(".index")] for path in indices]
   newest = max(names, key=lambda name: int(name.rpartition("-")[2]))
-  raise ValueError(
+  raise errors.UserError(
     f"{found.path} holds {newest}, but the file `checkpoint` there, which says"
     " what is the newest, is missing or damaged: write into it the line"
     f' model_checkpoint_path: "{newest}", or give another --output_dir'
   )
 
 
+# ---------------------------------------------------------------------------
+# Manifest
+
+
 def _read_manifest(output_dir):
-  """The manifest, {} where there is none.
+  """Returns the manifest, {} where there is none.
 
   Raises:
-    ValueError: it is there, but cannot be read.
+    UserError: it is there, but cannot be read.
   """
-  path = os.path.join(output_dir, _MANIFEST)
+  path = os.path.join(output_dir, MANIFEST)
   if not tf.io.gfile.exists(path):
     return {}
   manifest = files.read_json(path)
   settings = manifest.get("settings") if isinstance(manifest, dict) else None
   if not isinstance(settings, dict):
-    raise ValueError(
+    raise errors.UserError(
       f"{path} is damaged, so nobody can tell how the model beside it was"
       " trained: give another --output_dir, or remove the file if you know"
     )
   return manifest
 
 
-@contextlib.contextmanager
-def only_trainer(output_dir):
-  """Keeps other processes of this machine from training in a folder meanwhile.
+def write_manifest(output_dir, settings, config, vocab_file):
+  """Writes the manifest of a training run that begins or goes on.
 
-  The system lets go of the lock when the process is gone, however it ended.
-  There is none under Windows, on gs:// and where a file system has no locks.
+  Copies of configuration and vocabulary are written beside it, so that the
+  folder is a model by itself; files of that name that are the user's own are
+  left alone.
+
+  Args:
+    output_dir: the folder, made if need be.
+    settings: dictionary by phase, see `compare_settings`.
+    config: a `modeling.BertConfig`.
+    vocab_file: path of the vocabulary.
+  """
+  path = os.path.join(output_dir, MANIFEST)
+  tf.io.gfile.makedirs(output_dir)
+  copies = {
+    CONFIG: json.dumps(config.architecture(), indent=2, sort_keys=True) + "\n",
+    VOCABULARY: files.read_text(vocab_file),
+  }
+  ours_before = _read_manifest(output_dir).get("copies", [])
+  ours = [
+    name
+    for name in copies
+    if name in ours_before
+    or not tf.io.gfile.exists(os.path.join(output_dir, name))
+  ]
+  for name in ours:
+    files.write_text(os.path.join(output_dir, name), [copies[name]])
+  manifest = {"format_version": 1, "settings": settings, "copies": ours}
+  files.write_json(path, manifest)
+
+
+def compare_settings(before, now):
+  """Returns the differences between the settings of two runs, a phrase each.
+
+  Args:
+    before: dictionary by phase as the manifest has it; a setting that it lacks
+      is no difference.
+    now: the same of the phases that are asked for.
+  """
+  found = []
+  for phase, settings in now.items():
+    for name, new in settings.items():
+      old = before.get(phase, {}).get(name, new)
+      if old != new and not _may_change(name, old, new):
+        found.append(f"{name} was {old!r} and is {new!r}")
+  return found
+
+
+def _may_change(name, old, new):
+  # More epochs go on with the same training; the weights are in the folder.
+  if name == "init_checkpoint":
+    return new is None
+  return name == "num_train_epochs" and new > old
+
+
+def check_settings(found, now):
+  """Makes sure that a command's settings are those of the folder.
+
+  Args:
+    found: `OutputDir`.
+    now: see `compare_settings`.
 
   Raises:
-    BlockingIOError: another process trains there.
+    UserError: lists the settings that differ.
+  """
+  differing = compare_settings(found.settings, now) if found.checkpoint else []
+  if differing:
+    raise errors.UserError(
+      f"{found.path} was trained (up to step {found.step}) with other"
+      f" settings: {'; '.join(differing)}. Give another --output_dir, or"
+      " --resume to go on with the new values"
+      + (
+        ", or --overwrite_output_dir to train from the start"
+        if "training" in now
+        else ""
+      )
+    )
+
+
+# ---------------------------------------------------------------------------
+# Lock
+
+
+@contextlib.contextmanager
+def lock_for_training(output_dir):
+  """Holds a lock that keeps other processes from training in a folder.
+
+  It holds on this machine, and the system releases it when the process is
+  gone, however it ended. There is none under Windows, on gs:// and where a file
+  system has no locks.
+
+  Raises:
+    UserError: another process trains there.
   """
   if fcntl is None or not os.path.isdir(output_dir):
     yield
@@ -153,12 +333,12 @@ def claim(options, found):
   if not options.do_train:
     yield
     return
-  with only_trainer(folder):
+  with lock_for_training(folder):
     if options.overwrite_output_dir:
       removed = remove_own_files(folder)
       logging.info("removed %d files from %s", removed, folder)
     elif inspect(folder) != found:
-      raise UserError(
+      raise errors.UserError(
         f"another command has trained in {folder} meanwhile: the same command"
         " again goes on from there"
       )
@@ -170,115 +350,9 @@ def _lock(folder, output_dir):
   try:
     fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
   except BlockingIOError:
-    raise BlockingIOError(
+    raise errors.UserError(
       f"another command is training in {output_dir}: wait for its end, or give"
       " another --output_dir"
     ) from None
   except OSError:  # this file system has no locks
     return
-
-
-def record(output_dir, settings, config, vocab_file):
-  """Writes the manifest of a training run that begins or goes on.
-
-  Configuration and vocabulary are put beside it, so that the folder is a model
-  by itself; files of that name that are the user's own are left alone.
-
-  Args:
-    output_dir: the folder.
-    settings: dictionary by phase, see `differences`.
-    config: a `modeling.BertConfig`.
-    vocab_file: path of the vocabulary.
-  """
-  path = os.path.join(output_dir, _MANIFEST)
-  tf.io.gfile.makedirs(output_dir)
-  copies = {
-    CONFIG: json.dumps(config.architecture(), indent=2, sort_keys=True) + "\n",
-    VOCABULARY: files.read_text(vocab_file),
-  }
-  ours_before = _read_manifest(output_dir).get("copies", [])
-  ours = [
-    name
-    for name in copies
-    if name in ours_before
-    or not tf.io.gfile.exists(os.path.join(output_dir, name))
-  ]
-  for name in ours:
-    files.write_text(os.path.join(output_dir, name), [copies[name]])
-  manifest = {"format_version": 1, "settings": settings, "copies": ours}
-  files.write_json(path, manifest)
-
-
-def differences(before, now):
-  """What differs between the settings of two runs, one sentence each.
-
-  Args:
-    before: dictionary by phase as recorded; what it lacks was not recorded and
-      is no difference.
-    now: the same of the phases that are asked for.
-  """
-  found = []
-  for phase, settings in now.items():
-    for name, new in settings.items():
-      old = before.get(phase, {}).get(name, new)
-      if old != new and not _may_change(name, old, new):
-        found.append(f"{name} was {old!r} and is {new!r}")
-  return found
-
-
-def _may_change(name, old, new):
-  """More epochs go on with the same training; the weights are in the folder."""
-  if name == "init_checkpoint":
-    return new is None
-  return name == "num_train_epochs" and new > old
-
-
-def check_settings(found, now):
-  """Stops a command whose settings are not those of the folder.
-
-  Raises:
-    ValueError: lists the settings that differ.
-  """
-  differing = differences(found.settings, now) if found.checkpoint else []
-  if differing:
-    raise ValueError(
-      f"{found.path} was trained (up to step {found.step}) with other"
-      f" settings: {'; '.join(differing)}. Give another --output_dir, or"
-      " --resume to go on with the new values"
-      + (
-        ", or --overwrite_output_dir to train from the start"
-        if "training" in now
-        else ""
-      )
-    )
-
-
-def remove_own_files(output_dir, folders=tuple(_OWN_FILES)):
-  """Removes what a run wrote into its folder, and nothing else.
-
-  Args:
-    output_dir: the folder.
-    folders: names of folders below it, "" for itself.
-
-  Returns:
-    The number of files removed.
-  """
-  own = own_files(output_dir, folders)
-  for path in own:
-    tf.io.gfile.remove(path)
-  for name in filter(None, folders):
-    folder = os.path.join(output_dir, name)
-    if tf.io.gfile.isdir(folder) and not tf.io.gfile.listdir(folder):
-      tf.io.gfile.rmtree(folder)
-  return len(own)
-
-
-def own_files(output_dir, folders=tuple(_OWN_FILES)):
-  """Paths of what a run wrote into its folder, and into folders below it."""
-  return [
-    path
-    for folder in folders
-    for path in files.matching(
-      os.path.join(output_dir, folder), _OWN_FILES[folder]
-    )
-  ]

@@ -13,7 +13,13 @@ from typing import NamedTuple, Optional
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, devices, files, output_dir
+from bert_classifier import (
+  checkpoints,
+  devices,
+  files,
+  hugging_face,
+  output_dir,
+)
 from bert_classifier.catalogue import PROCESSORS, XnliProcessor
 from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import FeatureCache
@@ -322,16 +328,16 @@ def prepare_model(options, folder, task):
       tokenization.validate_case_matches_checkpoint(
         options.do_lower_case, weights.path
       )
-  if _is_hugging_face(config, weights):
-    config.read_as_hugging_face()
+  if hugging_face.is_configuration(config, weights and weights.kind):
+    hugging_face.adapt_configuration(config)
   check_sizes(options, config, config_file, tokenizer, vocab_file, task)
   return Model(
     config,
     vocab_file,
-    files.digest(vocab_file),
+    files.hash_file(vocab_file),
     tokenizer,
     weights,
-    checkpoints.model_variables(config, task.target.width),
+    checkpoints.compute_shapes(config, task.target.width),
   )
 
 
@@ -358,13 +364,6 @@ def _find(flag, options, beside, kept):
       else "there is no --init_checkpoint to take it from"
     )
   )
-
-
-def _is_hugging_face(config, weights):
-  """Returns whether its names are Hugging Face's: the weights decide."""
-  if weights is None:
-    return hasattr(config, "model_type")
-  return weights.kind == "huggingface"
 
 
 def check_sizes(options, config, config_file, tokenizer, vocab_file, task):
@@ -420,7 +419,7 @@ def make_settings(options, task, model):
     }
   }
   if options.run.do_train:
-    weights = model.weights and files.real_path(model.weights.path)
+    weights = model.weights and files.resolve_path(model.weights.path)
     settings["training"] = {
       "init_checkpoint": weights,
       "training data (SHA-256)": task.data.source_digest("train"),
@@ -455,15 +454,15 @@ def check_overwriting(options, model, found):
     UserError: the files are another program's, or init_checkpoint is one.
   """
   folder = options.run.output_dir
-  own = output_dir.own_files(folder)
+  own = output_dir.list_own_files(folder)
   if own and not found.settings:
     raise UserError(
       f"--overwrite_output_dir removes what this program wrote, but {folder}"
-      f" has no run_manifest.json, so {own[0]} and others are not known to be"
-      " that: give another --output_dir, or remove them"
+      f" has no {output_dir.MANIFEST}, so {own[0]} and others are not known to"
+      " be that: give another --output_dir, or remove them"
     )
-  weights = model.weights and files.real_path(f"{model.weights.path}.index")
-  if weights in map(files.real_path, own):
+  weights = model.weights and files.resolve_path(f"{model.weights.path}.index")
+  if weights in map(files.resolve_path, own):
     raise UserError(
       f"--overwrite_output_dir would remove --init_checkpoint="
       f"{options.model.init_checkpoint}, which a run wrote into {folder}: give"
@@ -489,7 +488,7 @@ def check_weights(options, run, model, found):
   """
   if found.checkpoint:
     trained = checkpoints.open_checkpoint(found.checkpoint)
-    trained.coverage(model.variables).accept(trained_needed=True)
+    trained.compare_with(model.variables).accept(trained_needed=True)
     if not found.step and not run.do_train:
       raise UserError(
         f"{trained.path} is of step 0: training began there, but was stopped"
@@ -507,7 +506,7 @@ def check_weights(options, run, model, found):
       )
     logging.warning("training from random weights: no --init_checkpoint")
     return None
-  return model.weights.coverage(model.variables).accept(
+  return model.weights.compare_with(model.variables).accept(
     allow_partial_init=options.allow_partial_init,
     reinit_head=options.reinit_head,
     trained_needed=not run.do_train,

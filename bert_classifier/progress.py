@@ -1,4 +1,4 @@
-"""What a run says while it works: the form of the log, the progress line."""
+"""Progress of a run: the format of the log, the progress line, hooks."""
 
 import logging as python_logging
 import sys
@@ -12,10 +12,10 @@ _LOG_SECONDS = 10.0
 
 
 class StatusLine:
-  """One line at the bottom of a terminal that renews itself.
+  """A line at the bottom of a terminal that is written over and over.
 
   Args:
-    stream: where to write; nothing is written where it is no terminal.
+    stream: where to write, `is_terminal` where that makes sense.
   """
 
   def __init__(self, stream):
@@ -24,17 +24,17 @@ class StatusLine:
     self._shown = False
 
   def show(self, text):
-    """Puts `text` in the place of what was shown, in one row of the terminal.
+    """Replaces what was shown by `text`, cut to the width of the terminal.
 
-    Line wrap is off meanwhile: of a text that went on in a second row only that
-    row could be taken away again. What is too long is cut.
+    Line wrap is off meanwhile: of a text on two lines of the terminal only the
+    second could be erased.
     """
     self._stream.write(f"\r\x1b[K\x1b[?7l{text}\x1b[?7h")
     self._stream.flush()
     self._shown = True
 
   def clear(self):
-    """Takes the line away, so that something else can be written."""
+    """Erases the line, so that something else can be written."""
     if self._shown:
       self._stream.write("\r\x1b[K")
       self._stream.flush()
@@ -45,20 +45,20 @@ STATUS = StatusLine(sys.stderr)
 
 
 def set_up_logging():
-  """Log lines carry time and level, TensorFlow's warnings included.
+  """Puts time and level before each line of the log, TensorFlow's included.
 
   2026-01-31 12:00:00,000 [INFO ] text
   """
   handler = logging.get_absl_handler()
   handler.setFormatter(_Formatter("%(asctime)s [%(level)s] %(message)s"))
-  handler.addFilter(_above_status_line)
+  handler.addFilter(_clear_status_line)
   tensorflow = tf.get_logger()
   tensorflow.handlers.clear()
   tensorflow.propagate = True
   tensorflow.setLevel(python_logging.WARNING)
 
 
-def _above_status_line(record):
+def _clear_status_line(record):
   del record
   STATUS.clear()
   return True
@@ -76,7 +76,7 @@ class _Formatter(python_logging.Formatter):
 
 
 def _tell(line):
-  """Into the line that renews itself, or into the log."""
+  """Writes to the status line on a terminal, else to the log."""
   if STATUS.is_terminal:
     STATUS.show(line)
   else:
@@ -84,32 +84,32 @@ def _tell(line):
 
 
 class Counter:
-  """Tells how many rows have been dealt with, how fast, and the time left.
+  """Tells how many examples are done, how fast, and the time left.
 
-  In a log every ten seconds; on a terminal in one line that renews itself.
+  Every ten seconds in the log; on a terminal in the status line.
 
   Args:
-    done: what happens to a row: "converted".
-    total: rows in all; None where nobody knows.
+    done: what happens to an example: "converted".
+    total: number of examples; None where it is not known.
   """
 
   def __init__(self, done, total=None):
     self._done, self._total = done, total
-    self._rows = self._first_rows = 0
+    self._count = self._first_count = 0
     self._began = self._told = None
 
-  def add(self, rows):
-    """Counts `rows` more; any beyond the total only fill a batch.
+  def add(self, examples):
+    """Counts `examples` more; any beyond the total only fill a batch.
 
-    The rows of the first call, which has start-up in it, are not in the rate.
+    Those of the first call, which has start-up in it, are not in the rate.
     """
     now = time.monotonic()
-    self._rows += rows
+    self._count += examples
     if self._total is not None:
-      self._rows = min(self._rows, self._total)
+      self._count = min(self._count, self._total)
     if self._began is None:
       self._began = self._told = now
-      self._first_rows = self._rows
+      self._first_count = self._count
     elif now - self._told >= (
       _RENEW_SECONDS if STATUS.is_terminal else _LOG_SECONDS
     ):
@@ -117,27 +117,27 @@ class Counter:
       _tell(str(self))
 
   def __str__(self):
-    """Like "converted 2000 of 6000 rows, 1500.0 rows/s, 3 s left"."""
+    """Returns "converted 20 of 60 examples, 10.0 examples/s, 4 s left"."""
     seconds = time.monotonic() - self._began if self._began else 0.0
     of_all = f" of {self._total}" if self._total else ""
-    text = f"{self._done} {self._rows}{of_all} rows"
-    rows = self._rows - self._first_rows
-    if not (rows and seconds):
+    text = f"{self._done} {self._count}{of_all} examples"
+    counted = self._count - self._first_count
+    if not (counted and seconds):
       return text
-    text += f", {rows / seconds:.1f} rows/s"
-    if self._total and self._rows < self._total:
-      left = (self._total - self._rows) * seconds / rows
-      text += f", {duration(left)} left"
+    text += f", {counted / seconds:.1f} examples/s"
+    if self._total and self._count < self._total:
+      left = (self._total - self._count) * seconds / counted
+      text += f", {format_duration(left)} left"
     return text
 
 
-def counted(items, counter, rows=1000):
-  """Yields the items, and tells a `Counter` whenever so many more are done."""
+def count_examples(examples, counter, every=1000):
+  """Yields the examples; after so many of them a `Counter` counts them."""
   try:
-    for number, item in enumerate(items, 1):
-      yield item
-      if number % rows == 0:
-        counter.add(rows)
+    for number, example in enumerate(examples, 1):
+      yield example
+      if number % every == 0:
+        counter.add(every)
   finally:
     STATUS.clear()
 
@@ -145,18 +145,17 @@ def counted(items, counter, rows=1000):
 class ProgressHook(tf.train.SessionRunHook):
   """Tells step, epoch, loss, rate, speed and time left.
 
-  In a log a line at the first step, then every `log_steps`; on a terminal one
-  line that renews itself. At the same steps loss and rate are written for
-  TensorBoard. Of a TPU, which runs many steps at a time, the Estimator logs the
-  loss.
+  In the log at the first step, then every `log_steps`; on a terminal in the
+  status line. At the same steps loss and rate are written for TensorBoard. On a
+  TPU, which runs many steps at a time, the Estimator logs the loss.
 
   Args:
     total_steps: N.
     batch_size: examples a step.
-    rows: examples an epoch.
+    examples: examples an epoch.
     log_steps: steps between two lines.
     steps_per_run: steps that one call of the session takes.
-    summary_dir: folder of what is written for TensorBoard; None for nothing.
+    summary_dir: folder of the events for TensorBoard; None for none.
   """
 
   # Tensors that model_fn gives these names.
@@ -168,12 +167,13 @@ class ProgressHook(tf.train.SessionRunHook):
     total_steps,
     *,
     batch_size,
-    rows,
+    examples,
     log_steps,
     steps_per_run=1,
     summary_dir=None,
   ):
-    self._total, self._batch, self._rows = total_steps, batch_size, rows
+    self._total = total_steps
+    self._batch, self._examples = batch_size, examples
     self._log_steps, self._steps_per_run = log_steps, steps_per_run
     self._summary_dir, self._writer = summary_dir, None
     self._fetches = {}
@@ -219,7 +219,7 @@ class ProgressHook(tf.train.SessionRunHook):
       self._writer.flush()
 
   def pause(self, seconds):
-    """Leaves `seconds` spent elsewhere out of the next line's speed."""
+    """Leaves `seconds` out of the speed in the next line."""
     self._told_time += seconds
 
   def _is_due(self):
@@ -242,7 +242,7 @@ class ProgressHook(tf.train.SessionRunHook):
   def _tell(self, values):
     parts = [
       f"step {self._step}/{self._total}",
-      f"epoch {self._step * self._batch / self._rows:.2f}",
+      f"epoch {self._step * self._batch / self._examples:.2f}",
     ]
     if values:
       parts.append(f"loss {values[self.LOSS]:.4f}")
@@ -251,9 +251,9 @@ class ProgressHook(tf.train.SessionRunHook):
     _tell(", ".join(parts))
 
   def _speed(self):
-    """Examples a second since the last line, and the time that is left.
+    """Returns examples a second since the last line, and the time left.
 
-    Nothing at the first step, in which TensorFlow still prepares the graph.
+    Returns [] at the first step, in which TensorFlow still prepares the graph.
     """
     now = time.monotonic()
     seconds, steps = now - self._told_time, self._step - self._told_step
@@ -264,26 +264,27 @@ class ProgressHook(tf.train.SessionRunHook):
     left = (self._total - self._step) * seconds / steps
     return [
       f"{steps * self._batch / seconds:.1f} examples/s",
-      f"{duration(left)} left",
+      f"{format_duration(left)} left",
     ]
 
 
 class EvaluationHook(tf.train.SessionRunHook):
-  """Tells how far an evaluation is.
+  """Tells the progress of an evaluation.
 
   Args:
-    rows: rows in all.
-    batch_size: rows that one call of the session takes.
-    training: the `ProgressHook` of a training that waits; the time from the
-      evaluation's session to its end does not count as training's.
+    examples: number of examples.
+    batch_size: examples that one call of the session takes.
+    training: the `ProgressHook` of a training that waits; the time that the
+      evaluation's session takes is left out of its speed.
   """
 
-  def __init__(self, *, rows, batch_size, training=None):
-    self._rows, self._batch, self._training = rows, batch_size, training
+  def __init__(self, *, examples, batch_size, training=None):
+    self._examples, self._batch = examples, batch_size
+    self._training = training
 
   def begin(self):
     self._began = time.monotonic()
-    self._counter = Counter("evaluated", self._rows)
+    self._counter = Counter("evaluated", self._examples)
 
   def after_run(self, run_context, run_values):
     del run_context, run_values
@@ -296,10 +297,10 @@ class EvaluationHook(tf.train.SessionRunHook):
       self._training.pause(time.monotonic() - self._began)
 
 
-def duration(seconds):
-  """A time in the two units that matter.
+def format_duration(seconds):
+  """Returns a time in its two largest units.
 
-  >>> duration(8.4), duration(131), duration(3720)
+  >>> format_duration(8.4), format_duration(131), format_duration(3720)
   ('8 s', '2 min 11 s', '1 h 02 min')
   """
   seconds = round(seconds)

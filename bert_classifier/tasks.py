@@ -224,7 +224,7 @@ class TaskData:
       if self._own_method(split):
         collections.deque(self.examples(split), maxlen=0)
       else:
-        self._hold(split, files.digest(self._existing(split)))
+        self._hold(split, files.hash_file(self._existing(split)))
     return self._digests[split]
 
   def examples(self, split, tally=None):
@@ -337,7 +337,7 @@ class TaskData:
       yield from self._labelled_rows(path, split, sha256)
     except ValueError:
       # A change of the file explains more than what it led to.
-      self._hold(split, files.digest(path))
+      self._hold(split, files.hash_file(path))
       raise
     self._hold(split, sha256.hexdigest())
 

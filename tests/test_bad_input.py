@@ -178,7 +178,7 @@ def keep_variables(model, prefix, **others):
 @pytest.mark.parametrize(
   ("prefix", "sentence"),
   [
-    ("output", "has not one variable that fits the model's encoder"),
+    ("output", "has no variable that fits the model's encoder"),
     ("bert/embeddings", "does not cover the whole encoder: it lacks"),
     ("bert/encoder/layer_0", "it has 1 encoder layers, but num_hidden_layers"),
   ],

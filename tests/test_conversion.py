@@ -34,11 +34,11 @@ def small_chunks(monkeypatch):
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_change_no_byte(cache, golden_task, small_chunks, processes):
   alone = cache().features("train")
-  written, manifest = files.digest(alone.path), alone.path[:-9] + "json"
+  written, manifest = files.hash_file(alone.path), alone.path[:-9] + "json"
   counts = files.read_json(manifest)
   os.remove(manifest)
   several = cache(processes=processes).features("train")
-  assert several == alone and files.digest(alone.path) == written
+  assert several == alone and files.hash_file(alone.path) == written
   assert files.read_json(manifest) == counts
   assert read_records(alone.path) == read_records(
     f"{golden_task}/train.tf_record"

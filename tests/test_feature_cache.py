@@ -53,7 +53,7 @@ def test_the_manifest_says_what_the_records_were_made_of(cache, golden_task):
   assert path.name.startswith("cached_dev_24_mrpc_")
   manifest = json.loads(path.with_suffix(".json").read_text())
   assert manifest["inputs"] == {
-    "source": files.digest(f"{golden_task}/data/dev.tsv"),
+    "source": files.hash_file(f"{golden_task}/data/dev.tsv"),
     "vocabulary": "v",
     "do_lower_case": True,
     "max_seq_length": 24,
@@ -94,7 +94,7 @@ def test_a_changed_input_makes_a_new_file_and_is_named(
 
 
 def test_a_file_is_read_for_its_digest_once(cache, monkeypatch):
-  calls, digest = [], files.digest
+  calls, digest = [], files.hash_file
   monkeypatch.setattr(
     files, "digest", lambda path: calls.append(path) or digest(path)
   )

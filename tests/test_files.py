@@ -1,14 +1,18 @@
-"""Files that are read line by line and written whole or not at all."""
+"""Files: atomic writes, reading line by line, digests."""
 
+import errno
 import hashlib
 import json
 import os
 from pathlib import Path
 import socket
+import stat
 
 import pytest
+import tensorflow.compat.v1 as tf
 
 from bert_classifier import files
+from bert_classifier.errors import UserError
 
 
 def test_what_is_written_appears_whole(tmp_path):
@@ -29,21 +33,99 @@ def test_an_error_while_writing_keeps_the_old_file_and_no_other(tmp_path):
   files.write_text(str(path), ["old"])
   with (
     pytest.raises(KeyboardInterrupt),
-    files.appearing_whole(str(path)) as new,
+    files.atomic_write(str(path)) as new,
   ):
     Path(new).write_text("half")
     raise KeyboardInterrupt
   assert path.read_text() == "old" and os.listdir(tmp_path) == ["made.txt"]
 
 
-def test_only_what_dead_processes_of_this_machine_left_is_removed(tmp_path):
+@pytest.mark.parametrize("folder", ["", "./", "{}/", "{}//"])
+def test_only_what_dead_processes_of_this_machine_left_is_removed(
+  tmp_path, monkeypatch, folder
+):
+  path = folder.format(tmp_path) + "a[1].txt"
   name = f"a[1].txt.tmp-{socket.gethostname()}"
   kept = {"a[1].txt", f"{name}-{os.getppid()}", "a[1].txt.tmp-elsewhere-99"}
-  kept |= {f"{name}-note", f"b{name}-999999999"}
-  for left in kept | {f"{name}-999999999"}:
+  kept |= {f"{name}-{os.getppid()}-0a1b2c3d", f"{name}-note"}
+  kept |= {f"b{name}-999999999"}
+  for left in kept | {f"{name}-999999999", f"{name}-999999999-0a1b2c3d"}:
     (tmp_path / left).write_text("")
-  files.write_text(str(tmp_path / "a[1].txt"), ["x"])
+  monkeypatch.chdir(tmp_path)
+  files.write_text(path, ["x"])
   assert set(os.listdir(tmp_path)) == kept
+
+
+def test_two_writers_of_one_name_and_process_id_do_not_meet(tmp_path):
+  path = str(tmp_path / "made.txt")
+  with files.atomic_write(path) as first, files.atomic_write(path) as second:
+    Path(first).write_text("first")
+    Path(second).write_text("second")
+  assert Path(path).read_text() == "first"  # which ended last
+  assert os.listdir(tmp_path) == ["made.txt"]
+
+
+@pytest.fixture
+def calls(monkeypatch):
+  """The order of ("sync", inode) and ("rename", inode) of what is written."""
+  made, fsync, rename = [], os.fsync, tf.io.gfile.rename
+
+  def record_sync(descriptor):
+    made.append(("sync", os.fstat(descriptor).st_ino))
+    fsync(descriptor)
+
+  def record_rename(source, target, overwrite=False):
+    if "://" not in source:
+      made.append(("rename", os.stat(source).st_ino))
+    rename(source, target, overwrite)
+
+  monkeypatch.setattr(os, "fsync", record_sync)
+  monkeypatch.setattr(tf.io.gfile, "rename", record_rename)
+  return made
+
+
+def test_a_file_is_synced_then_renamed_then_its_folder_is_synced(
+  tmp_path, calls
+):
+  path = tmp_path / "made.txt"
+  files.write_text(str(path), ["x"])
+  file = path.stat().st_ino
+  folder = tmp_path.stat().st_ino
+  assert calls == [("sync", file), ("rename", file), ("sync", folder)]
+
+
+def test_a_remote_file_is_written_without_syncing(calls):
+  path = "ram://test_files/made.txt"
+  files.write_text(path, ["x"])
+  assert files.read_text(path) == "x" and not calls
+
+
+def test_a_sync_that_fails_keeps_the_old_file(tmp_path, monkeypatch):
+  path = tmp_path / "made.txt"
+  files.write_text(str(path), ["old"])
+
+  def fail(descriptor):
+    raise OSError(errno.EIO, "Input/output error")
+
+  monkeypatch.setattr(os, "fsync", fail)
+  with pytest.raises(OSError, match="Input/output"):
+    files.write_text(str(path), ["new"])
+  assert path.read_text() == "old" and os.listdir(tmp_path) == ["made.txt"]
+
+
+def test_a_file_system_that_syncs_no_folders_is_written_to(
+  tmp_path, monkeypatch
+):
+  fsync = os.fsync
+
+  def sync_files_only(descriptor):
+    if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+      raise OSError(errno.EINVAL, "Invalid argument")
+    fsync(descriptor)
+
+  monkeypatch.setattr(os, "fsync", sync_files_only)
+  files.write_text(str(tmp_path / "made.txt"), ["x"])
+  assert (tmp_path / "made.txt").read_text() == "x"
 
 
 @pytest.mark.parametrize(
@@ -77,7 +159,7 @@ def test_lines_end_in_lf_or_crlf_or_where_there_is_neither_in_cr(
 def test_what_is_not_utf8_is_named_with_its_line(tmp_path, line):
   content = b"\xc3\xa9" + b"x" * 400 + b"\n"
   (tmp_path / "file").write_bytes(content * (line - 1) + b"a\xe9b\n")
-  with pytest.raises(ValueError, match=rf"file:{line}: the byte 0xe9 is not"):
+  with pytest.raises(UserError, match=rf"file:{line}: the byte 0xe9 is not"):
     list(files.read_lines(str(tmp_path / "file")))
 
 
@@ -92,7 +174,7 @@ def test_digest_is_that_of_hashlib(tmp_path):
   content = bytes(range(256)) * 9000
   (tmp_path / "file").write_bytes(content)
   expected = hashlib.sha256(content).hexdigest()
-  assert files.digest(str(tmp_path / "file")) == expected
+  assert files.hash_file(str(tmp_path / "file")) == expected
 
 
 @pytest.mark.parametrize("content", [None, "", "{", '{"a": "\udce9"}'])

@@ -121,7 +121,7 @@ def test_pretrained_outputs_equal_transformers(graph, tmp_path):
   bert = modeling.BertModel(config, False, ids, mask, segments)
   saver = tf.train.Saver(tf.trainable_variables())
   with tf.Session() as session:
-    saver.restore(session, weights.as_tensorflow(str(tmp_path)))
+    saver.restore(session, weights.convert_to_tensorflow(str(tmp_path / "a")))
     outputs = session.run(
       [bert.get_sequence_output(), bert.get_pooled_output()]
     )

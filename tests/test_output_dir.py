@@ -1,11 +1,23 @@
-"""What an output_dir holds, and what may be done with it."""
+"""output_dir.py: names, state, manifest, lock, folders of older versions."""
+
+import json
+import pathlib
+import shutil
 
 import pytest
 
 from bert_classifier import output_dir
-from bert_classifier.output_dir import OutputDir, check_settings, differences
+from bert_classifier.errors import UserError
+from bert_classifier.output_dir import (
+  OutputDir,
+  check_settings,
+  compare_settings,
+)
 import modeling
 
+# Written by the version of commit 7e350c3, and nothing but the events, graph
+# and meta files taken out.
+PREVIOUS = pathlib.Path(__file__).parent / "previous" / "output_dir"
 BEFORE = {
   "model": {"max_seq_length": 64, "labels": ["0", "1"]},
   "training": {"learning_rate": 1e-4, "num_train_epochs": 3.0},
@@ -34,12 +46,12 @@ BEFORE = {
   ],
 )
 def test_differences_are_those_of_the_phases_asked_for(now, found):
-  assert differences(BEFORE, now) == found
+  assert compare_settings(BEFORE, now) == found
 
 
 def test_settings_that_differ_stop_with_the_ways_out():
   there = OutputDir("out", "out/model.ckpt-7", 7, BEFORE)
-  with pytest.raises(ValueError) as error:
+  with pytest.raises(UserError) as error:
     check_settings(there, {"model": {"max_seq_length": 9}, "training": {}})
   assert str(error.value) == (
     "out was trained (up to step 7) with other settings: max_seq_length was 64"
@@ -55,7 +67,7 @@ def test_settings_are_found_as_they_were_recorded(tmp_path):
   vocabulary.write_text("[UNK]\n")
   folder = tmp_path / "out"
   config = modeling.BertConfig(vocab_size=1)
-  output_dir.record(str(folder), BEFORE, config, str(vocabulary))
+  output_dir.write_manifest(str(folder), BEFORE, config, str(vocabulary))
   assert output_dir.inspect(str(folder)) == OutputDir(
     str(folder), None, 0, BEFORE
   )
@@ -69,7 +81,9 @@ def test_files_of_the_user_in_the_folder_are_left_alone(tmp_path):
   (tmp_path / "words").write_text("[UNK]\n")
   for _ in range(2):  # also by a second run
     config = modeling.BertConfig(vocab_size=1)
-    output_dir.record(str(tmp_path), BEFORE, config, str(tmp_path / "words"))
+    output_dir.write_manifest(
+      str(tmp_path), BEFORE, config, str(tmp_path / "words")
+    )
   assert (tmp_path / "vocab.txt").read_text() == "mine"
   assert (tmp_path / "bert_config.json").exists()
 
@@ -77,6 +91,59 @@ def test_files_of_the_user_in_the_folder_are_left_alone(tmp_path):
 def test_a_folder_that_is_not_there_holds_nothing(tmp_path):
   path = str(tmp_path / "missing")
   assert output_dir.inspect(path) == OutputDir(path, None, 0, {})
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"settings": 3}'])
+def test_a_damaged_manifest_is_refused(tmp_path, content):
+  (tmp_path / "run_manifest.json").write_text(content)
+  with pytest.raises(UserError, match="run_manifest.json is damaged"):
+    output_dir.inspect(str(tmp_path))
+
+
+def test_checkpoints_without_a_state_file_are_refused(tmp_path):
+  for step in (9, 10):
+    (tmp_path / f"model.ckpt-{step}.index").write_text("")
+  with pytest.raises(UserError, match='path: "model.ckpt-10"'):
+    output_dir.check_state_file(output_dir.inspect(str(tmp_path)))
+
+
+@pytest.mark.parametrize("suffix", ["", "_mismatched"])
+def test_paths_have_the_names_of_2018_and_are_known_as_own(tmp_path, suffix):
+  folder = str(tmp_path)
+  paths = [
+    output_dir.results_path(folder, f"dev{suffix}"),
+    *output_dir.prediction_paths(folder, f"test{suffix}"),
+  ]
+  assert paths == [
+    f"{folder}/eval_results{suffix}.txt",
+    f"{folder}/test_results{suffix}.tsv",
+    f"{folder}/test_predictions{suffix}.tsv",
+  ]
+  for path in paths:
+    pathlib.Path(path).write_text("")
+  assert sorted(output_dir.list_own_files(folder)) == sorted(paths)
+
+
+def test_converted_weights_go_and_nothing_beside_them(tmp_path):
+  prefix = pathlib.Path(output_dir.converted_prefix(str(tmp_path)))
+  prefix.parent.mkdir()
+  for suffix in (".index", ".data-00000-of-00001"):
+    prefix.with_name(prefix.name + suffix).write_text("")
+  (tmp_path / "eval_results.txt").write_text("")
+  folders = [output_dir.CONVERTED_WEIGHTS]
+  assert output_dir.remove_own_files(str(tmp_path), folders) == 2
+  assert [p.name for p in tmp_path.iterdir()] == ["eval_results.txt"]
+
+
+def test_one_process_trains_in_a_folder_at_a_time(tmp_path):
+  with (
+    output_dir.lock_for_training(str(tmp_path)),
+    pytest.raises(UserError, match="another command is training in"),
+    output_dir.lock_for_training(str(tmp_path)),
+  ):
+    pass
+  with output_dir.lock_for_training(str(tmp_path)):
+    pass
 
 
 def test_only_what_a_run_wrote_is_removed(tmp_path):
@@ -92,3 +159,73 @@ def test_only_what_a_run_wrote_is_removed(tmp_path):
   assert output_dir.remove_own_files(str(folder)) == len(ours.split())
   left = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
   assert left == set(theirs.split())
+
+
+@pytest.fixture
+def previous(tmp_path):
+  """A copy of a folder of the version before the rooms."""
+  return shutil.copytree(PREVIOUS, tmp_path / "out")
+
+
+def test_a_folder_of_the_version_before_is_read(previous):
+  found = output_dir.inspect(str(previous))
+  assert found.checkpoint == str(previous / "model.ckpt-9")
+  assert found.step == 9
+  written = json.loads((previous / "run_manifest.json").read_text())
+  assert found.settings == written["settings"]
+  assert found.settings["training"]["train_batch_size"] == 8
+  config = modeling.BertConfig.from_json_file(
+    str(previous / "bert_config.json")
+  )
+  assert config.architecture().items() <= found.settings["model"].items()
+
+
+def test_every_file_of_the_version_before_is_known_as_own(previous):
+  names = {path.name for path in previous.iterdir()}
+  own = output_dir.list_own_files(str(previous))
+  assert {pathlib.Path(path).name for path in own} == names - {
+    "bert_config.json",
+    "vocab.txt",
+  }
+
+
+# The task and its length, and of each phase what was given.
+ALONE = dict(init_checkpoint=None, vocab_file=None, max_seq_length=24)
+TRAINING = dict(train_batch_size=8, learning_rate=1e-3, num_train_epochs=2)
+
+
+def test_a_folder_of_the_version_before_gives_the_same_results(
+  classify, previous
+):
+  names = ("eval_results.txt", "test_results.tsv")
+  results, table = ((PREVIOUS / name).read_text() for name in names)
+  for name in names:
+    (previous / name).unlink()
+  outcome = classify("--do_eval", "--do_predict", output_dir=previous, **ALONE)
+  assert outcome.status == 0, outcome.log
+  now = dict(
+    line.split(" = ") for line in (previous / names[0]).read_text().splitlines()
+  )
+  for key, value in (line.split(" = ") for line in results.splitlines()):
+    assert float(now[key]) == pytest.approx(float(value), abs=1e-6)
+  now = (previous / names[1]).read_text()
+  assert list(map(float, now.split())) == pytest.approx(
+    list(map(float, table.split())), abs=1e-6
+  )
+
+
+def test_training_in_a_folder_of_the_version_before_goes_on(classify, previous):
+  longer = {**TRAINING, "num_train_epochs": 3}
+  outcome = classify("--do_train", output_dir=previous, **ALONE, **longer)
+  assert outcome.status == 0, outcome.log
+  assert "steps 10 to 13" in outcome.log
+  assert output_dir.inspect(str(previous)).step == 13
+
+
+def test_other_settings_than_the_version_before_recorded_are_refused(
+  classify, previous
+):
+  other = {**TRAINING, "learning_rate": 1e-4}
+  outcome = classify("--do_train", output_dir=previous, **ALONE, **other)
+  assert outcome.status == 1
+  assert "learning_rate was 0.001 and is 0.0001" in outcome.log

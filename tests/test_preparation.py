@@ -12,13 +12,13 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   batches,
   catalogue,
-  checkpoints,
   devices,
   files,
   options,
   preparation,
 )
 from bert_classifier.feature_cache import Features
+from bert_classifier.hugging_face import list_variables
 
 
 def results(folder):
@@ -36,7 +36,7 @@ def hugging_face(golden_task, tmp_path):
   with open(os.path.join(source, "bert_config.json")) as file:
     config = json.load(file)
   weights = {}
-  for row in checkpoints.variable_table(config["num_hidden_layers"]):
+  for row in list_variables(config["num_hidden_layers"]):
     value = reader.get_tensor(row.name)
     value = value.T if row.is_transposed else value
     weights[row.hugging_face] = np.ascontiguousarray(value)

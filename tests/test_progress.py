@@ -16,11 +16,15 @@ from bert_classifier import progress
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
-@pytest.mark.parametrize(
-  "path", sorted(ROOT.glob("*.py")), ids=lambda p: p.stem
-)
-def test_examples_in_docstrings_hold(path):
-  assert doctest.testmod(importlib.import_module(path.stem)).failed == 0
+MODULES = [path.stem for path in ROOT.glob("*.py")]
+MODULES += [
+  f"bert_classifier.{p.stem}" for p in ROOT.glob("bert_classifier/*.py")
+]
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_examples_in_docstrings_hold(name):
+  assert doctest.testmod(importlib.import_module(name)).failed == 0
 
 
 class Terminal(io.StringIO):
@@ -37,8 +41,8 @@ class Terminal(io.StringIO):
     (90061, "25 h 01 min"),
   ],
 )
-def test_time_is_told_in_the_two_units_that_matter(seconds, words):
-  assert progress.duration(seconds) == words
+def test_a_duration_is_given_in_its_two_largest_units(seconds, words):
+  assert progress.format_duration(seconds) == words
 
 
 def test_status_line_renews_itself_and_goes_away():
@@ -56,13 +60,17 @@ def test_status_line_renews_itself_and_goes_away():
 
 
 def train(steps, log_steps, summary_dir=None):
-  """Runs the hook over a session that counts, for batches of 4 of 10 rows."""
+  """Runs the hook over a session that counts, batches of 4 of 10 examples."""
   loss = tf.identity(2.5, progress.ProgressHook.LOSS)
   rate = tf.identity(1e-4, progress.ProgressHook.RATE)
   step = tf.train.get_or_create_global_step()
   count = tf.assign_add(step, 1)
   hook = progress.ProgressHook(
-    steps, batch_size=4, rows=10, log_steps=log_steps, summary_dir=summary_dir
+    steps,
+    batch_size=4,
+    examples=10,
+    log_steps=log_steps,
+    summary_dir=summary_dir,
   )
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     for _ in range(steps):
@@ -114,27 +122,36 @@ def clock(monkeypatch):
   return now
 
 
-def test_a_counter_tells_every_ten_seconds_the_first_rows_apart(clock, caplog):
+def test_a_counter_tells_every_ten_seconds_the_first_apart(clock, caplog):
   caplog.set_level(logging.INFO, logger="absl")
   counter = progress.Counter("predicted", 80)
   for _ in range(6):
     counter.add(10)
     clock[0] += 4
   texts = [record.getMessage() for record in caplog.records]
-  assert texts == ["predicted 40 of 80 rows, 2.5 rows/s, 16 s left"]
+  assert texts == ["predicted 40 of 80 examples, 2.5 examples/s, 16 s left"]
   counter = progress.Counter("converted")
-  assert list(progress.counted(range(5), counter, rows=2)) == [0, 1, 2, 3, 4]
-  assert str(counter) == "converted 4 rows"
+  assert list(progress.count_examples(range(5), counter, every=2)) == [
+    0,
+    1,
+    2,
+    3,
+    4,
+  ]
+  assert str(counter) == "converted 4 examples"
 
 
-def test_an_evaluation_tells_its_rows_and_no_filling(graph, clock, caplog):
+def test_an_evaluation_tells_its_examples_and_no_filling(graph, clock, caplog):
   caplog.set_level(logging.INFO, logger="absl")
-  zero, hook = tf.constant(0), progress.EvaluationHook(rows=10, batch_size=4)
+  zero, hook = (
+    tf.constant(0),
+    progress.EvaluationHook(examples=10, batch_size=4),
+  )
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     for _ in range(3):
       session.run(zero)
       clock[0] += 1
-  assert "evaluated 10 of 10 rows, 2.0 rows/s" in caplog.text
+  assert "evaluated 10 of 10 examples, 2.0 examples/s" in caplog.text
 
 
 def test_an_evaluation_on_the_way_takes_no_time_of_training(
@@ -143,12 +160,14 @@ def test_an_evaluation_on_the_way_takes_no_time_of_training(
   caplog.set_level(logging.INFO, logger="absl")
   step = tf.train.get_or_create_global_step()
   count = tf.assign_add(step, 1)
-  hook = progress.ProgressHook(3, batch_size=4, rows=10, log_steps=1)
+  hook = progress.ProgressHook(3, batch_size=4, examples=10, log_steps=1)
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     for seconds in (1, 0.5, 0.5):
       clock[0] += seconds
       session.run(count)
-      evaluation = progress.EvaluationHook(rows=10, batch_size=4, training=hook)
+      evaluation = progress.EvaluationHook(
+        examples=10, batch_size=4, training=hook
+      )
       evaluation.begin()
       clock[0] += 100
       evaluation.end(None)

@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import batches, devices, fast_modeling, options, targets
-from bert_classifier.output_dir import only_trainer
+from bert_classifier.output_dir import lock_for_training
 from bert_classifier.tasks import InputExample
 import run_classifier
 
@@ -448,7 +448,7 @@ def test_checkpoints_of_which_none_is_known_to_be_the_newest_are_kept(
 
 
 def test_a_folder_takes_one_training_at_a_time(output_dir, training, classify):
-  with only_trainer(str(output_dir)):
+  with lock_for_training(str(output_dir)):
     outcome = classify(output_dir=output_dir, **training)
   assert outcome.status == 1
   assert f"another command is training in {output_dir}" in outcome.log

@@ -1,0 +1,354 @@
+"""Hugging Face's form of BERT: variable names, configurations, safetensors.
+
+`VARIABLES` is the one place that knows both names of a variable. A file's
+header gives names and shapes before a weight is read:
+
+  weights = open_weights("bert-base-uncased/model.safetensors")
+  weights.shapes["bert/pooler/dense/kernel"]        # (768, 768)
+  write_tensorflow_checkpoint(weights.sources, "converted.ckpt")
+
+Axis letters: V vocabulary, P positions, Y token types, H hidden, F
+feed-forward, L labels.
+"""
+
+import atexit
+import functools
+import json
+import os
+import re
+import shutil
+import tempfile
+from typing import NamedTuple, Optional
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import errors
+
+# Names of the files in a model's folder.
+CONFIG = "config.json"
+SAFETENSORS = "model.safetensors"
+SAFETENSORS_INDEX = "model.safetensors.index.json"  # of a model in several
+
+
+# ---------------------------------------------------------------------------
+# Variables
+
+
+class Variable(NamedTuple):
+  """One variable under both of its names.
+
+  Attributes:
+    name: TensorFlow's name, that of the 2018 checkpoints.
+    hugging_face: their name.
+    axes: a letter for each axis, in TensorFlow's order.
+    layer: number of the encoder layer; None outside the encoder and in
+      `VARIABLES`, where `{}` in the names stands for it.
+  """
+
+  name: str
+  hugging_face: str
+  axes: str
+  layer: Optional[int] = None
+
+  @property
+  def is_transposed(self):
+    """Returns True where their axes are in the opposite order: of kernels."""
+    return self.name.endswith("/kernel")
+
+  def in_layer(self, number):
+    """Returns this variable with the number of a layer filled in."""
+    return Variable(
+      self.name.format(number),
+      self.hugging_face.format(number),
+      self.axes,
+      number,
+    )
+
+
+def _parse_table(scope, their_scope, table):
+  lines = (line.split() for line in table.strip().splitlines())
+  return [
+    Variable(scope + name, their_scope + their_name, axes)
+    for name, their_name, axes in lines
+  ]
+
+
+VARIABLES = (
+  *_parse_table(
+    "bert/embeddings/",
+    "bert.embeddings.",
+    """
+    word_embeddings          word_embeddings.weight          VH
+    position_embeddings      position_embeddings.weight      PH
+    token_type_embeddings    token_type_embeddings.weight    YH
+    LayerNorm/beta           LayerNorm.bias                  H
+    LayerNorm/gamma          LayerNorm.weight                H
+    """,
+  ),
+  *_parse_table(
+    "bert/encoder/layer_{}/",
+    "bert.encoder.layer.{}.",
+    """
+    attention/self/query/kernel       attention.self.query.weight        HH
+    attention/self/query/bias         attention.self.query.bias          H
+    attention/self/key/kernel         attention.self.key.weight          HH
+    attention/self/key/bias           attention.self.key.bias            H
+    attention/self/value/kernel       attention.self.value.weight        HH
+    attention/self/value/bias         attention.self.value.bias          H
+    attention/output/dense/kernel     attention.output.dense.weight      HH
+    attention/output/dense/bias       attention.output.dense.bias        H
+    attention/output/LayerNorm/beta   attention.output.LayerNorm.bias    H
+    attention/output/LayerNorm/gamma  attention.output.LayerNorm.weight  H
+    intermediate/dense/kernel         intermediate.dense.weight          HF
+    intermediate/dense/bias           intermediate.dense.bias            F
+    output/dense/kernel               output.dense.weight                FH
+    output/dense/bias                 output.dense.bias                  H
+    output/LayerNorm/beta             output.LayerNorm.bias              H
+    output/LayerNorm/gamma            output.LayerNorm.weight            H
+    """,
+  ),
+  *_parse_table(
+    "bert/pooler/dense/",
+    "bert.pooler.dense.",
+    """
+    kernel    weight    HH
+    bias      bias      H
+    """,
+  ),
+  *_parse_table(
+    "",
+    "classifier.",
+    """
+    output_weights    weight    LH
+    output_bias       bias      L
+    """,
+  ),
+)
+
+_BY_NAME = {variable.name: variable for variable in VARIABLES}
+_BY_THEIR_NAME = {variable.hugging_face: variable for variable in VARIABLES}
+_LAYER_NUMBER = re.compile(r"(?<=\blayer[_.])\d+")
+
+
+def list_variables(num_hidden_layers):
+  """Returns the `Variable`s of a model with that many encoder layers."""
+  variables = []
+  for variable in VARIABLES:
+    if "{}" in variable.name:
+      variables += map(variable.in_layer, range(num_hidden_layers))
+    else:
+      variables.append(variable)
+  return variables
+
+
+def find_variable(name):
+  """Returns the `Variable` of TensorFlow's name, None for a foreign name."""
+  return _find(name, _BY_NAME)
+
+
+def find_variable_by_their_name(name):
+  """Returns the `Variable` of a name in their files, None for a foreign name.
+
+  Files of a bare encoder leave out `bert.`; old ones say gamma and beta.
+  """
+  if not name.startswith(("bert.", "classifier.")):
+    name = "bert." + name
+  name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
+  name = name.replace("LayerNorm.beta", "LayerNorm.bias")
+  return _find(name, _BY_THEIR_NAME)
+
+
+def _find(name, table):
+  number = _LAYER_NUMBER.search(name)
+  variable = table.get(_LAYER_NUMBER.sub("{}", name, count=1))
+  if variable and number:
+    return variable.in_layer(int(number.group()))
+  return variable
+
+
+# ---------------------------------------------------------------------------
+# Configurations
+
+
+def is_configuration(config, kind=None):
+  """Returns True where a configuration's values mean what theirs mean.
+
+  Args:
+    config: `modeling.BertConfig`.
+    kind: `checkpoints.Checkpoint.kind` of the weights it belongs to, which
+      decides; None where there are none.
+  """
+  if kind is None:
+    return hasattr(config, "model_type")
+  return kind == "huggingface"
+
+
+def adapt_configuration(config):
+  """Changes the values of one of their configurations to what we call them.
+
+  Their "gelu" is the exact form; ours is the tanh approximation.
+
+  Args:
+    config: `modeling.BertConfig`.
+  """
+  if isinstance(config.hidden_act, str) and config.hidden_act.lower() == "gelu":
+    config.hidden_act = "gelu_erf"
+
+
+# ---------------------------------------------------------------------------
+# Weights in safetensors files
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
+
+
+class Source(NamedTuple):
+  """Where the weight of a variable is.
+
+  Attributes:
+    path: local path of a safetensors file.
+    name: the tensor's name in it.
+    is_transposed: True where its axes are in the opposite order.
+  """
+
+  path: str
+  name: str
+  is_transposed: bool
+
+
+class Weights(NamedTuple):
+  """The tensors of a model, their values not read yet.
+
+  Attributes:
+    shapes: {name: shape}, under TensorFlow's name and in its order of axes;
+      under its own name what is no variable of this model.
+    sources: {name: `Source`} of the variables of this model.
+  """
+
+  shapes: dict
+  sources: dict
+
+
+def open_weights(path):
+  """Returns the `Weights` of a model.
+
+  Args:
+    path: a safetensors file, or the index of a model in several; may be
+      remote, then the files are copied to a temporary folder.
+
+  Raises:
+    MissingFileError: the index lists a file that is not there.
+    UserError: a file is damaged, weights are quantized, or the library
+      safetensors is not installed.
+  """
+  shapes, sources = {}, {}
+  for shard in _list_shards(path):
+    local = _copy_if_remote(shard)
+    for name, shape, dtype in _read_header(shard, local):
+      variable = find_variable_by_their_name(name)
+      if variable is None or variable.name in shapes:
+        shapes[name] = shape
+        continue
+      if dtype not in _FLOATS:
+        raise errors.UserError(
+          f"{shard}: {name} is of the type {dtype}; weights must be one of"
+          f" {', '.join(_FLOATS)}: take the model as it was before quantization"
+        )
+      is_transposed = variable.is_transposed
+      shapes[variable.name] = shape[::-1] if is_transposed else shape
+      sources[variable.name] = Source(local, name, is_transposed)
+  return Weights(shapes, sources)
+
+
+def write_tensorflow_checkpoint(sources, prefix):
+  """Writes weights as float32 to a TensorFlow checkpoint.
+
+  Memory holds the weights once.
+
+  Args:
+    sources: {name: `Source`}.
+    prefix: of the checkpoint; its folder is made if need be.
+  """
+  tf.io.gfile.makedirs(os.path.dirname(prefix) or ".")
+  # Read inside the graph: as constants the weights could not pass 2 GB, and
+  # fed they would be held twice. A GPU would be claimed for nothing.
+  on_cpu = tf.ConfigProto(device_count={"GPU": 0})
+  with tf.Graph().as_default(), tf.Session(config=on_cpu) as session:
+    readers = [
+      functools.partial(_read_weight, source) for source in sources.values()
+    ]
+    tensors = [tf.numpy_function(read, [], tf.float32) for read in readers]
+    save = tf.raw_ops.SaveV2(
+      prefix=prefix,
+      tensor_names=list(sources),
+      shape_and_slices=[""] * len(tensors),
+      tensors=tensors,
+    )
+    session.run(save)
+
+
+def _import_safetensors():
+  try:
+    import safetensors
+  except ImportError as error:
+    raise errors.UserError(
+      "reading a .safetensors file needs the library safetensors: pip install"
+      " safetensors"
+    ) from error
+  return safetensors
+
+
+def _list_shards(path):
+  """Returns the safetensors files: the path itself, or those it lists."""
+  if not path.endswith(".json"):
+    return [path]
+  try:
+    with tf.io.gfile.GFile(path, "rb") as reader:
+      listed = sorted(set(json.loads(reader.read())["weight_map"].values()))
+  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    raise errors.UserError(
+      f"{path} is not the index of a model in several safetensors files: its"
+      " JSON must map names to files under weight_map"
+    ) from error
+  shards = [os.path.join(os.path.dirname(path), name) for name in listed]
+  for shard in shards:
+    if not tf.io.gfile.exists(shard):
+      raise errors.MissingFileError(
+        f"half a checkpoint: {path} lists {shard}, which is not there"
+      )
+  return shards
+
+
+def _copy_if_remote(path):
+  """Returns a path that the library can open, of a copy where need be."""
+  if "://" not in path:
+    return path
+  folder = tempfile.mkdtemp()
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  copy = os.path.join(folder, os.path.basename(path))
+  tf.io.gfile.copy(path, copy)
+  return copy
+
+
+def _read_header(path, local):
+  """Returns (name, shape, type) of each tensor."""
+  library = _import_safetensors()
+  try:
+    with library.safe_open(local, framework="np") as tensors:
+      names = tensors.keys()
+      slices = [(name, tensors.get_slice(name)) for name in names]
+      return [(n, tuple(s.get_shape()), s.get_dtype()) for n, s in slices]
+  except library.SafetensorError as error:
+    raise errors.UserError(
+      f"{path} is damaged, cut off or no safetensors file; copy or download it"
+      f" again ({error})"
+    ) from error
+
+
+def _read_weight(source):
+  """Returns <float32>[...], one tensor, its axes in TensorFlow's order."""
+  library = _import_safetensors()
+  with library.safe_open(source.path, framework="np") as tensors:
+    weight = tensors.get_tensor(source.name)
+  weight = weight.T if source.is_transposed else weight
+  return np.ascontiguousarray(weight, np.float32)
