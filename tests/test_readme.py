@@ -1,6 +1,7 @@
-"""README.md: what it says of flags and files is so."""
+"""README.md and docs/: what they say of flags, files and commands is so."""
 
 import csv
+from fnmatch import fnmatch
 import os
 from pathlib import Path
 import re
@@ -8,43 +9,202 @@ import shutil
 import subprocess
 import sys
 
+from absl import app
 import pytest
 
 import run_classifier
 
 ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+  path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+  for path in [
+    *ROOT.glob("*.md"),
+    *ROOT.glob("docs/*.md"),
+    ROOT / "sample" / "README.md",
+  ]
+}
+README, FLAGS_PAGE = PAGES["README.md"], PAGES["docs/flags.md"]
+OUTPUT, CONTRIBUTING = PAGES["docs/output.md"], PAGES["docs/contributing.md"]
 
 
 def own_flags():
-  return [flag for group in run_classifier._GROUPS.values() for flag in group]
+  """The flags that this project defines, in whichever of its modules."""
+  return [
+    flag
+    for module, flags in run_classifier.FLAGS.flags_by_module_dict().items()
+    if module.partition(".")[0] in ("run_classifier", "bert_classifier")
+    for flag in flags
+  ]
+
+
+def blocks(page, language):
+  """The code blocks of a language, in order."""
+  return re.findall(rf"^```{language}\n(.*?)^```$", page, re.M | re.S)
+
+
+# ---------------------------------------------------------------------------
+# Flags
 
 
 @pytest.mark.parametrize("flag", own_flags(), ids=lambda flag: flag.name)
 def test_every_flag_is_listed_with_its_default(flag):
   row = re.search(
-    rf"^\| `--{flag.name}` \| `?([^`|]*)`? \| (.*) \|$", README, re.M
+    rf"^\| `--{flag.name}` \| `?([^`|]*)`? \| (.*) \|$", FLAGS_PAGE, re.M
   )
   default = "" if flag.default is None else flag.default_as_str.strip("'")
   assert row and row.group(1).strip() == default
   assert row.group(2) == flag.help
 
 
-def test_every_file_at_the_top_is_in_the_tour():
-  for path in [*ROOT.glob("*.py"), *ROOT.glob("bert_classifier/[a-z]*.py")]:
-    name = path.relative_to(ROOT).as_posix()
-    assert f"| `{name}` |" in README, name
+def test_every_listed_flag_is_there():
+  listed = re.findall(r"^\| `--(\w+)`", FLAGS_PAGE, re.M)
+  assert sorted(listed) == sorted(flag.name for flag in own_flags())
 
 
-def blocks(language):
-  """The code blocks of a language, in order."""
-  return re.findall(rf"^```{language}\n(.*?)^```$", README, re.M | re.S)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_flag_that_a_page_names_is_a_flag(page):
+  sources = "".join(
+    path.read_text(encoding="utf-8")
+    for folder in ("benchmarks", "sample")
+    for path in ROOT.glob(f"{folder}/*.py")
+  )
+  known = {flag.name for flag in own_flags()} | {"flagfile", "help"}
+  words = re.sub(r"(?m)^.*\b(pip|ruff) .*$", "", PAGES[page])
+  for name in re.findall(r"(?<![\w-])--(\w+)", words):
+    if name not in known and name.removeprefix("no") not in known:
+      assert re.search(rf'"(--)?{name}"', sources), name
+
+
+# ---------------------------------------------------------------------------
+# Files and links
+
+
+def test_the_tour_lists_every_module_and_nothing_else():
+  # Not a glob of the top, where a user's own my_task.py may lie.
+  config = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+  names = re.search(r"known-first-party = \[(.*?)\]", config, re.S).group(1)
+  modules = [
+    f"{name}.py"
+    for name in re.findall(r"\w+", names)
+    if name != "bert_classifier"
+  ]
+  modules += [
+    path.relative_to(ROOT).as_posix()
+    for folder in ("bert_classifier", "benchmarks")
+    for path in ROOT.glob(f"{folder}/*.py")
+    if path.name != "__init__.py" and not path.stem.endswith("_child")
+  ]
+  listed = re.findall(r"^\| `([\w/]+\.py)` \|", CONTRIBUTING, re.M)
+  assert sorted(listed) == sorted(modules)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_names_is_there(page):
+  folders = r"(?:bert_classifier|benchmarks|tests|docs|sample|\.ci)/"
+  top = r"(?:requirements|run_classifier|estimator_bridge|modeling)"
+  for name in re.findall(
+    rf"(?<![\w./])({folders}[\w./-]*\w|{top}[\w-]*\.(?:py|txt))\b", PAGES[page]
+  ):
+    made = name.startswith(("sample/output", "sample/data/cached_"))
+    assert made or (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_link_leads_to_a_page_and_its_heading(page):
+  for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+    if link.startswith("https://"):
+      continue
+    path, _, heading = link.partition("#")
+    target = (ROOT / page).parent / path if path else ROOT / page
+    assert target.exists(), link
+    if heading:
+      text = target.read_text(encoding="utf-8")
+      assert heading in map(slug, re.findall(r"^#+ (.*)$", text, re.M)), link
+
+
+def slug(heading):
+  """The name that a heading has in a link."""
+  return re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
+
+
+# ---------------------------------------------------------------------------
+# Commands
+
+
+def test_the_first_command_needs_nothing_and_runs_the_sample():
+  first = blocks(README, "sh")[0].splitlines()
+  assert first == [
+    "python3 -m venv .venv",
+    ".venv/bin/pip install -q -r requirements.txt",
+    ".venv/bin/python run_classifier.py --flagfile=sample/run.flags",
+  ]
+
+
+def test_the_test_command_stands_where_ci_looks_for_it():
+  marked = r"<!-- test command -->\n```sh\n(.*?)^```$"
+  command = re.search(marked, README, re.M | re.S)
+  assert command.group(1) == blocks(README, "sh")[1]
+
+
+@pytest.fixture(scope="module")
+def short_run(classify, tmp_path_factory):
+  """Folder and log of the sample, a fifth of an epoch of it."""
+  folder = tmp_path_factory.mktemp("run")
+  sample = ROOT / "sample"
+  done = classify(
+    "--do_train",
+    "--do_eval",
+    "--do_predict",
+    task_name="cola",
+    data_dir=sample / "data",
+    cache_dir=folder / "sample" / "data",
+    vocab_file=sample / "vocab.txt",
+    bert_config_file=sample / "bert_config.json",
+    init_checkpoint=None,
+    output_dir=folder / "sample" / "output",
+    max_seq_length=16,
+    num_train_epochs=0.2,
+    log_steps=20,
+  )
+  assert done.status == 0, done.log
+  return folder, done.log
+
+
+def without_numbers(line):
+  """A log line's text, with N for numbers and less the words on the device."""
+  line = re.sub(r", on .*", "", line)
+  line = re.sub(r"(_cola_)[0-9a-f]+", r"\1N", line)
+  return re.sub(r"\d[\d.]*(e[-+]\d+)?", "N", line)
+
+
+def test_the_log_to_expect_is_that_of_the_script(short_run):
+  folder, log = short_run
+  log = log.replace(f"{folder}/", "")
+  printed = set(map(without_numbers, log.splitlines()))
+  (expected,) = blocks(README, "text")
+  for line in expected.splitlines():
+    text = re.fullmatch(r"[-\d]{10} [\d:,]{12} \[INFO \] (.*)", line).group(1)
+    assert without_numbers(text) in printed, line
+
+
+def test_every_file_in_an_output_dir_is_listed(short_run):
+  out = short_run[0] / "sample" / "output"
+  rows = re.findall(r"^\| (`[^|]*) \|", OUTPUT, re.M)
+  listed = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
+  listed = [re.sub(r"^\.|-N\.", "*.", name) for name in listed]
+  for path in out.iterdir():
+    name = path.name + "/" * path.is_dir()
+    assert any(fnmatch(name, pattern) for pattern in listed), name
+
+
+# ---------------------------------------------------------------------------
+# Own data
 
 
 def test_an_own_task_runs_from_a_csv_file_to_predictions(tmp_path, golden_task):
-  convert, own_task = blocks("python")
-  rows = [line for block in blocks("csv") for line in block.splitlines()]
-  (tmp_path / "train.csv").write_text("\n".join([*rows, *rows[1:]]))
+  convert, own_task = blocks(README, "python")
+  (lines,) = (block.splitlines() for block in blocks(README, "csv"))
+  (tmp_path / "train.csv").write_text("\n".join([*lines, *lines[1:]]))
   (tmp_path / "convert.py").write_text(convert)
   (tmp_path / "my_task.py").write_text(own_task)
   model = f"{golden_task}/checkpoint"
@@ -70,18 +230,30 @@ def test_an_own_task_runs_from_a_csv_file_to_predictions(tmp_path, golden_task):
   header, *lines = (
     (tmp_path / "out" / "test_predictions.tsv").read_text().splitlines()
   )
-  *told, last = header.split("\t")
-  assert all(f"`{name}`" in README for name in told)
-  assert last == "probability_positive"
+  columns = [
+    re.sub("_(negative|positive)$", "_LABEL", name)
+    for name in header.split("\t")
+  ]
+  assert columns[-2:] == ["probability_LABEL"] * 2
+  assert all(f"`{name}`" in OUTPUT for name in columns)
   with open(tmp_path / "train.csv", newline="") as file:
     texts = [row["review"] for row in csv.DictReader(file)]
   assert [line.split("\t")[1] for line in lines] == texts
 
 
-def test_files_and_flags_that_commands_name_are_there():
-  for name in re.findall(r"(?<=[ =])(?:\w+/)*\w+\.(?:py|txt|flags)\b", README):
-    if name.startswith(("requirements", "tests/", "sample/", "run_")):
-      assert (ROOT / name).exists(), name
-  known = {flag.name for flag in own_flags()} | {"flagfile", "help", "no"}
-  for name in re.findall(r"^\s+--(\w+)", README, re.M):
-    assert name in known, name
+def test_the_task_of_pairs_reads_its_columns(tmp_path, monkeypatch):
+  (own_task,) = blocks(PAGES["docs/data.md"], "python")
+  monkeypatch.setattr(app, "run", lambda main, flags_parser: None)
+  monkeypatch.setattr(
+    run_classifier, "PROCESSORS", dict(run_classifier.PROCESSORS)
+  )
+  exec(own_task, {})
+  (tmp_path / "test.tsv").write_text(
+    "grade\tquestion\tanswer\nright\tWho?\tI.\nwrong\tWhere?\tNow.\n"
+  )
+  task = run_classifier.PROCESSORS["answers"]()
+  examples = task.get_test_examples(str(tmp_path))
+  assert [(e.text_a, e.text_b, e.label, e.gold) for e in examples] == [
+    ("Who?", "I.", None, "right"),
+    ("Where?", "Now.", None, "wrong"),
+  ]
