@@ -3,13 +3,17 @@
 import json
 import os
 from pathlib import Path
+import random
 import shutil
 
-from conftest import read_records
+from conftest import read_records, write_rows
 import pytest
+import tensorflow.compat.v1 as tf
 
-from bert_classifier import feature_cache, files
-from bert_classifier.catalogue import MrpcProcessor
+from bert_classifier import conversion, feature_cache, features, files
+from bert_classifier.catalogue import PROCESSORS, MrpcProcessor
+from bert_classifier.errors import UserError
+from bert_classifier.tasks import DataProcessor, InputExample
 
 SPLITS = [("train", "train"), ("dev", "eval"), ("test", "predict")]
 PREVIOUS = Path(__file__).parent / "previous" / "features"
@@ -152,3 +156,202 @@ def test_an_error_while_converting_leaves_nothing(cache, tmp_path):
   with pytest.raises(AssertionError, match="tokenized again"):
     cache(tokenizer=Unusable()).features("dev")
   assert os.listdir(tmp_path) == []
+
+
+def test_a_cache_of_the_version_before_is_reused(
+  cache, golden_task, tmp_path, info
+):
+  (before,) = PREVIOUS.glob("*.tf_record")
+  for path in PREVIOUS.iterdir():
+    shutil.copy(path, tmp_path)
+  digest = files.digest(f"{golden_task}/vocab.txt")
+  again = cache(tokenizer=Unusable(), vocabulary=digest)
+  assert again.features("dev") == (f"{tmp_path}/{before.name}", 21, 497)
+  said = f"dev: 21 examples, converted before, in {tmp_path}/{before.name}"
+  assert said in info.messages
+
+
+def test_records_are_those_of_the_version_before_to_the_byte(
+  cache, golden_task
+):
+  (before,) = PREVIOUS.glob("*.tf_record")
+  digest = files.digest(f"{golden_task}/vocab.txt")
+  path = Path(cache(vocabulary=digest).features("dev").path)
+  assert path.read_bytes() == before.read_bytes()
+  manifest = path.with_suffix(".json").read_text()
+  assert manifest == before.with_suffix(".json").read_text()
+
+
+class Own(DataProcessor):
+  """In the manner of 2018."""
+
+  def get_labels(self):
+    return ["no", "yes"]
+
+  def get_train_examples(self, data_dir):
+    yield InputExample("dev-1", "t", "u", "yes")
+    yield InputExample("dev-2", "t", None, "no")
+
+
+# Names that the version before gave to the features of these files.
+MNLI = ["\t".join("abcdefghijkl"), "\t".join("3bcdefghABk") + "\tneutral"]
+FINGERPRINTS = {
+  "cola": ("train.tsv", ["a\t1\t\tp"], "ec7f1f794f0a"),
+  "mnli": ("train.tsv", MNLI, "24288b28f950"),
+  "mrpc": (
+    "train.tsv",
+    ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "1\t5\t6\tA.\tB."],
+    "704d6a3df429",
+  ),
+  "xnli": (
+    "multinli/multinli.train.zh.tsv",
+    ["premise\thypo\tlabel", "A\tB\tcontradictory"],
+    "e8bbde829a29",
+  ),
+  "own": ("none.tsv", [], "4483af081da9"),
+}
+
+
+@pytest.mark.parametrize("task", FINGERPRINTS)
+def test_fingerprints_are_those_of_the_version_before(cache, tmp_path, task):
+  file, rows, fingerprint = FINGERPRINTS[task]
+  write_rows(tmp_path / file, *rows)
+  processor = {**PROCESSORS, "own": Own}[task]()
+  path = cache(processor, task=task, folder=tmp_path).features("train").path
+  assert os.path.basename(path) == (
+    f"cached_train_24_{task}_{fingerprint}.tf_record"
+  )
+
+
+ROWS = [[str(n), "1", "", f"p{n} " + "x" * 100_000] for n in range(30)]
+
+
+def test_a_file_that_changed_since_it_was_counted_leaves_no_cache(
+  cache, tmp_path
+):
+  one = cache(PROCESSORS["cola"](), folder=tmp_path / "data")
+  write_rows(tmp_path / "data" / "train.tsv", *ROWS)
+  assert one.count("train") == 30
+  write_rows(tmp_path / "data" / "train.tsv", *ROWS[::-1])
+  with pytest.raises(UserError, match=r"data/train\.tsv changed while it was"):
+    one.features("train")
+  assert os.listdir(tmp_path) == ["data"]
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_file_that_changes_while_it_is_converted_leaves_no_cache(
+  cache, tokenizer, tmp_path, monkeypatch, processes
+):
+  monkeypatch.setattr(conversion, "EXAMPLES_ALONE", 0)
+  path, plain = tmp_path / "data" / "train.tsv", tokenizer.tokenize
+
+  def tokenize(text):
+    if text.startswith("p2 "):  # in place, behind what was read by now
+      with open(path, "r+b") as file:
+        file.seek(-50, os.SEEK_END)
+        file.write(b"y")
+    return plain(text)
+
+  tokenizer.tokenize = tokenize
+  write_rows(path, *ROWS)
+  changing = cache(
+    PROCESSORS["cola"](), folder=path.parent, processes=processes
+  )
+  with pytest.raises(UserError, match=r"data/train\.tsv changed while it was"):
+    changing.features("train")
+  assert os.listdir(tmp_path) == ["data"]
+
+
+@pytest.fixture
+def converted(cache, golden_task, tmp_path):
+  """The cache of a copy of the test set, converted, and the copy's path."""
+  (tmp_path / "data").mkdir()
+  path = Path(shutil.copy(f"{golden_task}/data/test.tsv", tmp_path / "data"))
+  one = cache(folder=tmp_path / "data")
+  assert one.features("test").records == 13
+  return one, path
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["same run", "next run"])
+def test_texts_are_those_that_were_converted(converted, cache, known):
+  one, path = converted
+  if not known:
+    one = cache(folder=path.parent, tokenizer=Unusable())
+  header, *lines = path.read_text().splitlines()
+  found = [[e.text_a, e.text_b] for e in one.converted_examples("test")]
+  assert found == [line.split("\t")[3:5] for line in lines]
+
+
+CHANGES = {
+  "reversed": lambda lines: lines[::-1],
+  "longer": lambda lines: [*lines, lines[0]],
+  "shorter": lambda lines: lines[:-1],
+  "broken": lambda lines: [*lines[:5], "short", *lines[5:]],
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_texts_that_are_not_those_converted_are_an_error(converted, change):
+  one, path = converted
+  header, *lines = path.read_text().splitlines()
+  path.write_text("\n".join([header, *CHANGES[change](lines), ""]))
+  with pytest.raises(UserError, match=r"data/test\.tsv changed while it was"):
+    # As a writer of predictions asks: it has 13, and may stop there.
+    for _, _ in zip(one.converted_examples("test"), range(13)):
+      pass
+
+
+class Shuffled(MrpcProcessor):
+  def get_test_examples(self, data_dir):
+    examples = super().get_test_examples(data_dir)
+    random.shuffle(examples)
+    return examples
+
+
+def test_texts_of_an_unseeded_shuffle_are_in_the_order_of_the_records(
+  cache, tokenizer
+):
+  one = cache(Shuffled())
+  records = read_records(one.features("test").path)
+  for _ in range(2):
+    converted = [
+      features.convert_single_example(9, example, ["0", "1"], 24, tokenizer)
+      for example in one.converted_examples("test")
+    ]
+    assert [row.as_dict() for row in converted] == records
+
+
+class Number:
+  """A target that this project does not have: what of it a cache needs."""
+
+  def settings(self):
+    return {"labels": [], "kind": "number"}
+
+  def feature_spec(self):
+    return {"number": tf.FixedLenFeature([], tf.float32)}
+
+  def encode(self, label):
+    return 0.0 if label is None else float(label)
+
+  def features(self, value):
+    return {"number": [value]}
+
+
+class Numbers(MrpcProcessor):
+  def get_target(self):
+    return Number()
+
+
+def test_a_target_of_floats_is_cached_under_a_name_of_its_own(
+  cache, golden_task, tmp_path
+):
+  rows = [["Quality", *"bcde"], ["1.25", *"xyAB"], ["-3", *"xyCD"]]
+  write_rows(tmp_path / "data" / "train.tsv", *rows)
+  path = cache(Numbers(), folder=tmp_path / "data").features("train").path
+  assert [row["number"] for row in read_records(path)] == [[1.25], [-3.0]]
+  write_rows(tmp_path / "data" / "train.tsv", *rows, ["many", *"xyEF"])
+  with pytest.raises(
+    UserError, match="train.tsv:4: in column 'Quality', could"
+  ):
+    cache(Numbers(), folder=tmp_path / "data").count("train")
+  assert cache(Numbers()).features("test").path != cache().features("test").path

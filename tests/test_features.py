@@ -132,6 +132,68 @@ def test_a_record_is_what_tensorflow_parses(length):
     assert parsed == of_tensorflow(convert(example).as_dict())
 
 
+class Number:
+  """A target that this project does not have: what of it a record needs."""
+
+  def feature_spec(self):
+    return {"number": tf.FixedLenFeature([2], tf.float32)}
+
+  def encode(self, label):
+    return 0.0 if label is None else float(label)
+
+  def features(self, value):
+    return {"number": [value, np.float32(value / 3)]}
+
+
+NUMBERS = [
+  None,
+  "0",
+  "-1.5",
+  "3.3",
+  "1e-40",
+  "3e38",
+  "inf",
+  *map(str, range(9)),
+]
+
+
+def test_a_float_target_is_what_tensorflow_parses():
+  convert = features.Converter(Number(), 8, Numbers())
+  for label in NUMBERS:
+    example = InputExample("g", "5 300", "7", label)
+    row = convert(example)
+    record = convert.record(convert.inputs(example))
+    assert record == features.serialize(row)
+    written = {
+      n: list(map(float, v)) if n == "number" else v
+      for n, v in row.as_dict().items()
+    }
+    assert tf.train.Example.FromString(record) == of_tensorflow(written)
+
+
+def test_a_float_target_is_read_as_its_specification_says(run):
+  convert = features.Converter(Number(), 8, Numbers())
+  examples = [InputExample("g", "5", None, "1.5"), PaddingInputExample()]
+  records = [features.serialize(convert(example)) for example in examples]
+  spec = features.feature_spec(8, Number())
+  parsed = run(tf.io.parse_example(records, spec))
+  assert list(spec) == [
+    "input_ids",
+    "input_mask",
+    "segment_ids",
+    "number",
+    "is_real_example",
+  ]
+  assert parsed["number"].tolist() == [[1.5, 0.5], [0, 0]]
+  assert parsed["is_real_example"].tolist() == [1, 0]
+
+
+def test_a_label_that_the_target_refuses_names_its_example():
+  convert = features.Converter(Number(), 8, Numbers())
+  with pytest.raises(UserError, match="dev-3: could not convert .* 'many'"):
+    convert(InputExample("dev-3", "5", None, "many"))
+
+
 class Reversing(tokenization.FullTokenizer):
   def tokenize(self, text):
     return super().tokenize(text)[::-1]

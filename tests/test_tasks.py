@@ -1,12 +1,14 @@
 """Tasks to examples, and that every reading gives the same ones."""
 
 import collections
+import random
 
 from conftest import read_examples, write_rows
 import pytest
 
+from bert_classifier import files
 from bert_classifier.catalogue import ColaProcessor
-from bert_classifier.errors import UserError
+from bert_classifier.errors import MissingFileError, UserError
 from bert_classifier.tasks import DataProcessor, InputExample, TaskData
 
 
@@ -63,3 +65,84 @@ def test_a_subclass_may_override_one_reader_and_the_labels(tmp_path):
   before = TaskData(Mine(), str(tmp_path)).source_digest("train")
   write_rows(tmp_path / "train.tsv", "a\t1\t\tx", "a\t2\t\tz")
   assert TaskData(Mine(), str(tmp_path)).source_digest("train") != before
+
+
+PAIR = [[str(n), "1", "", f"text {n}"] for n in range(9)]
+
+
+def test_a_file_in_another_order_is_not_what_was_read(tmp_path):
+  data = TaskData(ColaProcessor(), write_rows(tmp_path / "train.tsv", *PAIR))
+  assert data.count("train") == 9
+  assert len(list(data.examples("train"))) == 9
+  write_rows(tmp_path / "train.tsv", *PAIR[::-1])
+  with pytest.raises(UserError, match=r"/train\.tsv changed while it was in"):
+    list(data.examples("train"))
+  with pytest.raises(UserError, match=r"/train\.tsv changed while it was in"):
+    data.count("train")
+
+
+def test_the_first_reading_may_be_for_the_digest(tmp_path):
+  data = TaskData(ColaProcessor(), write_rows(tmp_path / "train.tsv", *PAIR))
+  assert data.source_digest("train") == files.digest(data.path("train"))
+  write_rows(tmp_path / "train.tsv", *PAIR, *PAIR)
+  with pytest.raises(UserError, match=r"/train\.tsv changed"):
+    data.count("train")
+
+
+def test_of_a_changed_file_the_change_is_told_not_what_it_led_to(tmp_path):
+  data = TaskData(ColaProcessor(), write_rows(tmp_path / "train.tsv", *PAIR))
+  assert data.count("train") == 9
+  write_rows(tmp_path / "train.tsv", *PAIR, "short")
+  with pytest.raises(UserError, match=r"/train\.tsv changed"):
+    list(data.examples("train"))
+  (tmp_path / "train.tsv").unlink()
+  with pytest.raises(MissingFileError, match=r"/train\.tsv: no such file"):
+    list(data.examples("train"))
+
+
+class Shuffled(DataProcessor):
+  """Gives its test set in an order that is new each time."""
+
+  labels = ("no", "yes")
+  calls = 0
+
+  def get_test_examples(self, data_dir):
+    self.calls += 1
+    examples = [InputExample(f"test-{n}", f"text {n}") for n in range(40)]
+    random.Random(self.calls).shuffle(examples)
+    return examples
+
+
+class Generated(Shuffled):
+  def get_test_examples(self, data_dir):
+    yield from super().get_test_examples(data_dir)
+
+
+def test_an_own_list_is_asked_for_once(tmp_path):
+  data = TaskData(Shuffled(), str(tmp_path))
+  first = [e.guid for e in data.examples("test")]
+  assert data.count("test") == 40 and data.source_digest("test")
+  assert [e.guid for e in data.examples("test")] == first
+  assert data.processor.calls == 1
+
+
+def test_a_list_that_was_let_go_is_asked_for_again_and_compared(tmp_path):
+  data = TaskData(Shuffled(), str(tmp_path))
+  assert data.count("test") == 40
+  data.release("test")
+  with pytest.raises(UserError, match="Shuffled.get_test_examples gave other"):
+    list(data.examples("test"))
+
+
+def test_a_generator_is_asked_again_and_must_give_the_same(tmp_path):
+  data = TaskData(Generated(), str(tmp_path))
+  assert len(list(data.examples("test"))) == 40
+  data.processor.calls = 0
+  assert len(list(data.examples("test"))) == 40
+  with pytest.raises(UserError, match="Generated.get_test_examples gave other"):
+    list(data.examples("test"))
+
+
+def test_the_default_target_is_one_of_the_labels():
+  target = Shuffled().get_target()
+  assert target.labels == ("no", "yes") and target.encode("yes") == 1
