@@ -28,13 +28,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no banner at the import
 
 from absl import app, flags, logging
 import numpy as np
-import tensorflow.compat.v1 as tf
 
-try:  # before anything that leans on TensorFlow's insides
+try:  # first: it keeps TensorFlow's banner away, and checks the versions
   import estimator_bridge
 except ImportError as error:
   sys.exit(str(error))
 
+import tensorflow.compat.v1 as tf
 from tensorflow.python.ops import summary_ops_v2
 
 from bert_classifier import (
