@@ -36,7 +36,8 @@ is asked for.
 quiet() hides the messages that an Estimator's user can do nothing about; it is
 not called by the import. TensorFlow's start-up banners are gone, but for two
 lines of 2.18, with os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1") before
-the first import of TensorFlow, which is the calling script's to decide.
+this file is imported and no import of TensorFlow before it. Where nobody sets
+that variable, nothing of it is hidden.
 
 Verified on the last release of each version from 2.15 to 2.21; any other is
 refused rather than guessed at. This file needs nothing but TensorFlow and
@@ -45,17 +46,65 @@ tensorflow-estimator, so it can be copied into any project.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import ctypes
 import importlib
 import importlib.metadata
 import os
 import re
+import subprocess
 import sys
 import types
 import warnings
 
-import tensorflow as tf
+# TensorFlow 2.21 says these two while its libraries are loaded, where the CPU
+# has AVX-512: twice, at any TF_CPP_MIN_LOG_LEVEL, and before there is a way to
+# tell it the level.
+_BANNER = r"""
+/^WARNING: All log messages before absl::InitializeLog() is called are /d
+/^I[0-9]* .* port\.cc:[0-9]*\] oneDNN custom operations are on\./d
+"""  # a program of sed's
+
+
+@contextlib.contextmanager
+def _without_banner():
+  """Drops the lines of _BANNER from what this process writes to descriptor 2.
+
+  Only if TF_CPP_MIN_LOG_LEVEL asks for less than everything and TensorFlow is
+  not imported yet. Every other line passes at once, through a process of its
+  own: it passes also where the import brings this process down.
+  """
+  level = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
+  if level not in ("1", "2", "3") or "tensorflow" in sys.modules:
+    yield
+    return
+  try:
+    kept = os.dup(2)
+    sed = subprocess.Popen(
+      ["sed", "-u", _BANNER],
+      stdin=subprocess.PIPE,
+      stdout=kept,
+      stderr=subprocess.DEVNULL,
+      start_new_session=True,  # an interrupt from the keyboard is not for it
+      env={**os.environ, "LC_ALL": "C"},  # lines are bytes
+    )
+  except OSError:  # no sed, or no descriptor 2
+    yield
+    return
+  try:
+    os.dup2(sed.stdin.fileno(), 2)
+    yield
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+    sed.stdin.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      sed.wait(timeout=5)  # in vain if a process of the import lives on
+
+
+with _without_banner():
+  import tensorflow as tf
 
 FIRST, LAST = (2, 15), (2, 21)  # TensorFlow versions that are known to work
 ESTIMATOR = "2.15.0"

@@ -25,7 +25,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no banner at the import
 from absl import app, logging
 import numpy as np
 
-try:  # before anything that leans on TensorFlow's insides
+try:  # first: it keeps TensorFlow's banner away, and checks the versions
   import estimator_bridge
 except ImportError as error:
   sys.exit(str(error))

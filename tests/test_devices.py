@@ -36,7 +36,7 @@ for _ in range(2):
 def test_a_big_block_that_was_freed_comes_without_page_faults():
   run = subprocess.run(
     [sys.executable, "-c", FAULTS],
-    cwd=os.path.dirname(devices.__file__),
+    cwd=os.path.dirname(os.path.dirname(devices.__file__)),
     capture_output=True,
     text=True,
     check=True,

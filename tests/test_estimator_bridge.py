@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -372,15 +373,51 @@ def test_a_session_starts_in_silence_where_warnings_alone_are_asked_for():
 def test_a_tensorflow_that_is_not_known_ends_the_script_with_a_sentence():
   run = python(
     """
-    import tensorflow
+    import sys
+    import tensorflow  # what it says on this CPU is its own
+    print("imported", file=sys.stderr)
     tensorflow.__version__ = "2.99.0"
     import run_classifier
     """,
     check=False,
   )
   assert run.returncode == 1
-  assert run.stderr.startswith("estimator_bridge found TensorFlow 2.99.0 ")
-  assert len(run.stderr.splitlines()) == 1
+  said = run.stderr.partition("imported\n")[2]
+  assert said.startswith("estimator_bridge found TensorFlow 2.99.0 ")
+  assert len(said.splitlines()) == 1
+
+
+# What TensorFlow 2.21 prints on a CPU with AVX-512, and what it might print.
+BANNER = """\
+WARNING: All log messages before absl::InitializeLog() is called are written to
+I0000 00:00:1.2    34 port.cc:153] oneDNN custom operations are on. You may see
+"""
+OTHERS = """\
+W0000 00:00:1.2    34 port.cc:160] oneDNN custom operations are not known
+mine: oneDNN custom operations are on. \xff
+no line"""
+
+
+@pytest.mark.parametrize("ending", ["", "os.abort()"])
+@pytest.mark.parametrize("level", ["1", None])
+def test_the_import_drops_two_lines_and_no_other(tmp_path, level, ending):
+  said = (BANNER + OTHERS).encode("latin-1")
+  (tmp_path / "tensorflow.py").write_text(
+    f"import os\nos.write(2, {said!r})\n{ending}\nraise SystemExit(3)"
+  )
+  run = subprocess.run(
+    [sys.executable, "-c", "import estimator_bridge"],
+    cwd=tmp_path,
+    env={
+      **{k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
+      "PYTHONPATH": os.path.dirname(estimator_bridge.__file__),
+      **({"TF_CPP_MIN_LOG_LEVEL": level} if level else {}),
+    },
+    capture_output=True,
+  )
+  assert run.returncode == (-signal.SIGABRT if ending else 3)
+  heard = OTHERS if level else BANNER + OTHERS
+  assert run.stderr == heard.encode("latin-1")
 
 
 def test_a_warning_of_the_users_own_still_shows():
