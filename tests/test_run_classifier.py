@@ -14,7 +14,16 @@ import pytest
 from sklearn.metrics import f1_score
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import batches, devices, fast_modeling, options, targets
+from bert_classifier import (
+  batches,
+  devices,
+  errors,
+  fast_modeling,
+  options,
+  preparation,
+  progress,
+  targets,
+)
 from bert_classifier.output_dir import lock_for_training
 from bert_classifier.tasks import InputExample
 import run_classifier
@@ -496,6 +505,40 @@ def test_a_loss_that_is_no_number_ends_with_advice(
   outcome = classify(**flags)
   assert outcome.status == 1
   assert "NaN at --learning_rate=1e+30: train from" in outcome.log
+
+
+@pytest.mark.parametrize("place", ["prepare_task", "make_schedule"])
+def test_a_bug_keeps_its_traceback_and_exits_with_70(
+  training, classify, tmp_path, monkeypatch, capsys, place
+):
+  monkeypatch.setattr(preparation, place, lambda *_: [].index(3))
+  outcome = classify(output_dir=tmp_path / "out", **training)
+  assert outcome.status == 70
+  assert "this is a bug" in outcome.log
+  assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("error", "status", "words"),
+  [
+    (ValueError("3 is not in list"), 70, "this is a bug"),
+    (errors.UserError("give another"), 1, "give another"),
+    (OSError(28, "No space left on device"), 1, "No space left on device"),
+    (MemoryError(), 1, "the memory is exhausted"),
+    (tf.errors.DataLossError(None, None, "truncated"), 1, "truncated"),
+  ],
+)
+def test_errors_while_training_are_told_apart(
+  training, classify, tmp_path, monkeypatch, capsys, error, status, words
+):
+  def fail(*_):
+    raise error
+
+  monkeypatch.setattr(progress.ProgressHook, "after_run", fail)
+  outcome = classify(output_dir=tmp_path / "out", **training)
+  assert outcome.status == status
+  assert words in outcome.log.splitlines()[-1]
+  assert ("Traceback" in capsys.readouterr().err) == (status == 70)
 
 
 def test_the_session_prepares_one_graph_for_all_steps(
