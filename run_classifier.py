@@ -40,6 +40,8 @@ from tensorflow.python.ops import summary_ops_v2
 from bert_classifier import (
   devices,
   evaluation,
+  fast_modeling,
+  fast_optimization,
   output_dir,
   preparation,
   progress,
@@ -458,7 +460,8 @@ def model_fn_builder(
   metric=None,
   loss_rows=None,
   fresh_variables=(),
-  skip_padding=False,
+  forms=modeling.PLAIN,
+  optimizer_class=optimization.AdamWeightDecayOptimizer,
 ):
   """A model_fn for TPUEstimator.
 
@@ -475,13 +478,14 @@ def model_fn_builder(
     seed: of dropout.
     metric, loss_rows: see `evaluation.metric_fn`.
     fresh_variables: names that are not to be taken from init_checkpoint.
-    skip_padding: compute real tokens only, in shapes that are not static.
+    forms: the `modeling.Forms` to compute with.
+    optimizer_class: see `optimization.make_optimizer`.
   """
   model = modeling.BertForSequenceClassification(
     bert_config,
     num_labels,
     use_one_hot_embeddings=use_one_hot_embeddings,
-    skip_padding=skip_padding,
+    forms=forms,
   )
   metric_fn = functools.partial(
     evaluation.metric_fn,
@@ -514,7 +518,7 @@ def model_fn_builder(
     rate = optimization.learning_rate_schedule(
       learning_rate, num_train_steps, num_warmup_steps, step
     )
-    train_op = training_op(loss, rate, global_step, use_tpu)
+    train_op = training_op(loss, rate, global_step, use_tpu, optimizer_class)
     host_call = (
       summaries(loss, rate, step, config.model_dir) if use_tpu else None
     )
@@ -523,12 +527,21 @@ def model_fn_builder(
   return model_fn
 
 
-def training_op(loss, rate, global_step, use_tpu):
+def training_op(
+  loss,
+  rate,
+  global_step,
+  use_tpu,
+  optimizer_class=optimization.AdamWeightDecayOptimizer,
+):
   """A training step at a rate <float32>[]; loss and rate get their names."""
   tf.identity(loss, progress.ProgressHook.LOSS)
   tf.identity(rate, progress.ProgressHook.RATE)
   return optimization.training_step(
-    loss, optimization.make_optimizer(rate), global_step, use_tpu
+    loss,
+    optimization.make_optimizer(rate, optimizer_class),
+    global_step,
+    optimization.mean_over_cores if use_tpu else None,
   )
 
 
@@ -616,7 +629,8 @@ def make_estimator(run, init_checkpoint):
     metric=run.processor.metric,
     loss_rows=options.eval_batch_size,
     fresh_variables=run.coverage.fresh if run.coverage else (),
-    skip_padding=options.skip_padding and not options.use_tpu,
+    forms=fast_modeling.forms(options.skip_padding and not options.use_tpu),
+    optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
   )
   return tf.estimator.tpu.TPUEstimator(
     use_tpu=options.use_tpu,
@@ -963,6 +977,7 @@ _MISHAPS = (
 def main(argv):
   progress.set_up_logging()
   estimator_bridge.quiet()
+  tf.enable_resource_variables()
   options = read_options()
   if options.use_tpu:  # whose loss only the Estimator can tell
     tf.get_logger().setLevel("INFO")
