@@ -4,20 +4,22 @@ The encoder of Devlin et al., "BERT: Pre-training of Deep Bidirectional
 Transformers for Language Understanding" (https://arxiv.org/abs/1810.04805),
 in the form, and under the variable names, of the released checkpoints. Reads
 top to bottom: `BertConfig`, then `BertForSequenceClassification` and
-`BertModel`, then the parts that they are made of. The nesting of variable
-scopes spells the names in a checkpoint.
+`BertModel`, then the parts that they are made of, under the names and with the
+arguments of 2018. The nesting of variable scopes spells the names in a
+checkpoint.
 
   config = BertConfig.from_json_file("bert_config.json")
   model = BertModel(config, is_training=False, input_ids=ids, input_mask=mask)
   pooled = model.get_pooled_output()       # <float32>[B, H]
 
 Axis letters: B batch, S sequence, H hidden, N heads, D head width (H / N),
-F feed-forward, L labels, V vocabulary, P positions, Y token types, and M rows
-of the matrix that the layers work on (B * S: every position is a row).
+Q queries, K keys, F feed-forward, L labels, V vocabulary, P positions, Y token
+types, and M rows of a matrix.
 """
 
 import copy
 import difflib
+import functools
 import itertools
 import json
 import math
@@ -26,9 +28,6 @@ import zlib
 
 from absl import logging
 import tensorflow.compat.v1 as tf
-
-import fast_ops
-import layout
 
 # ---------------------------------------------------------------------------
 # Configuration
@@ -150,7 +149,8 @@ class BertConfig:
   """The sizes and rates of a BERT model.
 
   Args and attributes:
-    vocab_size: V, rows of the word embedding table.
+    vocab_size: V, rows of the word embedding table; None until it is known,
+      which must be before a model is built.
     hidden_size: H, width of every layer's output.
     num_hidden_layers: number of encoder layers.
     num_attention_heads: N; H must be a multiple of it (checked when a model
@@ -197,7 +197,10 @@ class BertConfig:
   ):
     given = {key: value for key, value in locals().items() if key != "self"}
     for key, value in given.items():
-      self._set(key, value, *_ARCHITECTURE[key])
+      if key == "vocab_size" and value is None:
+        self.vocab_size = None
+      else:
+        self._set(key, value, *_ARCHITECTURE[key])
 
   def _set(self, key, value, is_valid, allowed):
     if not is_valid(value):
@@ -219,9 +222,9 @@ class BertConfig:
         "a BERT configuration must be an object of keys and values, not"
         f" {type(json_object).__name__}"
       )
-    if "vocab_size" not in json_object:
+    if json_object.get("vocab_size") is None:
       raise ValueError(
-        "the key vocab_size is missing: without it the size of the word"
+        "vocab_size is None or missing: without it the size of the word"
         " embeddings is unknown"
       )
     known = {k: v for k, v in json_object.items() if k in _ARCHITECTURE}
@@ -277,16 +280,140 @@ class BertConfig:
       )
 
   def architecture(self):
-    """The keys and values that decide what is computed."""
+    """Returns the keys and values that decide what is computed."""
     return {key: getattr(self, key) for key in _ARCHITECTURE}
 
   def to_dict(self):
-    """All keys and values, those that are only kept included."""
+    """Returns all keys and values, those that are only kept included."""
     return copy.deepcopy(self.__dict__)
 
   def to_json_string(self):
-    """The same as JSON, keys sorted, ending in a newline."""
+    """Returns the same as JSON, keys sorted, ending in a newline."""
     return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+# ---------------------------------------------------------------------------
+# Activations
+
+
+def gelu(x):
+  """Gaussian error linear unit, tanh approximation: <float>[...], any shape.
+
+  0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), section 2 of
+  https://arxiv.org/abs/1606.08415.
+  """
+  inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))
+  return 0.5 * x * (1.0 + tf.tanh(inner))
+
+
+def gelu_erf(x):
+  """The exact unit x Phi(x), Phi the normal distribution: same shape."""
+  return 0.5 * x * (1.0 + tf.math.erf(x * math.sqrt(0.5)))
+
+
+_ACTIVATIONS = {
+  "gelu": gelu,
+  "gelu_erf": gelu_erf,
+  "gelu_new": gelu,  # as Hugging Face calls the approximation
+  "relu": tf.nn.relu,
+  "tanh": tf.tanh,
+  "linear": None,
+  "none": None,
+  "": None,
+}
+
+
+def get_activation(activation_string):
+  """Returns the function of that name, in any case; None for linear.
+
+  A function, or None, is returned as it is.
+
+  Raises:
+    ValueError: the name is not known.
+  """
+  if not isinstance(activation_string, str):
+    return activation_string
+  name = activation_string.lower()
+  if name not in _ACTIVATIONS:
+    raise ValueError(
+      f"the activation {activation_string!r} is not one of"
+      f" {', '.join(filter(None, _ACTIVATIONS))}"
+    )
+  return _ACTIVATIONS[name]
+
+
+# ---------------------------------------------------------------------------
+# Plain and fast
+
+
+class Forms:
+  """What can be computed in more than one way, here in the plain one.
+
+  Every method is one line of textbook TensorFlow, or a function of this file.
+  An object with the same methods can be handed to the model to compute faster.
+  It may also arrange a batch in another way: tokens are <float32>[B, S, H]
+  here, and may be <float32>[M, H] there.
+  """
+
+  def for_batch(self, input_mask, num_heads):
+    """Returns the forms for a batch with the mask <int32>[B, S]."""
+    del input_mask, num_heads
+    return self
+
+  def arrange(self, values):
+    """Arranges <int32>[B, S] as the tokens are arranged."""
+    return values
+
+  def as_batch(self, tokens):
+    """Arranges tokens as <float32>[B, S, H]."""
+    return tokens
+
+  def first(self, tokens):
+    """Returns the first token of each sequence: <float32>[B, 1, H]."""
+    return tokens[:, :1]
+
+  def lookup(self, table, ids):
+    """Returns the rows of <float32>[V, H] at <int32>[M]: [M, H]."""
+    return tf.gather(table, ids)
+
+  def add_positions(self, tokens, table):
+    """Adds to each token its row of <float32>[P, H]."""
+    length = get_shape_list(tokens)[1]
+    return tokens + tf.convert_to_tensor(table)[:length]
+
+  def normalize(self, x, gamma, beta, epsilon):
+    """Returns gamma (x - mean) / sqrt(variance + epsilon) + beta."""
+    mean, variance = tf.nn.moments(x, [-1], keepdims=True)  # [..., 1]
+    return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
+
+  def activation(self, name):
+    """Returns the function that `get_activation` has for a name."""
+    return get_activation(name)
+
+  def attention_mask(self, input_ids, input_mask):
+    """Returns the mask that `attend` is given."""
+    return create_attention_mask_from_input_mask(input_ids, input_mask)
+
+  def attend(
+    self, query, key, value, mask, num_heads, dropout, rate, only_first=False
+  ):
+    """Returns what `dot_product_attention` does, whose arguments these are.
+
+    Args:
+      only_first: whether the queries are those of the first tokens alone.
+    """
+    if only_first and mask is not None:
+      mask = mask[:, :1]
+    return dot_product_attention(
+      query, key, value, mask, num_heads, dropout, rate
+    )
+
+  def dropout(self, key=None):
+    """Returns a `Dropout`."""
+    return Dropout(key)
+
+
+PLAIN = Forms()
 
 
 # ---------------------------------------------------------------------------
@@ -304,7 +431,7 @@ class BertForSequenceClassification:
     num_labels: L.
     use_one_hot_embeddings: look words up by a product with a one-hot matrix,
       which is the fast way on a TPU.
-    skip_padding: compute real tokens only, see `BertModel`.
+    forms: the `Forms` to compute with.
   """
 
   # Set in the 2018 head, whatever the configuration says.
@@ -317,44 +444,30 @@ class BertForSequenceClassification:
     num_labels,
     *,
     use_one_hot_embeddings=False,
-    skip_padding=False,
+    forms=PLAIN,
   ):
     if num_labels < 1:
       raise ValueError(f"num_labels is {num_labels}, but must be at least 1")
     self.config = config
     self.num_labels = num_labels
     self.use_one_hot_embeddings = use_one_hot_embeddings
-    self.skip_padding = skip_padding
+    self.forms = forms
 
   def __call__(self, features, *, is_training=False, dropout_key=None):
-    """Adds the model to the graph.
+    """Adds the model to the graph, with its loss where there are labels.
 
     Args:
-      features: dictionary of `input_ids` <int32>[B, S], and where wanted
-        `input_mask`, `segment_ids` <int32>[B, S] and `label_ids` <int32>[B].
-      is_training: whether dropout is applied.
-      dropout_key: <int64>[2], see `Dropout`.
+      features: as for `logits`, and where wanted `label_ids` <int32>[B].
+      is_training, dropout_key: as for `logits`.
 
     Returns:
       Dictionary of `logits` and `probabilities` <float32>[B, L]; with
       `label_ids` also `per_example_loss` <float32>[B] and `loss` <float32>[],
       its mean.
     """
-    dropout = Dropout(dropout_key) if is_training else no_dropout
-    bert = BertModel(
-      self.config,
-      is_training=is_training,
-      input_ids=features["input_ids"],
-      input_mask=features.get("input_mask"),
-      token_type_ids=features.get("segment_ids"),
-      use_one_hot_embeddings=self.use_one_hot_embeddings,
-      scope="bert",  # the same one where a graph has the model twice
-      dropout=dropout,
-      skip_padding=self.skip_padding,
-      only_pooled=True,
-    )
-    pooled = dropout(bert.get_pooled_output(), self.HEAD_DROPOUT)  # [B, H]
-    logits = self._head(pooled)  # [B, L]
+    logits = self.logits(
+      features, is_training=is_training, dropout_key=dropout_key
+    )  # [B, L]
     outputs = {"logits": logits, "probabilities": tf.nn.softmax(logits)}
     if "label_ids" in features:
       loss = tf.nn.sparse_softmax_cross_entropy_with_logits(
@@ -364,8 +477,32 @@ class BertForSequenceClassification:
       outputs["loss"] = tf.reduce_mean(loss)  # []
     return outputs
 
-  def _head(self, pooled):
-    """<float32>[B, H] to <float32>[B, L]."""
+  def logits(self, features, *, is_training=False, dropout_key=None):
+    """Adds the model to the graph, up to the scores of the labels.
+
+    Args:
+      features: dictionary of `input_ids` <int32>[B, S], and where wanted
+        `input_mask`, `segment_ids` <int32>[B, S].
+      is_training: whether dropout is applied.
+      dropout_key: <int64>[2], see `Dropout`.
+
+    Returns:
+      <float32>[B, L].
+    """
+    dropout = self.forms.dropout(dropout_key) if is_training else no_dropout
+    bert = BertModel(
+      self.config,
+      is_training=is_training,
+      input_ids=features["input_ids"],
+      input_mask=features.get("input_mask"),
+      token_type_ids=features.get("segment_ids"),
+      use_one_hot_embeddings=self.use_one_hot_embeddings,
+      scope="bert",  # the same one where a graph has the model twice
+      forms=self.forms,
+      dropout=dropout,
+      only_pooled=True,
+    )
+    pooled = dropout(bert.get_pooled_output(), self.HEAD_DROPOUT)  # [B, H]
     weights = new_matrix(
       "output_weights",
       [self.num_labels, self.config.hidden_size],
@@ -391,17 +528,24 @@ class BertModel:
     token_type_ids: <int32>[B, S], segment of each token. Zeros where not given.
     use_one_hot_embeddings: look words up by a product with a one-hot matrix.
     scope: variable scope; "bert" where not given.
+    forms: the `Forms` to compute with.
     dropout: a `Dropout` to share with the layers that follow; one of its own
       where not given.
-    skip_padding: compute only the positions that the mask shows, in shapes
-      that depend on the batch (not for a TPU); the others are zeros in what
-      the getters return.
     only_pooled: compute only what the pooled output needs: of the last layer
-      the first token, and its getters are not to be called.
+      the first token, so that the layers cannot be asked for.
+
+  Attributes, each with a getter (`get_pooled_output()` ...), and each the
+  tensor that the model itself goes on with in the plain forms:
+    embedding_output: <float32>[B, S, H], what the first layer reads.
+    all_encoder_layers: list of <float32>[B, S, H], the output of every layer.
+    sequence_output: <float32>[B, S, H], the last of them.
+    pooled_output: <float32>[B, H], tanh of a dense layer over the first token.
+    embedding_table: <float32>[V, H], the variable of the word embeddings.
 
   Raises:
-    ValueError: the number of heads does not divide the hidden size, or the
-      sequence is longer than the position embeddings.
+    ValueError: the number of heads does not divide the hidden size, the
+      vocabulary size is None, or the sequence is longer than the position
+      embeddings.
   """
 
   def __init__(
@@ -414,119 +558,111 @@ class BertModel:
     use_one_hot_embeddings=False,
     scope=None,
     *,
+    forms=PLAIN,
     dropout=None,
-    skip_padding=False,
     only_pooled=False,
   ):
-    config.check_heads()
     shape = get_shape_list(input_ids, expected_rank=2)  # [B, S]
+    _check_buildable(config, shape[1])
     if input_mask is None:
       input_mask = tf.ones(shape, tf.int32)
     input_mask = tf.cast(input_mask, tf.int32)
     if token_type_ids is None:
       token_type_ids = tf.zeros(shape, tf.int32)
-    if not is_training:
-      dropout = no_dropout
-    elif dropout is None:
-      dropout = Dropout()
+    dropout = (dropout or forms.dropout()) if is_training else no_dropout
+    forms = forms.for_batch(input_mask, config.num_attention_heads)
+    computed_by = dict(forms=forms, dropout=dropout)
+    self._forms, self._only_pooled = forms, only_pooled
 
-    arrange = layout.RealTokens if skip_padding else layout.EveryPosition
-    self._positions = arrange(input_mask, shape, config.num_attention_heads)
-    self._only_pooled = only_pooled
     with tf.variable_scope(scope, default_name="bert"):
       with tf.variable_scope("embeddings"):
-        _check_length(shape[1], config.max_position_embeddings)
-        self._embeddings, self._table = embed(
-          input_ids,
-          token_type_ids,
-          self._positions,
-          config,
-          dropout,
-          use_one_hot_embeddings,
+        words, self.embedding_table = embedding_lookup(
+          forms.arrange(input_ids),
+          config.vocab_size,
+          config.hidden_size,
+          config.initializer_range,
+          use_one_hot_embeddings=use_one_hot_embeddings,
+          forms=forms,
+        )
+        self._embedded = embedding_postprocessor(
+          words,
+          use_token_type=True,
+          token_type_ids=forms.arrange(token_type_ids),
+          token_type_vocab_size=config.type_vocab_size,
+          initializer_range=config.initializer_range,
+          max_position_embeddings=config.max_position_embeddings,
+          dropout_prob=config.hidden_dropout_prob,
+          **computed_by,
         )
       with tf.variable_scope("encoder"):
-        self._layers = encode(
-          self._embeddings, self._positions, config, dropout, only_pooled
+        self._layers = transformer_model(
+          self._embedded,
+          forms.attention_mask(input_ids, input_mask),
+          config.hidden_size,
+          config.num_hidden_layers,
+          config.num_attention_heads,
+          config.intermediate_size,
+          forms.activation(config.hidden_act),
+          config.hidden_dropout_prob,
+          config.attention_probs_dropout_prob,
+          config.initializer_range,
+          do_return_all_layers=True,
+          only_pooled=only_pooled,
+          **computed_by,
         )
       with tf.variable_scope("pooler"):
-        if only_pooled and self._layers:
-          first = self._layers[-1]  # [B, H]
-        else:
-          first = self._positions.first([self._embeddings, *self._layers][-1])
-        self._pooled = dense(
-          first, config.hidden_size, config, "dense", tf.tanh
+        last = [self._embedded, *self._layers][-1]
+        is_first = only_pooled and self._layers
+        first = last if is_first else forms.first(last)
+        self.pooled_output = dense(
+          reshape_to_matrix(first),  # [B, H]
+          config.hidden_size,
+          activation=tf.tanh,
+          initializer_range=config.initializer_range,
         )
 
-  def get_pooled_output(self):
-    """<float32>[B, H], tanh of a dense layer over the first token."""
-    return self._pooled
+  # Made when they are first asked for: forms that arrange a batch in another
+  # way must compute them.
 
-  def get_sequence_output(self):
-    """<float32>[B, S, H], the last layer, padded positions included."""
-    layers = self.get_all_encoder_layers()
-    return layers[-1] if layers else self.get_embedding_output()
+  @functools.cached_property
+  def embedding_output(self):
+    return self._forms.as_batch(self._embedded)
 
-  def get_all_encoder_layers(self):
-    """The output of every layer, each <float32>[B, S, H].
-
-    Raises:
-      ValueError: the model was built with `only_pooled`.
-    """
+  @functools.cached_property
+  def all_encoder_layers(self):
     if self._only_pooled:
       raise ValueError("with only_pooled the last layer is not all computed")
-    return [self._positions.at_positions(layer) for layer in self._layers]
+    return [self._forms.as_batch(layer) for layer in self._layers]
+
+  @functools.cached_property
+  def sequence_output(self):
+    return [self.embedding_output, *self.all_encoder_layers][-1]
+
+  def get_pooled_output(self):
+    return self.pooled_output
+
+  def get_sequence_output(self):
+    return self.sequence_output
+
+  def get_all_encoder_layers(self):
+    return self.all_encoder_layers
 
   def get_embedding_output(self):
-    """<float32>[B, S, H], what the first layer reads."""
-    return self._positions.at_positions(self._embeddings)
+    return self.embedding_output
 
   def get_embedding_table(self):
-    """<float32>[V, H], the variable of the word embeddings."""
-    return self._table
+    return self.embedding_table
 
 
-def embed(
-  input_ids, token_type_ids, positions, config, dropout, use_one_hot_embeddings
-):
-  """Sum of word, segment and position embeddings, normalized.
-
-  Args:
-    input_ids, token_type_ids: <int32>[B, S].
-    positions: which of them to compute, see `layout`.
-    config: a `BertConfig`.
-    dropout: a `Dropout`.
-    use_one_hot_embeddings: see `embedding_lookup`.
-
-  Returns:
-    <float32>[M, H] and the word embedding variable <float32>[V, H].
-  """
-  width, stddev = config.hidden_size, config.initializer_range
-  words, table = embedding_lookup(
-    positions.rows(input_ids),
-    config.vocab_size,
-    width,
-    stddev,
-    "word_embeddings",
-    use_one_hot_embeddings,
-  )  # [M, H]
-  # The product with a one-hot matrix, whose gradient is dense, as the clipping
-  # norm of the original wants it; with so few types it costs next to nothing.
-  types, _ = embedding_lookup(
-    positions.rows(token_type_ids),
-    config.type_vocab_size,
-    width,
-    stddev,
-    "token_type_embeddings",
-    use_one_hot_embeddings=True,
-  )  # [M, H]
-  table_of_positions = new_matrix(
-    "position_embeddings", [config.max_position_embeddings, width], stddev
-  )  # [P, H]
-  rows = positions.add_positions(words + types, table_of_positions)  # [M, H]
-  return dropout(layer_norm(rows), config.hidden_dropout_prob), table
-
-
-def _check_length(length, longest):
+def _check_buildable(config, length):
+  """Raises a ValueError where no model has this configuration and length."""
+  config.check_heads()
+  if config.vocab_size is None:
+    raise ValueError(
+      "vocab_size is None: set it to the number of lines of the vocabulary"
+      " before a model is built"
+    )
+  longest = config.max_position_embeddings
   if isinstance(length, int) and length > longest:
     raise ValueError(
       f"a sequence of {length} positions is longer than the"
@@ -534,124 +670,8 @@ def _check_length(length, longest):
     )
 
 
-def encode(rows, positions, config, dropout, only_pooled=False):
-  """The stack of layers: list of <float32>[M, H], one for each layer.
-
-  Args:
-    rows: <float32>[M, H].
-    positions: where the rows stand, see `layout`.
-    config: a `BertConfig`.
-    dropout: a `Dropout`.
-    only_pooled: of the last layer compute the first tokens alone: [B, H]. To
-      compute all of it takes a training step of the 6-layer model 1.23 times as
-      long on MNLI (benchmarks/speed.py --forms).
-  """
-  layers = []
-  for number in range(config.num_hidden_layers):
-    only_first = only_pooled and number == config.num_hidden_layers - 1
-    queries = positions.first(rows) if only_first else rows  # [M or B, H]
-    with tf.variable_scope(f"layer_{number}"):
-      with tf.variable_scope("attention"):
-        with tf.variable_scope("self"):
-          context = self_attention(
-            queries, rows, positions, config, dropout, only_first
-          )  # [M or B, H]
-        with tf.variable_scope("output"):
-          rows = residual(context, queries, config, dropout)  # [M or B, H]
-      with tf.variable_scope("intermediate"):
-        activation = get_activation(config.hidden_act)
-        hidden = dense(
-          rows, config.intermediate_size, config, "dense", activation
-        )  # [M or B, F]
-      with tf.variable_scope("output"):
-        rows = residual(hidden, rows, config, dropout)  # [M or B, H]
-    layers.append(rows)
-  return layers
-
-
-def residual(branch, rows, config, dropout):
-  """LayerNorm(rows + dropout(dense(branch))): <float32>[M, H].
-
-  Args:
-    branch: <float32>[M, H or F].
-    rows: <float32>[M, H].
-    config: a `BertConfig`.
-    dropout: a `Dropout`.
-  """
-  branch = dense(branch, config.hidden_size, config, "dense")  # [M, H]
-  return layer_norm(rows + dropout(branch, config.hidden_dropout_prob))
-
-
-def self_attention(queries, rows, positions, config, dropout, only_first):
-  """Scaled dot-product attention of every head (arXiv:1706.03762, 3.2).
-
-  Args:
-    queries: <float32>[M, H], or [B, H] of the first tokens: what looks.
-    rows: <float32>[M, H], what is looked at.
-    positions: where the rows stand, see `layout`.
-    config: a `BertConfig`.
-    dropout: a `Dropout`.
-    only_first: whether only the first tokens look.
-
-  Returns:
-    <float32>, the shape of `queries`, the heads side by side.
-  """
-  rate = config.attention_probs_dropout_prob
-  query = dense(queries, config.hidden_size, config, "query")  # [M or B, H]
-  key = dense(rows, config.hidden_size, config, "key")  # [M, H]
-  value = dense(rows, config.hidden_size, config, "value")  # [M, H]
-  return positions.attend(
-    query,
-    key,
-    # Dropout's 1 / (1 - p) is put on the value, which is smaller than the
-    # weights [B, N, Q, K]; the product is the same.
-    dropout.scaled_up(value, rate),
-    lambda shape: dropout.mask(shape, rate),
-    only_first,
-  )
-
-
 # ---------------------------------------------------------------------------
-# Layers and variables
-
-
-def dense(rows, width, config, name, activation=None):
-  """activation(rows . kernel + bias): <float32>[M, width].
-
-  Args:
-    rows: <float32>[M, any width].
-    width: of the output.
-    config: a `BertConfig`, which tells how the kernel is initialized.
-    name: scope of the variables `kernel` and `bias`.
-    activation: a function, or None.
-  """
-  with tf.variable_scope(name):
-    shape = [_width(rows), width]
-    kernel = new_matrix("kernel", shape, config.initializer_range)
-    bias = new_vector("bias", width)
-    output = tf.nn.bias_add(tf.matmul(rows, kernel), bias)
-  return activation(output) if activation else output
-
-
-def layer_norm(input_tensor, name=None):
-  """Layer normalization over the last axis (https://arxiv.org/abs/1607.06450).
-
-  Epsilon is 1e-12. Variables `beta` and `gamma` in the scope `name`, LayerNorm
-  where not given.
-
-  Args:
-    input_tensor: <float32>[..., H].
-
-  Returns:
-    The same shape.
-  """
-  with tf.variable_scope(name or "LayerNorm"):
-    width = _width(input_tensor)
-    beta = new_vector("beta", width)
-    gamma = new_vector("gamma", width, tf.ones_initializer())
-    rows = tf.reshape(input_tensor, [-1, width])  # [M, H]
-    normal = fast_ops.normalize(rows, gamma, beta)
-    return tf.reshape(normal, get_shape_list(input_tensor))
+# Embeddings
 
 
 def embedding_lookup(
@@ -661,54 +681,401 @@ def embedding_lookup(
   initializer_range=0.02,
   word_embedding_name="word_embeddings",
   use_one_hot_embeddings=False,
+  *,
+  forms=PLAIN,
 ):
-  """Rows of a table: <float32>[..., H], and the table <float32>[V, H].
+  """Looks ids up in a table, which is made.
 
   Args:
-    input_ids: <int32>[...].
+    input_ids: <int32>[B, S], or [B, S, K] for K ids a position.
     vocab_size: V.
     embedding_size: H.
     initializer_range: standard deviation of a new table.
     word_embedding_name: the table's variable.
     use_one_hot_embeddings: product with a one-hot matrix (dense gradient)
       instead of a gather (gradient as IndexedSlices, a row for each token).
+    forms: the `Forms` to compute with.
+
+  Returns:
+    <float32>[B, S, H], or [B, S, K * H] with the embeddings of a position side
+    by side; and the variable <float32>[V, H].
   """
   table = new_matrix(
     word_embedding_name, [vocab_size, embedding_size], initializer_range
   )
-  if not use_one_hot_embeddings:
-    # Not from the variable itself, or TensorFlow would copy the whole table
-    # before each update: a CoLA step of the 6-layer model with that copy takes
-    # 1.06 times as long (benchmarks/speed.py --forms).
-    return tf.gather(table.read_value(), input_ids), table  # [..., H]
-  flat = tf.one_hot(tf.reshape(input_ids, [-1]), vocab_size)  # [M, V]
-  rows = tf.matmul(flat, table)  # [M, H]
-  return tf.reshape(rows, get_shape_list(input_ids) + [embedding_size]), table
+  ids = reshape_to_vector(input_ids)  # [M]
+  if use_one_hot_embeddings:
+    rows = tf.matmul(tf.one_hot(ids, vocab_size), table)  # [M, H]
+  else:
+    rows = forms.lookup(table, ids)  # [M, H]
+  if ids is input_ids:
+    return rows, table
+  shape = get_shape_list(input_ids)
+  *leading, per_position = shape if len(shape) > 2 else [*shape, 1]
+  return tf.reshape(rows, [*leading, per_position * embedding_size]), table
 
 
-def _width(tensor):
-  """The static size of the last axis, a number also where v1 shapes are on."""
-  return tensor.shape.as_list()[-1]
+def embedding_postprocessor(
+  input_tensor,
+  use_token_type=False,
+  token_type_ids=None,
+  token_type_vocab_size=16,
+  token_type_embedding_name="token_type_embeddings",
+  use_position_embeddings=True,
+  position_embedding_name="position_embeddings",
+  initializer_range=0.02,
+  max_position_embeddings=512,
+  dropout_prob=0.1,
+  *,
+  forms=PLAIN,
+  dropout=None,
+):
+  """Adds segment and position embeddings to words, normalizes, drops out.
+
+  Args:
+    input_tensor: <float32>[B, S, H], the words.
+    use_token_type: whether to add segment embeddings.
+    token_type_ids: <int32>[B, S], the segments; needed with use_token_type.
+    token_type_vocab_size: Y.
+    token_type_embedding_name: the variable of the segments, [Y, H].
+    use_position_embeddings: whether to add position embeddings.
+    position_embedding_name: the variable of the positions, [P, H].
+    initializer_range: standard deviation of new tables.
+    max_position_embeddings: P, at least S.
+    dropout_prob: in [0, 1).
+    forms: the `Forms` to compute with.
+    dropout: a `Dropout`; one of its own where not given.
+
+  Returns:
+    <float32>[B, S, H].
+
+  Raises:
+    ValueError: token_type_ids are needed and not given, or S exceeds P.
+  """
+  width = _width(input_tensor)
+  output = input_tensor
+  if use_token_type:
+    if token_type_ids is None:
+      raise ValueError("use_token_type is on, but token_type_ids is None")
+    # By one-hot product, whose gradient is dense, as the clipping norm of the
+    # original wants it; with so few types it costs next to nothing.
+    types, _ = embedding_lookup(
+      token_type_ids,
+      token_type_vocab_size,
+      width,
+      initializer_range,
+      token_type_embedding_name,
+      use_one_hot_embeddings=True,
+    )
+    output += types
+  if use_position_embeddings:
+    table = new_matrix(
+      position_embedding_name,
+      [max_position_embeddings, width],
+      initializer_range,
+    )
+    output = forms.add_positions(output, table)
+  return layer_norm_and_dropout(
+    output, dropout_prob, forms=forms, dropout=dropout
+  )
+
+
+# ---------------------------------------------------------------------------
+# The stack of layers
+
+
+def transformer_model(
+  input_tensor,
+  attention_mask=None,
+  hidden_size=768,
+  num_hidden_layers=12,
+  num_attention_heads=12,
+  intermediate_size=3072,
+  intermediate_act_fn=gelu,
+  hidden_dropout_prob=0.1,
+  attention_probs_dropout_prob=0.1,
+  initializer_range=0.02,
+  do_return_all_layers=False,
+  *,
+  forms=PLAIN,
+  dropout=None,
+  only_pooled=False,
+):
+  """The stack of layers (https://arxiv.org/abs/1706.03762, the encoder).
+
+    attention:     x <- LayerNorm(x + dropout(dense(attend(x))))
+    feed-forward:  x <- LayerNorm(x + dropout(dense(activation(dense(x)))))
+
+  Args:
+    input_tensor: <float32>[B, S, H].
+    attention_mask: [B, S, S] of 0 and 1, see `attention_layer`.
+    hidden_size: H.
+    num_hidden_layers: number of layers.
+    num_attention_heads: N.
+    intermediate_size: F.
+    intermediate_act_fn: the activation, a function or None.
+    hidden_dropout_prob: of the two dense layers that end in a sum.
+    attention_probs_dropout_prob: of the attention weights.
+    initializer_range: standard deviation of new kernels.
+    do_return_all_layers: whether to return a list of every layer's output.
+    forms: the `Forms` to compute with.
+    dropout: a `Dropout`; one of its own where not given.
+    only_pooled: of the last layer compute the first tokens alone.
+
+  Returns:
+    <float32>[B, S, H], the last layer's output, or the list of all.
+
+  Raises:
+    ValueError: H is not the width of the input, or N does not divide it.
+  """
+  assert_rank(input_tensor, [2, 3], "input_tensor")
+  if hidden_size % num_attention_heads:
+    raise ValueError(
+      f"hidden_size {hidden_size} is not a multiple of num_attention_heads"
+      f" {num_attention_heads}"
+    )
+  if _width(input_tensor) != hidden_size:
+    raise ValueError(
+      f"the input is {_width(input_tensor)} wide, but hidden_size is"
+      f" {hidden_size}: every layer adds its input to its output"
+    )
+  dropout = dropout or forms.dropout()
+
+  def add_and_norm(branch, tokens):
+    branch = dense(branch, hidden_size, initializer_range=initializer_range)
+    branch = dropout(branch, hidden_dropout_prob)
+    return layer_norm(tokens + branch, forms=forms)
+
+  tokens, layers = input_tensor, []
+  for number in range(num_hidden_layers):
+    only_first = only_pooled and number == num_hidden_layers - 1
+    queries = forms.first(tokens) if only_first else tokens
+    with tf.variable_scope(f"layer_{number}"):
+      with tf.variable_scope("attention"):
+        with tf.variable_scope("self"):
+          context = attention_layer(
+            queries,
+            tokens,
+            attention_mask,
+            num_attention_heads,
+            hidden_size // num_attention_heads,
+            attention_probs_dropout_prob=attention_probs_dropout_prob,
+            initializer_range=initializer_range,
+            forms=forms,
+            dropout=dropout,
+            only_first=only_first,
+          )
+        with tf.variable_scope("output"):
+          tokens = add_and_norm(context, queries)
+      with tf.variable_scope("intermediate"):
+        wide = dense(
+          tokens,
+          intermediate_size,
+          activation=intermediate_act_fn,
+          initializer_range=initializer_range,
+        )  # [B, S, F]
+      with tf.variable_scope("output"):
+        tokens = add_and_norm(wide, tokens)
+    layers.append(tokens)
+  return layers if do_return_all_layers else tokens
+
+
+def attention_layer(
+  from_tensor,
+  to_tensor,
+  attention_mask=None,
+  num_attention_heads=1,
+  size_per_head=512,
+  query_act=None,
+  key_act=None,
+  value_act=None,
+  attention_probs_dropout_prob=0.0,
+  initializer_range=0.02,
+  do_return_2d_tensor=False,
+  batch_size=None,
+  from_seq_length=None,
+  to_seq_length=None,
+  *,
+  forms=PLAIN,
+  dropout=None,
+  only_first=False,
+):
+  """Attention of every head: from each position of one tensor to another.
+
+  Args:
+    from_tensor: <float32>[B, Q, any width], or [B * Q, width].
+    to_tensor: <float32>[B, K, any width], or [B * K, width].
+    attention_mask: [B, Q, K], 1 where a query may attend to a key, else 0.
+    num_attention_heads: N.
+    size_per_head: D.
+    query_act, key_act, value_act: activations of the three dense layers.
+    attention_probs_dropout_prob: in [0, 1).
+    initializer_range: standard deviation of new kernels.
+    do_return_2d_tensor: whether to return a matrix.
+    batch_size, from_seq_length, to_seq_length: B, Q, K; needed for matrices.
+    forms: the `Forms` to compute with.
+    dropout: a `Dropout`; one of its own where not given.
+    only_first: whether from_tensor holds the first tokens alone.
+
+  Returns:
+    <float32>[B, Q, N * D], or as a matrix [B * Q, N * D].
+
+  Raises:
+    ValueError: the tensors differ in rank, or are matrices of which B, Q or K
+      is not given.
+  """
+  rank = from_tensor.shape.rank
+  assert_rank(from_tensor, [2, 3], "from_tensor")
+  assert_rank(to_tensor, rank, "to_tensor")
+  width = num_attention_heads * size_per_head
+
+  def project(tensor, length, name, activation):
+    tokens = dense(tensor, width, name, activation, initializer_range)
+    if rank == 2 and None not in (batch_size, length):
+      return tf.reshape(tokens, [batch_size, length, width])
+    return tokens
+
+  context = forms.attend(
+    project(from_tensor, from_seq_length, "query", query_act),
+    project(to_tensor, to_seq_length, "key", key_act),
+    project(to_tensor, to_seq_length, "value", value_act),
+    attention_mask,
+    num_attention_heads,
+    dropout or forms.dropout(),
+    attention_probs_dropout_prob,
+    only_first,
+  )
+  return reshape_to_matrix(context) if do_return_2d_tensor else context
+
+
+def dot_product_attention(query, key, value, mask, num_heads, dropout, rate):
+  """softmax(query . key / sqrt(D)) . value, head by head (arXiv:1706.03762).
+
+  Args:
+    query: <float32>[B, Q, H].
+    key, value: <float32>[B, K, H].
+    mask: [B, Q, K] of 0 and 1, or None. A closed key gets a score that is
+      10000 lower; where all of a query are closed, all are open alike.
+    num_heads: N, H = N * D.
+    dropout: a `Dropout`, of the weights.
+    rate: in [0, 1).
+
+  Returns:
+    <float32>[B, Q, H], the heads side by side.
+  """
+  shape = get_shape_list(
+    query, 3, "a query without batch_size and sequence lengths"
+  )
+  head_width = shape[-1] // num_heads
+
+  def heads(tokens):
+    apart = [*get_shape_list(tokens)[:2], num_heads, head_width]
+    return tf.transpose(tf.reshape(tokens, apart), [0, 2, 1, 3])
+
+  query, key, value = heads(query), heads(key), heads(value)  # [B, N, Q|K, D]
+  scores = tf.matmul(query, key, transpose_b=True)  # [B, N, Q, K]
+  scores *= 1.0 / math.sqrt(head_width)
+  if mask is not None:
+    closed = 1.0 - tf.cast(mask, scores.dtype)
+    scores += tf.expand_dims(closed, 1) * -10000.0
+  weights = dropout(tf.nn.softmax(scores), rate)  # [B, N, Q, K]
+  context = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
+  return tf.reshape(context, shape)  # from [B, Q, N, D]
+
+
+def create_attention_mask_from_input_mask(from_tensor, to_mask):
+  """Repeats a mask of keys for every query.
+
+  Args:
+    from_tensor: [B, Q] or [B, Q, any width]; its values do not count.
+    to_mask: <int32>[B, K], 1 where a key may be attended to.
+
+  Returns:
+    <float32>[B, Q, K].
+  """
+  batch, queries = get_shape_list(from_tensor, [2, 3], "from_tensor")[:2]
+  keys = get_shape_list(to_mask, 2, "to_mask")[1]
+  row = tf.reshape(tf.cast(to_mask, tf.float32), [batch, 1, keys])
+  return tf.ones([batch, queries, 1]) * row
+
+
+# ---------------------------------------------------------------------------
+# Layers and variables
+
+
+def dense(
+  input_tensor, width, name="dense", activation=None, initializer_range=0.02
+):
+  """activation(x . kernel + bias): <float32>[..., width].
+
+  Args:
+    input_tensor: <float32>[..., any width].
+    width: of the output.
+    name: scope of the variables `kernel` and `bias`.
+    activation: a function, or None.
+    initializer_range: standard deviation of a new kernel.
+  """
+  with tf.variable_scope(name):
+    kernel = new_matrix(
+      "kernel", [_width(input_tensor), width], initializer_range
+    )
+    bias = new_vector("bias", width)
+    rows = reshape_to_matrix(input_tensor)
+    output = tf.nn.bias_add(tf.matmul(rows, kernel), bias)  # [M, width]
+    if rows is not input_tensor:
+      output = reshape_from_matrix(output, get_shape_list(input_tensor))
+    return activation(output) if activation else output
+
+
+LAYER_NORM_EPSILON = 1e-12
+
+
+def layer_norm(input_tensor, name=None, *, forms=PLAIN):
+  """Layer normalization over the last axis (https://arxiv.org/abs/1607.06450).
+
+  Args:
+    input_tensor: <float32>[..., H].
+    name: scope of the variables `beta` and `gamma` <float32>[H]; where not
+      given it is LayerNorm, and LayerNorm_1 where that is taken.
+    forms: the `Forms` to compute with.
+
+  Returns:
+    The same shape.
+  """
+  with tf.variable_scope(name, default_name="LayerNorm"):
+    width = _width(input_tensor)
+    beta = new_vector("beta", width)
+    gamma = new_vector("gamma", width, tf.ones_initializer())
+    return forms.normalize(input_tensor, gamma, beta, LAYER_NORM_EPSILON)
+
+
+def layer_norm_and_dropout(
+  input_tensor, dropout_prob, name=None, *, forms=PLAIN, dropout=None
+):
+  """dropout(layer_norm(x)): the same shape.
+
+  Args:
+    input_tensor, name: as of `layer_norm`.
+    dropout_prob: in [0, 1).
+    forms: the `Forms` to compute with.
+    dropout: a `Dropout`; one of its own where not given.
+  """
+  dropout = dropout or forms.dropout()
+  return dropout(layer_norm(input_tensor, name, forms=forms), dropout_prob)
 
 
 def new_matrix(name, shape, stddev):
-  """The variable `name` in the current scope, drawn from a truncated normal."""
+  """Returns the variable `name`, drawn from a truncated normal."""
   full_name = f"{tf.get_variable_scope().name}/{name}"
   return tf.get_variable(
-    name,
-    shape,
-    initializer=create_initializer(stddev, full_name),
-    use_resource=True,
+    name, shape, initializer=create_initializer(stddev, full_name)
   )
 
 
 def new_vector(name, width, initializer=None):
-  """The variable `name` <float32>[width]; zeros where nothing else is given."""
+  """Returns the variable `name` <float32>[width]; zeros where not said."""
   return tf.get_variable(
-    name,
-    [width],
-    initializer=initializer or tf.zeros_initializer(),
-    use_resource=True,
+    name, [width], initializer=initializer or tf.zeros_initializer()
   )
 
 
@@ -721,14 +1088,22 @@ def create_initializer(initializer_range=0.02, name=None):
   seed = tf.get_default_graph().seed
   if name is None or seed is None:
     return tf.truncated_normal_initializer(stddev=initializer_range)
+  key = [int(seed), zlib.crc32(name.encode())]
 
   def draw(shape, dtype=tf.float32, partition_info=None):
-    del partition_info
-    return tf.random.stateless_truncated_normal(
-      shape, [seed, zlib.crc32(name.encode())], 0.0, initializer_range, dtype
+    whole = partition_info.full_shape if partition_info else shape
+    values = tf.random.stateless_truncated_normal(
+      whole, key, 0.0, initializer_range, dtype
     )
+    if partition_info:  # one part of a variable that a partitioner divides
+      values = tf.slice(values, partition_info.var_offset, shape)
+    return values
 
   return draw
+
+
+# ---------------------------------------------------------------------------
+# Dropout
 
 
 class Dropout:
@@ -743,8 +1118,6 @@ class Dropout:
   """
 
   def __init__(self, key=None):
-    if key is None:
-      key = tf.random.uniform([2], maxval=2**62, dtype=tf.int64)
     self._key = key
     self._sites = itertools.count()
 
@@ -761,27 +1134,31 @@ class Dropout:
     kept = self.mask(_shape(input_tensor), dropout_prob)
     if kept is None:
       return input_tensor
+    kept = tf.cast(kept, input_tensor.dtype)
     return self.scaled_up(input_tensor * kept, dropout_prob)
 
   def mask(self, shape, dropout_prob):
-    """<float32>[shape] of 1 and 0, or None where everything is kept."""
+    """Returns <float32>[shape] of 1 and 0, or None where all is kept."""
     if not dropout_prob:
       return None
-    seed = self._key + tf.constant([next(self._sites), 0], tf.int64)
-    return fast_ops.keep_mask(shape, seed, dropout_prob)
+    drawn = tf.random.stateless_uniform(shape, self.next_seed())
+    return tf.cast(drawn >= dropout_prob, tf.float32)
 
   def scaled_up(self, input_tensor, dropout_prob):
-    """What makes up for the elements that are lost."""
+    """Makes up for the elements that are lost."""
     if not dropout_prob:
       return input_tensor
-    return input_tensor * (1.0 / fast_ops.kept_share(dropout_prob))
+    return input_tensor * (1.0 / (1.0 - dropout_prob))
+
+  def next_seed(self):
+    """Returns the seed of the next site: <int64>[2]."""
+    if self._key is None:
+      self._key = tf.random.uniform([2], maxval=2**62, dtype=tf.int64)
+    return self._key + tf.constant([next(self._sites), 0], tf.int64)
 
 
 class _NoDropout(Dropout):
   """Stands in for a `Dropout` outside training."""
-
-  def __init__(self):
-    pass
 
   def mask(self, shape, dropout_prob):
     return None
@@ -800,7 +1177,7 @@ def _shape(tensor):
 
 
 def dropout_key(seed, step, replica=0):
-  """The key of a step's dropout: <int64>[2], for `Dropout`.
+  """Returns the key of a step's dropout: <int64>[2], for `Dropout`.
 
   It is (65536 seed, 65536 step + replica): sites of the model add their number
   to the first, so that no two steps, replicas or sites have a key in common.
@@ -820,60 +1197,11 @@ def dropout(input_tensor, dropout_prob):
 
 
 # ---------------------------------------------------------------------------
-# Activations
-
-
-def gelu(x):
-  """Gaussian error linear unit, tanh approximation: <float32>[...], any shape.
-
-  0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), section 2 of
-  https://arxiv.org/abs/1606.08415.
-  """
-  return fast_ops.gelu(x)
-
-
-def gelu_erf(x):
-  """The exact unit x Phi(x), Phi the normal distribution: same shape."""
-  return 0.5 * x * (1.0 + tf.math.erf(x * math.sqrt(0.5)))
-
-
-_ACTIVATIONS = {
-  "gelu": gelu,
-  "gelu_erf": gelu_erf,
-  "gelu_new": gelu,  # as Hugging Face calls the approximation
-  "relu": tf.nn.relu,
-  "tanh": tf.tanh,
-  "linear": None,
-  "none": None,
-  "": None,
-}
-
-
-def get_activation(activation_string):
-  """The function of that name, in any case; None for linear.
-
-  A function, or None, is returned as it is.
-
-  Raises:
-    ValueError: the name is not known.
-  """
-  if not isinstance(activation_string, str):
-    return activation_string
-  name = activation_string.lower()
-  if name not in _ACTIVATIONS:
-    raise ValueError(
-      f"the activation {activation_string!r} is not one of"
-      f" {', '.join(filter(None, _ACTIVATIONS))}"
-    )
-  return _ACTIVATIONS[name]
-
-
-# ---------------------------------------------------------------------------
 # Shapes and checkpoints
 
 
 def get_shape_list(tensor, expected_rank=None, name=None):
-  """The shape as a list: a number where it is static, a tensor where not.
+  """Returns the shape as a list: numbers where static, tensors where not.
 
   Args:
     tensor: any tensor.
@@ -884,14 +1212,7 @@ def get_shape_list(tensor, expected_rank=None, name=None):
     ValueError: the rank is not an expected one.
   """
   if expected_rank is not None:
-    ranks = expected_rank
-    ranks = [ranks] if isinstance(ranks, int) else list(ranks)
-    if tensor.shape.rank not in ranks:
-      raise ValueError(
-        f"{name or tensor.name} has the shape {tensor.shape} of rank"
-        f" {tensor.shape.rank}, but its rank must be"
-        f" {' or '.join(map(str, ranks))}"
-      )
+    assert_rank(tensor, expected_rank, name)
   static = tensor.shape.as_list()
   if None not in static:
     return static
@@ -899,8 +1220,59 @@ def get_shape_list(tensor, expected_rank=None, name=None):
   return [dynamic[i] if n is None else n for i, n in enumerate(static)]
 
 
+def assert_rank(tensor, expected_rank, name=None):
+  """Raises a ValueError where a tensor has another rank.
+
+  Args:
+    tensor: any tensor.
+    expected_rank: a rank, or several of which it must have one.
+    name: what an error calls it.
+  """
+  ranks = expected_rank
+  ranks = [ranks] if isinstance(ranks, int) else list(ranks)
+  if tensor.shape.rank not in ranks:
+    raise ValueError(
+      f"{name or tensor.name} has the shape {tensor.shape} of rank"
+      f" {tensor.shape.rank}, but its rank must be"
+      f" {' or '.join(map(str, ranks))}"
+    )
+
+
+def reshape_to_matrix(input_tensor):
+  """Reshapes [..., width] to [M, width]; a matrix is returned as it is.
+
+  Raises:
+    ValueError: the rank is under 2.
+  """
+  rank = input_tensor.shape.rank
+  if rank < 2:
+    raise ValueError(f"{input_tensor.shape} cannot become a matrix")
+  if rank == 2:
+    return input_tensor
+  return tf.reshape(input_tensor, [-1, _width(input_tensor)])
+
+
+def reshape_from_matrix(output_tensor, orig_shape_list):
+  """Reshapes [M, width] to the leading axes of a shape: [..., width]."""
+  if len(orig_shape_list) == 2:
+    return output_tensor
+  return tf.reshape(
+    output_tensor, [*orig_shape_list[:-1], _width(output_tensor)]
+  )
+
+
+def reshape_to_vector(values):
+  """Reshapes [...] to [M]; a vector is returned as it is."""
+  return values if values.shape.rank == 1 else tf.reshape(values, [-1])
+
+
+def _width(tensor):
+  """The static size of the last axis, a number also where v1 shapes are on."""
+  return tensor.shape.as_list()[-1]
+
+
 def get_assignment_map_from_checkpoint(tvars, init_checkpoint):
-  """Which variables a checkpoint can initialize, matched by name.
+  """Matches variables by name with those of a checkpoint.
 
   Args:
     tvars: variables.

@@ -19,7 +19,7 @@ CLIP_NORM = 1.0
 
 
 def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
-  """The training operation: one step of AdamW that also counts itself.
+  """Makes the training operation: one step of AdamW that counts itself.
 
   Args:
     loss: <float32>[], mean over the examples of this replica.
@@ -35,13 +35,14 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
   rate = learning_rate_schedule(
     init_lr, num_train_steps, num_warmup_steps, global_step
   )
-  return training_step(loss, make_optimizer(rate), global_step, use_tpu)
+  reduce = mean_over_cores if use_tpu else None
+  return training_step(loss, make_optimizer(rate), global_step, reduce)
 
 
 def learning_rate_schedule(
   init_lr, num_train_steps, num_warmup_steps, global_step
 ):
-  """The rate of a step: linear up, then linear down.
+  """Returns the rate of a step: linear up, then linear down.
 
   For step s of N with W steps of warmup and peak p:
 
@@ -66,77 +67,6 @@ def learning_rate_schedule(
   return tf.where(
     step < num_warmup_steps, peak * (step / num_warmup_steps), down
   )
-
-
-def make_optimizer(learning_rate):
-  """AdamW as BERT was trained with: decay 0.01, save for LayerNorm and biases.
-
-  Args:
-    learning_rate: <float32>[].
-  """
-  return AdamWeightDecayOptimizer(
-    learning_rate=learning_rate,
-    weight_decay_rate=0.01,
-    exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
-  )
-
-
-def training_step(loss, optimizer, global_step, use_tpu=False):
-  """Gradients, reduced, clipped, applied; then the step is counted.
-
-  Args:
-    loss: <float32>[].
-    optimizer: a `tf.train.Optimizer` whose rate was read from the global step
-      as it is before.
-    global_step: the variable <int64>[] to count.
-    use_tpu: whether to reduce over the cores of a TPU.
-
-  Returns:
-    An operation.
-  """
-  pairs = optimizer.compute_gradients(loss, tf.trainable_variables())
-  gradients, variables = zip(*pairs)
-  if use_tpu:
-    gradients = mean_over_cores(gradients)
-  update = optimizer.apply_gradients(zip(clip(gradients), variables))
-  # Everything that reads the step (rate, dropout) feeds the update, so that
-  # after the update no reader is left that could see the new count.
-  with tf.control_dependencies([update]):
-    return tf.assign_add(global_step, 1).op
-
-
-def mean_over_cores(gradients):
-  """The mean of each gradient over the cores of a TPU, so that all agree.
-
-  Reduced before they are clipped, so that one core, eight cores and a GPU take
-  the same step. The 2018 code clipped on each core and summed afterwards.
-
-  Args:
-    gradients: list of <float32> tensors, or None.
-  """
-  cores = tpu_function.get_tpu_context().number_of_shards
-  if not cores or cores == 1:
-    return gradients
-  return [
-    None if g is None else tf.tpu.cross_replica_sum(g / cores)
-    for g in map(_as_tensor, gradients)
-  ]
-
-
-def clip(gradients):
-  """Scales gradients down to a global norm of at most 1.0.
-
-  An embedding gradient that is still IndexedSlices enters the norm row by row,
-  rows of one word not summed, as in the original; to make it dense earlier
-  would change training (golden figures grad_norm_gather, grad_norm_onehot).
-  """
-  clipped, _ = tf.clip_by_global_norm(gradients, CLIP_NORM)
-  return clipped
-
-
-def _as_tensor(gradient):
-  """A dense tensor; rows of IndexedSlices that name one index are summed."""
-  return None if gradient is None else tf.convert_to_tensor(gradient)
 
 
 class AdamWeightDecayOptimizer(tf.train.Optimizer):
@@ -189,9 +119,6 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
 
     Returns:
       An operation.
-
-    Raises:
-      ValueError: a variable of the kind that TensorFlow 1 made by default.
     """
     del global_step
     pairs = [
@@ -200,80 +127,131 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
       if gradient is not None and variable is not None
     ]
     dtypes = {variable.dtype.base_dtype for variable, _ in pairs}
-    numbers = {dtype: self._numbers(dtype) for dtype in dtypes}
+    rates = {dtype: tf.cast(self.learning_rate, dtype) for dtype in dtypes}
     updates = [
-      self._update(variable, gradient, *numbers[variable.dtype.base_dtype])
+      self.update(
+        variable,
+        gradient,
+        *self.slots(variable),
+        rates[variable.dtype.base_dtype],
+      )
       for variable, gradient in pairs
     ]
     return tf.group(*updates, name=name or self._name)
 
-  def _numbers(self, dtype):
-    """The scalars <dtype>[] of an update, which all variables share.
+  def slots(self, variable):
+    """Makes m and v: zeros of the variable's shape, saved but not trained."""
+    name = variable.name.partition(":")[0]
+    with tf.variable_scope(tf.get_variable_scope()) as scope:
+      scope.set_partitioner(None)  # a part of a variable is not divided again
+      m, v = (
+        tf.get_variable(
+          f"{name}/{slot}",
+          variable.shape,
+          variable.dtype.base_dtype,
+          initializer=tf.zeros_initializer(),
+          trainable=False,
+        )
+        for slot in ("adam_m", "adam_v")
+      )
+    return m, v
+
+  def update(self, variable, gradient, m, v, rate):
+    """Takes one variable's step.
+
+    Args:
+      variable, m, v: variables of one shape and dtype.
+      gradient: a tensor of that shape.
+      rate: r, of that dtype.
 
     Returns:
-      r * decay, and arguments of `ResourceApplyAdam`.
+      An operation.
     """
-    rate = tf.cast(self.learning_rate, dtype)
-    numbers = dict(
-      beta1_power=0.0,
-      beta2_power=0.0,
-      beta1=self.beta_1,
-      beta2=self.beta_2,
-      epsilon=self.epsilon,
+    next_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
+    next_v = self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient)
+    step = next_m / (tf.sqrt(next_v) + self.epsilon)
+    if self.decays(variable):
+      step += self.weight_decay_rate * variable
+    return tf.group(
+      variable.assign_sub(rate * step), m.assign(next_m), v.assign(next_v)
     )
-    scalars = {name: tf.constant(n, dtype) for name, n in numbers.items()}
-    return rate * self.weight_decay_rate, dict(scalars, lr=rate)
 
-  def _update(self, variable, gradient, decay, scalars):
-    """One variable's step, the decay first.
-
-    The moments do not read the variable, so that decaying it before is exact.
-    TensorFlow's Adam kernel passes over the memory once; beta powers of 0 turn
-    its bias correction into a factor of 1. With an operation for each term, as
-    in 2018, a step of the 6-layer model on CoLA takes 1.2 times as long.
-
-    The decay cannot be had in the same pass. ResourceScatterMul would do it in
-    place, but TensorFlow copies a variable that it has touched at every read,
-    which cost more than it saved.
-    """
-    if not hasattr(variable, "handle"):
-      raise ValueError(
-        f"{variable.name} is a reference variable, which cannot be updated in"
-        " one pass; call tf.enable_resource_variables() before it is made"
-      )
+  def decays(self, variable):
+    """Tells whether weight decay applies to a variable."""
     name = variable.name.partition(":")[0]
-    m = _slot(variable, f"{name}/adam_m")
-    v = _slot(variable, f"{name}/adam_v")
-    before = [gradient]
-    if self._decays(name):
-      # Not before the gradient is there: until then the model reads, and
-      # would see, now and then, a variable that has decayed already.
-      with tf.control_dependencies(before):
-        before = [variable.assign_sub(decay * variable, read_value=False)]
-    with tf.control_dependencies(before):
-      return tf.raw_ops.ResourceApplyAdam(
-        var=variable.handle,
-        m=m.handle,
-        v=v.handle,
-        grad=gradient,
-        **scalars,
-      )
-
-  def _decays(self, name):
-    if not self.weight_decay_rate:
-      return False
-    return not any(
+    return bool(self.weight_decay_rate) and not any(
       re.search(pattern, name) for pattern in self.exclude_from_weight_decay
     )
 
 
-def _slot(variable, name):
-  """A zero variable of the same shape that is saved but not trained."""
-  return tf.get_variable(
-    name=name,
-    shape=variable.shape,
-    dtype=variable.dtype.base_dtype,
-    trainable=False,
-    initializer=tf.zeros_initializer(),
-    use_resource=True,
+def make_optimizer(learning_rate, optimizer_class=AdamWeightDecayOptimizer):
+  """Makes BERT's AdamW: decay 0.01, save for LayerNorm and biases.
+
+  Args:
+    learning_rate: <float32>[].
+    optimizer_class: `AdamWeightDecayOptimizer`, or a class with its arguments.
+  """
+  return optimizer_class(
+    learning_rate=learning_rate,
+    weight_decay_rate=0.01,
+    exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
   )
+
+
+def training_step(loss, optimizer, global_step, reduce=None):
+  """Computes gradients, reduces, clips and applies them; counts the step.
+
+  Args:
+    loss: <float32>[].
+    optimizer: a `tf.train.Optimizer` whose rate was read from the global step
+      as it is before.
+    global_step: the variable <int64>[] to count.
+    reduce: function from the list of gradients to the list that is clipped,
+      such as `mean_over_cores`; None leaves them as they are.
+
+  Returns:
+    An operation.
+  """
+  pairs = optimizer.compute_gradients(loss, tf.trainable_variables())
+  gradients, variables = zip(*pairs)
+  if reduce:
+    gradients = reduce(gradients)
+  update = optimizer.apply_gradients(zip(clip(gradients), variables))
+  # Everything that reads the step (rate, dropout) feeds the update, so that
+  # after the update no reader is left that could see the new count.
+  with tf.control_dependencies([update]):
+    return tf.assign_add(global_step, 1).op
+
+
+def mean_over_cores(gradients):
+  """Returns the mean of each gradient over the cores of a TPU.
+
+  Reduced before they are clipped, so that one core, eight cores and a GPU take
+  the same step. The 2018 code clipped on each core and summed afterwards.
+
+  Args:
+    gradients: list of <float32> tensors, or None.
+  """
+  cores = tpu_function.get_tpu_context().number_of_shards
+  if not cores or cores == 1:
+    return gradients
+  return [
+    None if g is None else tf.tpu.cross_replica_sum(g / cores)
+    for g in map(_as_tensor, gradients)
+  ]
+
+
+def clip(gradients):
+  """Scales gradients down to a global norm of at most 1.0.
+
+  An embedding gradient that is still IndexedSlices enters the norm row by row,
+  rows of one word not summed, as in the original; to make it dense earlier
+  would change training (golden figures grad_norm_gather, grad_norm_onehot).
+  """
+  clipped, _ = tf.clip_by_global_norm(gradients, CLIP_NORM)
+  return clipped
+
+
+def _as_tensor(gradient):
+  """Makes it dense; rows of IndexedSlices that name one index are summed."""
+  return None if gradient is None else tf.convert_to_tensor(gradient)

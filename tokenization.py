@@ -20,8 +20,7 @@ of the vocabulary file on which it stands:
   >>> convert_tokens_to_ids(vocab, tokens)
   [8, 3, 6, 7, 5, 9, 10, 11, 4]
 
-`FullTokenizer` does the three for a vocabulary file. Its `tokenize` takes these
-steps one by one; its `ids` gives the same numbers from dictionaries.
+`FullTokenizer` does the three for a vocabulary file.
 """
 
 import collections
@@ -37,7 +36,7 @@ REQUIRED_TOKENS = (UNKNOWN, "[CLS]", "[SEP]")
 
 # Unicode's blocks of ideographs that Chinese, Japanese and Korean share. Kana
 # and Hangul are not among them: their words stand between spaces, or as one.
-_IDEOGRAPH_BLOCKS = (
+IDEOGRAPH_BLOCKS = (
   (0x4E00, 0x9FFF),  # unified ideographs
   (0x3400, 0x4DBF),  # extension A
   (0x20000, 0x2A6DF),  # extension B
@@ -67,7 +66,7 @@ _CASED_RELEASES = (
 
 
 def _is_whitespace(char):
-  """Whether a character becomes a space: tab, newline, return, Unicode's Zs.
+  """Tells what becomes a space: tab, newline, return, Unicode's Zs.
 
   >>> [_is_whitespace(char) for char in "\\t\\u3000x"]
   [True, True, False]
@@ -76,7 +75,7 @@ def _is_whitespace(char):
 
 
 def _is_control(char):
-  """Whether a character is dropped as control (Cc) or format (Cf).
+  """Tells what is dropped: control (Cc) and format (Cf) characters.
 
   >>> [_is_control(char) for char in "\\x07\\u200d\\n"]
   [True, True, False]
@@ -85,7 +84,7 @@ def _is_control(char):
 
 
 def _is_punctuation(char):
-  """Whether a character is a word of its own: ASCII symbols, Unicode's P*.
+  """Tells what is a word of its own: ASCII symbols, Unicode's P*.
 
   All of ASCII's symbols count, "$" and "^" as well, though Unicode has them
   elsewhere.
@@ -98,45 +97,12 @@ def _is_punctuation(char):
   return unicodedata.category(char).startswith("P")
 
 
-def _is_ideograph(char):
-  return any(first <= ord(char) <= last for first, last in _IDEOGRAPH_BLOCKS)
-
-
-def _clean(char):
-  """What is left of one character before words are told apart.
-
-  Nothing, a space, an ideograph between spaces, or the character itself.
-
-  >>> [_clean(char) for char in "a\\t\\x07\\ufffd\u732b"]
-  ['a', ' ', '', '', ' \u732b ']
-  """
-  if char in "\0\ufffd" or _is_control(char):
-    return ""
-  if _is_whitespace(char):
-    return " "
-  return f" {char} " if _is_ideograph(char) else char
-
-
-def _lower(text):
-  """Lower case without accents: decomposed, less its nonspacing marks.
-
-  >>> _lower("\u00c9COLE \u1f08\u03c1\u03c7\u03ae")
-  'ecole \u03b1\u03c1\u03c7\u03b7'
-  """
-  decomposed = unicodedata.normalize("NFD", text.lower())
-  return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
-
-
-def _set_off(char):
-  return f" {char} " if _is_punctuation(char) else char
-
-
 # ---------------------------------------------------------------------------
 # Text
 
 
 def convert_to_unicode(text):
-  """A string as it is, bytes decoded from UTF-8 (what is not is left out).
+  """Returns a string as it is, bytes decoded from UTF-8, less what is not.
 
   >>> convert_to_unicode(b"caf\\xc3\\xa9 \\xff")
   'caf\u00e9 '
@@ -154,12 +120,12 @@ def convert_to_unicode(text):
 
 
 def printable_text(text):
-  """The text as a string for print and log; as `convert_to_unicode`."""
+  """Returns a string for print and log; as `convert_to_unicode`."""
   return convert_to_unicode(text)
 
 
 def whitespace_tokenize(text):
-  """The words between white space.
+  """Returns the words between white space.
 
   >>> whitespace_tokenize("  a dog\\n")
   ['a', 'dog']
@@ -232,7 +198,7 @@ def _check_required(vocab, vocab_file):
 
 
 def convert_by_vocab(vocab, items):
-  """What a vocabulary, or its inverse, holds for each of the items.
+  """Looks each of the items up in a vocabulary, or in its inverse.
 
   >>> convert_by_vocab({"a": 3, "dog": 5}, ["dog", "a"])
   [5, 3]
@@ -249,12 +215,12 @@ def convert_by_vocab(vocab, items):
 
 
 def convert_tokens_to_ids(vocab, tokens):
-  """The ids of tokens, by a dictionary from token to id."""
+  """Returns the ids of tokens, by a dictionary from token to id."""
   return convert_by_vocab(vocab, tokens)
 
 
 def convert_ids_to_tokens(inv_vocab, ids):
-  """The tokens of ids, by a dictionary from id to token."""
+  """Returns the tokens of ids, by a dictionary from id to token."""
   return convert_by_vocab(inv_vocab, ids)
 
 
@@ -353,8 +319,6 @@ class FullTokenizer:
     [4, 5]
     >>> tokenizer.convert_ids_to_tokens([4, 5])
     ['dog', '##s']
-    >>> tokenizer.ids("A dog, dogs, cats")
-    [3, 4, 6, 4, 5, 6, 0]
 
   Args:
     vocab_file: path of the vocabulary, see `load_vocab`.
@@ -376,33 +340,21 @@ class FullTokenizer:
     self.inv_vocab = {number: token for token, number in self.vocab.items()}
     self.basic_tokenizer = BasicTokenizer(do_lower_case=do_lower_case)
     self.wordpiece_tokenizer = WordpieceTokenizer(vocab=self.vocab)
-    self._remembered = _RememberedIds(self.wordpiece_tokenizer, do_lower_case)
-    # Whoever puts another stage in gets its results, not the fast ones.
-    self._fast_for = (self.basic_tokenizer, self.wordpiece_tokenizer)
 
   def tokenize(self, text):
-    """The WordPiece tokens of a text, as a list."""
+    """Returns the WordPiece tokens of a text, as a list."""
     return [
       token
       for word in self.basic_tokenizer.tokenize(text)
       for token in self.wordpiece_tokenizer.tokenize(word)
     ]
 
-  def ids(self, text):
-    """The ids of a text's tokens, as a list; the fast way to them.
-
-    Equals `convert_tokens_to_ids(tokenize(text))`.
-    """
-    if (self.basic_tokenizer, self.wordpiece_tokenizer) != self._fast_for:
-      return self.convert_tokens_to_ids(self.tokenize(text))
-    return self._remembered.ids(convert_to_unicode(text))
-
   def convert_tokens_to_ids(self, tokens):
-    """The ids of tokens, as a list; KeyError for one not in the vocabulary."""
+    """Returns the ids of tokens; KeyError for one not in the vocabulary."""
     return convert_tokens_to_ids(self.vocab, tokens)
 
   def convert_ids_to_tokens(self, ids):
-    """The tokens of ids, as a list; KeyError for one not in the vocabulary."""
+    """Returns the tokens of ids; KeyError for one not in the vocabulary."""
     return convert_ids_to_tokens(self.inv_vocab, ids)
 
 
@@ -427,12 +379,61 @@ class BasicTokenizer:
     self.do_lower_case = do_lower_case
 
   def tokenize(self, text):
-    """The words of a text, as a list."""
-    text = "".join(map(_clean, convert_to_unicode(text)))
-    # Before punctuation: decomposing makes some, such as ";" of U+037E.
-    if self.do_lower_case:
-      text = _lower(text)
-    return whitespace_tokenize("".join(map(_set_off, text)))
+    """Returns the words of a text, as a list."""
+    text = self._clean_text(convert_to_unicode(text))
+    words = []
+    for word in whitespace_tokenize(self._tokenize_chinese_chars(text)):
+      # Before punctuation: decomposing makes some, such as ";" of U+037E.
+      if self.do_lower_case:
+        word = self._run_strip_accents(word.lower())
+      words.extend(self._run_split_on_punc(word))
+    return whitespace_tokenize(" ".join(words))
+
+  # Each of these can be replaced, in a subclass or in an object.
+
+  def _clean_text(self, text):
+    """Drops control characters; makes every kind of space a space.
+
+    >>> BasicTokenizer()._clean_text("a\\tb\\x07\\ufffdc")
+    'a bc'
+    """
+    kept = (c for c in text if not (c in "\0\ufffd" or _is_control(c)))
+    return "".join(" " if _is_whitespace(char) else char for char in kept)
+
+  def _tokenize_chinese_chars(self, text):
+    """Puts spaces around every ideograph.
+
+    >>> BasicTokenizer()._tokenize_chinese_chars("a\u732bb")
+    'a \u732b b'
+    """
+    return "".join(
+      f" {char} " if self._is_chinese_char(ord(char)) else char for char in text
+    )
+
+  def _is_chinese_char(self, cp):
+    """Tells whether a code point is in a block of `IDEOGRAPH_BLOCKS`."""
+    return any(first <= cp <= last for first, last in IDEOGRAPH_BLOCKS)
+
+  def _run_strip_accents(self, text):
+    """Decomposes characters and drops their nonspacing marks.
+
+    >>> BasicTokenizer()._run_strip_accents("\u00e9cole \u1f00\u03c1\u03ae")
+    'ecole \u03b1\u03c1\u03b7'
+    """
+    decomposed = unicodedata.normalize("NFD", text)
+    return "".join(c for c in decomposed if unicodedata.category(c) != "Mn")
+
+  def _run_split_on_punc(self, text):
+    """Splits a word around its punctuation.
+
+    >>> BasicTokenizer()._run_split_on_punc("what?!")
+    ['what', '?', '!']
+    """
+    words = []
+    for is_punctuation, run in itertools.groupby(text, _is_punctuation):
+      run = "".join(run)
+      words.extend(run if is_punctuation else [run])
+    return words
 
 
 class WordpieceTokenizer:
@@ -463,7 +464,7 @@ class WordpieceTokenizer:
     self.max_input_chars_per_word = max_input_chars_per_word
 
   def tokenize(self, text):
-    """The pieces of a text whose words stand between white space, as a list."""
+    """Returns the pieces of words that stand between white space, as a list."""
     words = whitespace_tokenize(convert_to_unicode(text))
     return [piece for word in words for piece in self._pieces(word)]
 
@@ -479,161 +480,9 @@ class WordpieceTokenizer:
     return pieces
 
   def _longest(self, word, start):
-    """The longest piece of the word from `start` on, or None; and its end."""
+    """Returns the longest piece from `start` on, or None; and its end."""
     prefix = "##" if start else ""
     for end in range(len(word), start, -1):
       if (piece := prefix + word[start:end]) in self.vocab:
         return piece, end
     return None, start
-
-
-# ---------------------------------------------------------------------------
-# The fast way to ids: the same three stages, each answered from memory
-
-
-class _Memory(dict):
-  """A dictionary that makes what it lacks, and starts anew when it is full.
-
-  Args:
-    make: function from key to value.
-    size: number of entries that bounds the memory.
-    longest: length of the longest key that is kept, where keys have a length.
-  """
-
-  def __init__(self, make, size, longest=None):
-    super().__init__()
-    self.make, self.size, self.longest = make, size, longest
-
-  def __missing__(self, key):
-    value = self.make(key)
-    if self.longest is None or len(key) <= self.longest:
-      if len(self) >= self.size:
-        self.clear()
-      self[key] = value
-    return value
-
-
-# Printable ASCII without a space: words and punctuation.
-_ascii_words = re.compile(r"[0-9A-Za-z]+|[!-~]").findall
-
-# Characters that are words whatever stands beside them: ideographs, and of the
-# marks between them those that no rule of lower-casing looks through.
-_LONE = "\u3001\u3002\uff01\uff0c\uff1f" + "".join(
-  f"{chr(first)}-{chr(last)}" for first, last in _IDEOGRAPH_BLOCKS
-)
-_at_lone_characters = re.compile(f"([{_LONE}]+)").split
-
-
-class _RememberedIds:
-  """Text to ids by dictionaries of chunks of text, words and characters.
-
-  A chunk, what stands between two spaces, becomes the same ids whatever stands
-  beside it, and so does a word in it; text repeats both. What a character
-  becomes depends on its neighbours in two cases only, for which the plain way
-  is taken.
-  """
-
-  # Entries of a dictionary; some 30 MB when full.
-  SIZE = 1 << 17
-  # Longer chunks, such as whole Chinese sentences, do not come again.
-  LONGEST_CHUNK = 24
-  # Stands for a character that the dictionary of characters cannot answer; that
-  # of the text itself is dropped.
-  NEIGHBOURS_MATTER = "\0"
-
-  def __init__(self, wordpiece, do_lower_case):
-    self.plain = BasicTokenizer(do_lower_case)
-    self.unknown = (wordpiece.vocab[wordpiece.unk_token],)
-    self.longest_word = wordpiece.max_input_chars_per_word
-    self.vocab = wordpiece.vocab
-    self.longest_token = max(map(len, self.vocab))
-    if self.longest_token > self.longest_word:
-      # Words are looked up before their length is looked at: tokens longer than
-      # a word may be must not be found.
-      self.vocab = {
-        token: number
-        for token, number in self.vocab.items()
-        if len(token) <= self.longest_word
-      }
-    self.continuing = {
-      token[2:]: number
-      for token, number in self.vocab.items()
-      if token[:2] == "##"
-    }
-    self.of_chunk = _Memory(self._chunk, self.SIZE, self.LONGEST_CHUNK)
-    self.of_word = _Memory(self._word, self.SIZE, self.LONGEST_CHUNK)
-    self.of_lone = _Memory(self._lone, self.SIZE)
-    self.of_character = _Memory(self._character, self.SIZE)
-
-  def ids(self, text):
-    """The ids of a text, as a list."""
-    # str.split takes some control characters for spaces that BasicTokenizer
-    # drops; none of them is printable.
-    if not text.isprintable():
-      return self._ids_of_words(self._words(text))
-    chunks = map(self.of_chunk.__getitem__, text.split())
-    return list(itertools.chain.from_iterable(chunks))
-
-  def _chunk(self, chunk):
-    """The ids of printable text without a space."""
-    if chunk.isascii():
-      chunk = chunk.lower() if self.plain.do_lower_case else chunk
-      if chunk.isalnum() and (number := self.vocab.get(chunk)) is not None:
-        return (number,)
-      return self._ids_of_words(_ascii_words(chunk))
-    others, *parts = _at_lone_characters(chunk)
-    if not parts:
-      return self._ids_of_words(self._words(chunk))
-    numbers = list(self.of_chunk[others])
-    for lone, others in zip(parts[::2], parts[1::2]):
-      numbers.extend(map(self.of_lone.__getitem__, lone))
-      numbers.extend(self.of_chunk[others])
-    return numbers
-
-  def _lone(self, char):
-    word = _lower(char) if self.plain.do_lower_case else char
-    (number,) = self._ids_of_words([word])
-    return number
-
-  def _words(self, text):
-    """The words of a text, as `BasicTokenizer` gives them."""
-    text_of_words = text.translate(self.of_character)
-    if self.NEIGHBOURS_MATTER in text_of_words:
-      return self.plain.tokenize(text)
-    return text_of_words.split()
-
-  def _character(self, code_point):
-    """What `BasicTokenizer` makes of a character, for str.translate."""
-    cleaned = _clean(chr(code_point))
-    if self.plain.do_lower_case:
-      cleaned = _lower(cleaned)
-      # A capital sigma is lower-cased by its place in the word; a mark that is
-      # kept, though it combines, is put in order with the marks beside it.
-      if code_point == 0x3A3 or any(map(unicodedata.combining, cleaned)):
-        return self.NEIGHBOURS_MATTER
-    return "".join(map(_set_off, cleaned))
-
-  def _ids_of_words(self, words):
-    numbers = []
-    for word in words:
-      number = self.vocab.get(word)
-      if number is None:
-        numbers.extend(self.of_word[word])
-      else:
-        numbers.append(number)
-    return numbers
-
-  def _word(self, word):
-    """The ids of a word's pieces, as `WordpieceTokenizer` finds them."""
-    if len(word) > self.longest_word:
-      return self.unknown
-    numbers, tokens, start = [], self.vocab, 0
-    while start < len(word):
-      end = min(start + self.longest_token, len(word))
-      while (number := tokens.get(word[start:end])) is None:
-        end -= 1
-        if end == start:
-          return self.unknown
-      numbers.append(number)
-      tokens, start = self.continuing, end
-    return tuple(numbers)

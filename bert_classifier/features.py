@@ -21,7 +21,13 @@ import struct
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files, progress, targets
+from bert_classifier import (
+  errors,
+  fast_tokenization,
+  files,
+  progress,
+  targets,
+)
 from bert_classifier.tasks import PaddingInputExample
 import tokenization
 
@@ -107,7 +113,7 @@ class Converter:
     self.tokenizer = tokenizer
     self.cls, self.sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
     self.tally = collections.Counter()
-    self._ids = _way_to_ids(tokenizer)
+    self._ids = fast_tokenization.WordCache(tokenizer).ids
     self._encode = _RecordEncoder(max_seq_length, target)
 
   def __call__(self, example):
@@ -178,31 +184,6 @@ class Converter:
       ids.append(self.sep)
     tally["tokens"] += len(ids)
     return ids, in_first, value
-
-
-def _way_to_ids(tokenizer):
-  """Returns the function from a text to the list of its ids.
-
-  It is the tokenizer's fast `ids`, unless a subclass or the object itself gives
-  another `tokenize` or `convert_tokens_to_ids`, which `ids` would pass over.
-  """
-
-  def depth(name):
-    """Returns how far up in the classes a method is; -1: in the object."""
-    if name in getattr(tokenizer, "__dict__", ()):
-      return -1
-    classes = type(tokenizer).__mro__
-    return next(
-      (up for up, kind in enumerate(classes) if name in vars(kind)),
-      len(classes),
-    )
-
-  plain = min(depth("tokenize"), depth("convert_tokens_to_ids"))
-  if hasattr(tokenizer, "ids") and depth("ids") <= plain:
-    return tokenizer.ids
-  return lambda text: list(
-    tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
-  )
 
 
 def padding_features(max_seq_length, target=ONE_CLASS):

@@ -1,0 +1,251 @@
+"""Text to ids by remembered words.
+
+  ids = WordCache(tokenizer).ids(text)
+
+equals `tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))`, and takes
+that way where a part of the tokenizer was replaced.
+"""
+
+import itertools
+import re
+import unicodedata
+
+import tokenization
+
+# What the cache knows the results of, by class: whoever replaces one of these,
+# in a subclass or in an object, gets the results of the replacement.
+_KNOWN = {
+  tokenization.FullTokenizer: ("tokenize", "convert_tokens_to_ids"),
+  tokenization.BasicTokenizer: (
+    "tokenize",
+    "_clean_text",
+    "_tokenize_chinese_chars",
+    "_is_chinese_char",
+    "_run_strip_accents",
+    "_run_split_on_punc",
+  ),
+  tokenization.WordpieceTokenizer: ("tokenize", "_pieces", "_longest"),
+}
+_METHODS = {
+  kind: {name: vars(kind)[name] for name in names}
+  for kind, names in _KNOWN.items()
+}
+
+
+def _is_plain(part, kind):
+  """Tells whether an object has all methods of `_KNOWN` as they are there."""
+  return isinstance(part, kind) and all(
+    getattr(type(part), name) is method and name not in vars(part)
+    for name, method in _METHODS[kind].items()
+  )
+
+
+def _state(tokenizer):
+  """Returns what changes where a part of a tokenizer is replaced or set."""
+  basic, pieces = tokenizer.basic_tokenizer, tokenizer.wordpiece_tokenizer
+  return (
+    basic,
+    pieces,
+    basic.do_lower_case,
+    pieces.unk_token,
+    pieces.max_input_chars_per_word,
+    tokenizer.vocab is pieces.vocab,
+    len(pieces.vocab),
+    # A method that is replaced in an object is one attribute more.
+    len(vars(tokenizer)),
+    len(vars(basic)),
+    len(vars(pieces)),
+  )
+
+
+class WordCache:
+  """Text to ids by dictionaries of chunks of text, words and characters.
+
+  A chunk, what stands between two spaces, becomes the same ids whatever stands
+  beside it, and so does a word in it; text repeats both. What a character
+  becomes depends on its neighbours in two cases only, for which the tokenizer
+  itself is asked.
+
+  Args:
+    tokenizer: a `tokenization.FullTokenizer`, or anything with `tokenize` and
+      `convert_tokens_to_ids`, whose results are then not remembered.
+  """
+
+  def __init__(self, tokenizer):
+    self._tokenizer, self._known_for, self._remembered = tokenizer, None, None
+    if (
+      _is_plain(tokenizer, tokenization.FullTokenizer)
+      and _is_plain(tokenizer.basic_tokenizer, tokenization.BasicTokenizer)
+      and _is_plain(
+        tokenizer.wordpiece_tokenizer, tokenization.WordpieceTokenizer
+      )
+      and tokenizer.vocab is tokenizer.wordpiece_tokenizer.vocab
+      and tokenizer.wordpiece_tokenizer.unk_token in tokenizer.vocab
+    ):
+      self._known_for = _state(tokenizer)
+      self._remembered = _RememberedIds(tokenizer)
+
+  def ids(self, text):
+    """Returns the ids of a text, as a list.
+
+    Raises:
+      ValueError: it is neither a string nor bytes.
+      KeyError: a token that a tokenizer gives is not in its vocabulary.
+    """
+    tokenizer = self._tokenizer
+    if self._known_for is None or _state(tokenizer) != self._known_for:
+      return list(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)))
+    return self._remembered.ids(tokenization.convert_to_unicode(text))
+
+
+class _Memory(dict):
+  """A dictionary that makes what it lacks, and starts anew when it is full.
+
+  Args:
+    make: function from key to value.
+    size: number of entries that bounds the memory.
+    longest: length of the longest key that is kept, where keys have a length.
+  """
+
+  def __init__(self, make, size, longest=None):
+    super().__init__()
+    self.make, self.size, self.longest = make, size, longest
+
+  def __missing__(self, key):
+    value = self.make(key)
+    if self.longest is None or len(key) <= self.longest:
+      if len(self) >= self.size:
+        self.clear()
+      self[key] = value
+    return value
+
+
+# Printable ASCII without a space: words and punctuation.
+_ascii_words = re.compile(r"[0-9A-Za-z]+|[!-~]").findall
+
+# Characters that are words whatever stands beside them: ideographs, and of the
+# marks between them those that no rule of lower-casing looks through.
+_LONE = "\u3001\u3002\uff01\uff0c\uff1f" + "".join(
+  f"{chr(first)}-{chr(last)}" for first, last in tokenization.IDEOGRAPH_BLOCKS
+)
+_at_lone_characters = re.compile(f"([{_LONE}]+)").split
+
+
+class _RememberedIds:
+  """The memory of a `WordCache`.
+
+  Args:
+    tokenizer: a `tokenization.FullTokenizer`.
+  """
+
+  # Entries of a dictionary; some 30 MB when full.
+  SIZE = 1 << 17
+  # Longer chunks, such as whole Chinese sentences, do not come again.
+  LONGEST_CHUNK = 24
+  # Stands for a character that the dictionary of characters cannot answer; that
+  # of the text itself is dropped.
+  NEIGHBOURS_MATTER = "\0"
+
+  def __init__(self, tokenizer):
+    self.basic, wordpiece = (
+      tokenizer.basic_tokenizer,
+      tokenizer.wordpiece_tokenizer,
+    )
+    self.unknown = (wordpiece.vocab[wordpiece.unk_token],)
+    self.longest_word = wordpiece.max_input_chars_per_word
+    self.vocab = wordpiece.vocab
+    self.longest_token = max(map(len, self.vocab))
+    if self.longest_token > self.longest_word:
+      # Words are looked up before their length is looked at: tokens longer than
+      # a word may be must not be found.
+      self.vocab = {
+        token: number
+        for token, number in self.vocab.items()
+        if len(token) <= self.longest_word
+      }
+    self.continuing = {
+      token[2:]: number
+      for token, number in self.vocab.items()
+      if token[:2] == "##"
+    }
+    self.of_chunk = _Memory(self._chunk, self.SIZE, self.LONGEST_CHUNK)
+    self.of_word = _Memory(self._word, self.SIZE, self.LONGEST_CHUNK)
+    self.of_lone = _Memory(self._lone, self.SIZE)
+    self.of_character = _Memory(self._character, self.SIZE)
+
+  def ids(self, text):
+    """Returns the ids of a text, as a list."""
+    # str.split takes some control characters for spaces that BasicTokenizer
+    # drops; none of them is printable.
+    if not text.isprintable():
+      return self._ids_of_words(self._words(text))
+    chunks = map(self.of_chunk.__getitem__, text.split())
+    return list(itertools.chain.from_iterable(chunks))
+
+  def _chunk(self, chunk):
+    """Returns the ids of printable text without a space."""
+    if chunk.isascii():
+      chunk = chunk.lower() if self.basic.do_lower_case else chunk
+      if chunk.isalnum() and (number := self.vocab.get(chunk)) is not None:
+        return (number,)
+      return self._ids_of_words(_ascii_words(chunk))
+    others, *parts = _at_lone_characters(chunk)
+    if not parts:
+      return self._ids_of_words(self._words(chunk))
+    numbers = list(self.of_chunk[others])
+    for lone, others in zip(parts[::2], parts[1::2]):
+      numbers.extend(map(self.of_lone.__getitem__, lone))
+      numbers.extend(self.of_chunk[others])
+    return numbers
+
+  def _lone(self, char):
+    """Returns the id of a character that is a word."""
+    (number,) = self._ids_of_words(self.basic.tokenize(char))
+    return number
+
+  def _words(self, text):
+    """Returns the words of a text, as `BasicTokenizer` gives them."""
+    text_of_words = text.translate(self.of_character)
+    if self.NEIGHBOURS_MATTER in text_of_words:
+      return self.basic.tokenize(text)
+    return text_of_words.split()
+
+  def _character(self, code_point):
+    """Returns what a character becomes, for str.translate: words and spaces."""
+    cleaned = self.basic._clean_text(chr(code_point))
+    cleaned = self.basic._tokenize_chinese_chars(cleaned)
+    if self.basic.do_lower_case:
+      cleaned = self.basic._run_strip_accents(cleaned.lower())
+      # A capital sigma is lower-cased by its place in the word; a mark that is
+      # kept, though it combines, is put in order with the marks beside it.
+      if code_point == 0x3A3 or any(map(unicodedata.combining, cleaned)):
+        return self.NEIGHBOURS_MATTER
+    return "".join(
+      f" {char} " if tokenization._is_punctuation(char) else char
+      for char in cleaned
+    )
+
+  def _ids_of_words(self, words):
+    numbers = []
+    for word in words:
+      number = self.vocab.get(word)
+      if number is None:
+        numbers.extend(self.of_word[word])
+      else:
+        numbers.append(number)
+    return numbers
+
+  def _word(self, word):
+    """Returns the ids of the pieces that `WordpieceTokenizer` finds."""
+    if len(word) > self.longest_word:
+      return self.unknown
+    numbers, tokens, start = [], self.vocab, 0
+    while start < len(word):
+      end = min(start + self.longest_token, len(word))
+      while (number := tokens.get(word[start:end])) is None:
+        end -= 1
+        if end == start:
+          return self.unknown
+      numbers.append(number)
+      tokens, start = self.continuing, end
+    return tuple(numbers)
