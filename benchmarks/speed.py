@@ -407,11 +407,11 @@ FORMS = (
 
 def changes(name):
   """What a side puts in the place of what, and whether it skips padding."""
+  import fast_ops
+  import layout
   import plain_forms
 
   from bert_classifier import devices
-  import fast_ops
-  import layout
   import modeling
   import optimization
 

@@ -156,7 +156,9 @@ class DataProcessor:
 
   def get_labels(self):
     """Returns the list of the labels, in the order of their ids."""
-    return list(self.labels)
+    # A lone string is one label, not its letters.
+    labels = self.labels
+    return [labels] if isinstance(labels, str) else list(labels)
 
   def get_target(self):
     """Returns what is predicted: see `targets`."""

@@ -1,11 +1,11 @@
 """Hand-written forms against composed ones, in float64: value and gradient."""
 
+import fast_ops
 import numpy as np
 import plain_forms
 import pytest
 import tensorflow.compat.v1 as tf
 
-import fast_ops
 import optimization
 
 pytestmark = pytest.mark.quick

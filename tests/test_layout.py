@@ -2,11 +2,11 @@
 
 import itertools
 
+import layout
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-import layout
 import modeling
 
 pytestmark = pytest.mark.quick

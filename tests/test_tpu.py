@@ -28,7 +28,7 @@ VARIABLES = 57  # of the golden task's model
 MODES = list(BATCH)
 
 
-class GraphIsBuiltError(Exception):
+class GraphIsBuiltError(BaseException):
   """Ends the script where a session would begin."""
 
 
