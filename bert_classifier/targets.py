@@ -43,6 +43,7 @@ class OneClass:
   def __init__(self, labels):
     self.labels = tuple(labels)
     self._ids = {label: index for index, label in enumerate(self.labels)}
+    self._ids[None] = 0
 
   @property
   def width(self):
@@ -81,14 +82,13 @@ class OneClass:
     Raises:
       ValueError: it is none of the labels.
     """
-    if label is None:
-      return 0
-    if label not in self._ids:
+    try:
+      return self._ids[label]
+    except KeyError:
       raise ValueError(
         f"the label {label!r:.80} is not one of"
         f" {', '.join(map(str, self.labels))}"
-      )
-    return self._ids[label]
+      ) from None
 
   def features(self, value):
     """Returns the values of `feature_spec` of what `encode` gave."""

@@ -122,7 +122,7 @@ def test_a_word_that_belongs_to_no_flag_is_named(refused):
       "train",
       38,
       "2\ta\tb\tc\td",
-      "{}:38: in column 'Quality', the label '2' is not",
+      "{}:38: in column 'Quality', the label '2' is not one",
     ),
     ("train", 2, "1\ta\tb\tc\t\udce9", "{}:2: the byte 0xe9 is not UTF-8"),
     ("dev", 22, "1", "{}:22: 1 column separated by tabs, but"),
