@@ -46,11 +46,17 @@ tensorflow-estimator, so it can be copied into any project.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import copy
 import ctypes
+import functools
 import importlib
+import importlib.abc
+import importlib.machinery
 import importlib.metadata
+import importlib.util
+import inspect
 import os
 import re
 import subprocess
@@ -107,6 +113,7 @@ with _without_banner():
   import tensorflow as tf
 
 FIRST, LAST = (2, 15), (2, 21)  # TensorFlow versions that are known to work
+NATIVE = tf.__version__.startswith("2.15.")  # which has an Estimator itself
 ESTIMATOR = "2.15.0"
 PIP_LINE = (
   f'pip install "tensorflow>=2.{FIRST[1]},<2.{LAST[1] + 1}" '
@@ -150,9 +157,10 @@ def install():
   if hasattr(tf.compat.v1, "estimator"):
     return  # TensorFlow 2.15, or bridged already
   _restore_export_registry()
+  _mend_text_format()
   _stand_in(
     "tensorflow.python.tpu.tpu_embedding",
-    {name: type(name, (), {}) for name in _EMBEDDING_PARAMETERS},
+    {name: type(name, (_NoEmbedding,), {}) for name in _EMBEDDING_PARAMETERS},
   )
   _stand_in("tensorflow.python.tpu.tpu_embedding_gradient", {})
   _stand_in(
@@ -172,6 +180,7 @@ def install():
       "estimator_evaluate": _refuse_lone_call,
     },
   )
+  sys.meta_path[:0] = [_PackageFinder(), _OldNameFinder()]
   _publish()
 
 
@@ -266,9 +275,224 @@ def _restore_export_registry():
     table[name] = entry(
       f"_{name}_api_names{suffix}", f"_{name}_api_constants{suffix}"
     )
+  for version, table in (
+    ("v1", tf_export.API_ATTRS_V1),
+    ("v2", tf_export.API_ATTRS),
+  ):
+    function = f"get_{version}_names"
+    known = getattr(tf_export, function)
+    setattr(tf_export, function, _with_estimator(known, table[name].names))
+
+
+def _with_estimator(get_names, attribute):
+  """Returns get_v1_names or get_v2_names for Estimator's symbols as well."""
+
+  @functools.wraps(get_names)
+  def names(symbol):
+    own = getattr(symbol, "__dict__", {}).get(attribute, ())
+    return [*get_names(symbol), *own]
+
+  return names
+
+
+# --- protobuf 7: without an argument that TensorFlow 2.20 passes -------------
+
+
+def _mend_text_format():
+  """Lets TensorFlow write graph.pbtxt where MessageToString changed.
+
+  TensorFlow 2.20 asks for float_format="", which means nothing, and accepts
+  protobuf 7, which no longer takes the argument.
+  """
+  from google.protobuf import text_format
+  from tensorflow.python.framework import graph_io
+
+  convert = text_format.MessageToString
+  if "float_format" in inspect.signature(convert).parameters:
+    return
+
+  def message_to_string(*args, float_format="", **kwargs):
+    if float_format:
+      raise TypeError(f"protobuf 7 has no float_format: {float_format!r}")
+    return convert(*args, **kwargs)
+
+  mended = types.ModuleType(text_format.__name__, text_format.__doc__)
+  mended.__dict__.update(vars(text_format), MessageToString=message_to_string)
+  graph_io.text_format = mended
+
+
+# --- Keras: the package was written for Keras 2 ------------------------------
+
+
+def use_keras_2():
+  """Makes Keras 2 (the package tf_keras) the Keras of the whole program.
+
+  For programs that use tf.layers, tf.keras or tf.feature_column.DenseFeatures
+  in a model_fn, or hand Keras objects to Estimator. It has to be called before
+  anything uses tf.keras; to set TF_USE_LEGACY_KERAS=1 before the first import
+  of TensorFlow does the same. The canned estimators do not need it: they get
+  tf_keras by themselves where it is installed.
+
+  Raises:
+    ImportError: if tf_keras is not installed.
+    RuntimeError: if tf.keras is in use as Keras 3 already.
+  """
+  if NATIVE:
+    return
+  if not importlib.util.find_spec("tf_keras"):
+    raise ImportError(_no_keras("use_keras_2()"))
+  v1, tensorflow = tf.compat.v1, sys.modules["tensorflow"]
+  for loader in (tensorflow.__dict__["keras"], v1.keras, v1.layers):
+    if getattr(loader, "_tfll_keras_version", "keras_3") == "keras_3" and (
+      not _is_keras(loader) or loader._tfll_initialized
+    ):
+      raise RuntimeError(
+        "tf.keras is in use as Keras 3 already: call use_keras_2() right after "
+        "the import of estimator_bridge, or set TF_USE_LEGACY_KERAS=1"
+      )
+  os.environ["TF_USE_LEGACY_KERAS"] = "1"
+  # For `from tensorflow.keras import layers`, which looks for a folder.
+  for module, names in (
+    (tensorflow, ["_v2"]),
+    (tf.compat.v2, ["_v2"]),
+    (v1, ["_v1", "_v1.keras.__internal__.legacy"]),
+    (v1.nn, ["_v1.keras.__internal__.legacy"]),
+  ):
+    for name in names:
+      spec = importlib.util.find_spec(f"tf_keras.api.{name}")
+      module.__path__ = [*spec.submodule_search_locations, *module.__path__]
+
+
+def _is_keras(value):
+  """Returns whether a member of a TensorFlow namespace is a part of Keras."""
+  return type(value).__name__ == "KerasLazyLoader"
+
+
+class _TensorFlow(types.ModuleType):
+  """A namespace of TensorFlow, its Keras being Keras 2.
+
+  The package's modules get it for their `tf`; everybody else's tf.keras is what
+  TensorFlow gives. Every other attribute is looked up in the namespace itself,
+  each time, so that what is replaced there is replaced here too.
+  """
+
+  def __init__(self, real):
+    super().__init__(real.__name__, real.__doc__)
+    self._real = real
+
+  def __getattr__(self, name):
+    value = getattr(self._real, name)
+    if name == "keras" or _is_keras(value):
+      # The module itself stands there once somebody has used tf.keras.
+      mode = getattr(value, "_tfll_mode", None) or (
+        "v1" if "v1" in self._real.__name__ else "v2"
+      )
+      return _keras_2(mode, getattr(value, "_tfll_submodule", None) or "")
+    if name in ("compat", "v1", "v2", "nn"):
+      value = self.__dict__[name] = _TensorFlow(value)
+    return value
+
+  def __dir__(self):
+    return dir(self._real)
+
+
+@functools.cache
+def _keras_2(mode, submodule):
+  """Returns a namespace of tf_keras, or one that says that it is missing.
+
+  Args:
+    mode: "v1" or "v2".
+    submodule: `str`, the name below keras, or "".
+  """
+  name = f"tf_keras.api._{mode}.keras"
+  try:
+    return importlib.import_module(f"{name}.{submodule}".rstrip("."))
+  except ImportError:
+    keras = _Missing("keras", (), {})
+    # The one part that an Estimator without Keras uses.
+    keras.initializers = tf.compat.v1.initializers
+    return functools.reduce(getattr, submodule.split("."), keras)
+
+
+def _no_keras(what):
+  """Returns the sentence for something that needs Keras 2."""
+  minor = tf.__version__.rpartition(".")[0]
+  return (
+    f"{what} needs Keras 2, which TensorFlow {tf.__version__} does not have: "
+    f'pip install --no-deps "tf_keras=={minor}.*"'
+  )
+
+
+class _Missing(type):
+  """A class or a module of Keras 2 where tf_keras is not installed.
+
+  The package's classes can inherit from it; to call it is an ImportError.
+  """
+
+  def __getattr__(cls, name):
+    if name.startswith("__") and name != "__internal__":
+      raise AttributeError(name)
+    return _Missing(
+      name, (), {"__module__": f"{cls.__module__}.{cls.__name__}"}
+    )
+
+  def __call__(cls, *args, **kwargs):
+    raise ImportError(_no_keras(f"tf.estimator, for {cls.__name__},"))
+
+
+class _PackageFinder(importlib.abc.MetaPathFinder):
+  """Finds the package's modules for _PackageLoader."""
+
+  def find_spec(self, name, path=None, target=None):
+    if not name.startswith("tensorflow_estimator."):
+      return None
+    spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+    if spec and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
+      spec.loader = _PackageLoader(spec.loader.name, spec.loader.path)
+    return spec
+
+
+class _PackageLoader(importlib.machinery.SourceFileLoader):
+  """Loads a module in which `import tensorflow` gives a _TensorFlow."""
+
+  def exec_module(self, module):
+    module.__builtins__ = {**vars(builtins), "__import__": _import}
+    super().exec_module(module)
+
+
+def _import(name, globals=None, locals=None, fromlist=(), level=0):
+  """Stands in for __import__ in the package's modules."""
+  found = builtins.__import__(name, globals, locals, fromlist, level)
+  plain = name.partition(".")[0] == "tensorflow" and not fromlist
+  return _view(found) if plain else found
+
+
+@functools.cache
+def _view(tensorflow):
+  return _TensorFlow(tensorflow)
 
 
 # --- tensorflow.python.tpu: three modules gone since 2.16 --------------------
+
+
+def _refuse_embedding(*args, **kwargs):
+  """Stands for what puts embedding tables on a TPU.
+
+  Raises:
+    NotImplementedError: always.
+  """
+  raise NotImplementedError(
+    "embedding tables on TPU (EmbeddingConfigSpec and its parameters) need "
+    "tensorflow.python.tpu.tpu_embedding, which left TensorFlow with 2.16: "
+    "they work on TensorFlow 2.15 only"
+  )
+
+
+class _NoEmbedding:
+  """Base of the classes below."""
+
+  __init__ = _refuse_embedding
+
 
 # A TPUEstimator without embedding tables only lists these classes in a tuple.
 _EMBEDDING_PARAMETERS = (
@@ -471,18 +695,88 @@ def _stand_in(name, members):
   setattr(importlib.import_module(parent), leaf, module)
 
 
+# The module names under which TensorFlow 2.15 has the package's modules.
+_OLD = "tensorflow.python.estimator"
+_OLD_PACKAGES = {"", "canned", "export", "inputs", "inputs.queues"}
+_OLD_MODULES = {
+  *("estimator", "estimator_lib", "exporter", "gc", "keras", "model_fn"),
+  *("run_config", "training", "util"),
+  *("canned.baseline", "canned.dnn", "canned.dnn_linear_combined"),
+  *("canned.head", "canned.linear", "canned.metric_keys", "canned.optimizers"),
+  *("canned.parsing_utils", "canned.prediction_keys"),
+  *("export.export", "export.export_lib", "export.export_output"),
+  *("inputs.inputs", "inputs.numpy_io", "inputs.pandas_io"),
+  *("inputs.queues.feeding_functions", "inputs.queues.feeding_queue_runner"),
+}
+
+
+# Which Python would load a second time and without Estimator: "import
+# tensorflow.compat.v1.compat.v1" gives the namespace that is there.
+_NESTED = re.compile(r"tensorflow\.compat\.v[12]\.compat\.v[12]")
+
+
+class _OldNameFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+  """Imports the package's modules under TensorFlow's old names for them."""
+
+  def find_spec(self, name, path=None, target=None):
+    if _NESTED.fullmatch(name):
+      return importlib.machinery.ModuleSpec(name, self, is_package=True)
+    if name != _OLD and not name.startswith(f"{_OLD}."):
+      return None
+    below = name[len(_OLD) + 1 :]
+    if below not in _OLD_PACKAGES | _OLD_MODULES:
+      return None
+    return importlib.machinery.ModuleSpec(
+      name, self, is_package=below in _OLD_PACKAGES
+    )
+
+  def create_module(self, spec):
+    return None  # Python makes a fresh one
+
+  def exec_module(self, module):
+    # From now on another module is what the name stands for.
+    name = module.__name__
+    below = name[len(_OLD) + 1 :]
+    if _NESTED.fullmatch(name):
+      sys.modules[name] = functools.reduce(
+        getattr, name.split(".")[1:], sys.modules["tensorflow"]
+      )
+    elif below in _OLD_MODULES:
+      below = "keras_lib" if below == "keras" else below
+      sys.modules[name] = importlib.import_module(
+        f"tensorflow_estimator.python.estimator.{below}"
+      )
+
+
 def _publish():
   """Puts the package's namespaces where TensorFlow 2.15 has them."""
+  # What an import before the bridge left behind is not of one piece.
+  for name in [*sys.modules]:
+    if name.partition(".")[0] == "tensorflow_estimator":
+      del sys.modules[name]
   api = "tensorflow_estimator.python.estimator.api"
   v1 = importlib.import_module(f"{api}._v1.estimator")
   v2 = importlib.import_module(f"{api}._v2.estimator")
-  for parent, namespace in (
-    ("tensorflow", v2),
-    ("tensorflow.compat.v2", v2),
-    ("tensorflow.compat.v1", v1),
-  ):
-    sys.modules[f"{parent}.estimator"] = namespace
-    importlib.import_module(parent).estimator = namespace
+  embedding = importlib.import_module(
+    "tensorflow_estimator.python.estimator.tpu._tpu_estimator_embedding"
+  )
+  embedding.EmbeddingConfigSpec.__new__ = _refuse_embedding
+
+  def publish(path, namespace):
+    if path.count(".v") == 1:  # these Python imports a second time, as its own
+      importlib.import_module(f"tensorflow{path}")
+    for root in ("tensorflow", "tensorflow._api.v2"):
+      sys.modules[f"{root}{path}.estimator"] = namespace
+    parent = functools.reduce(
+      getattr, path.split(".")[1:], sys.modules["tensorflow"]
+    )
+    parent.estimator = namespace
+
+  publish("", v2)
+  for version, namespace in (("v1", v1), ("v2", v2)):
+    for outer in ("", ".compat.v1", ".compat.v2"):
+      publish(f"{outer}.compat.{version}", namespace)
+  sys.modules["tensorflow._api.v2.v2.estimator"] = v2
 
 
 install()
