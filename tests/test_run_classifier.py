@@ -14,9 +14,9 @@ import pytest
 from sklearn.metrics import f1_score
 import tensorflow.compat.v1 as tf
 
+from bert_classifier import fast_modeling
 from bert_classifier.output_dir import only_trainer
 from bert_classifier.tasks import InputExample
-import layout
 import run_classifier
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -422,9 +422,11 @@ def test_a_checkpoint_whose_files_are_gone_is_not_passed_over(
 def test_padding_is_skipped_unless_it_is_asked_for(
   output_dir, classify, config_file, monkeypatch
 ):
-  made, skipping = [], layout.RealTokens
+  made, skipping = [], fast_modeling.RealTokens
   monkeypatch.setattr(
-    layout, "RealTokens", lambda *args: made.append(args) or skipping(*args)
+    fast_modeling,
+    "RealTokens",
+    lambda *args: made.append(args) or skipping(*args),
   )
   flags = dict(output_dir=output_dir, bert_config_file=config_file)
   losses = []
