@@ -703,6 +703,7 @@ def embedding_lookup(
   table = new_matrix(
     word_embedding_name, [vocab_size, embedding_size], initializer_range
   )
+  input_ids = tf.convert_to_tensor(input_ids)
   ids = reshape_to_vector(input_ids)  # [M]
   if use_one_hot_embeddings:
     rows = tf.matmul(tf.one_hot(ids, vocab_size), table)  # [M, H]

@@ -10,8 +10,8 @@ random. Each side is a process of its own; they take turns, none at work while
 another is:
 
   ours           this project as it is
-  original       every optimization off: all positions of all layers, forms
-                 and optimizer of tests/plain_forms.py, as in 2018
+  original       every optimization off: all positions of all layers, plain
+                 forms and optimizer, tf.nn.dropout, as in 2018
   transformers   BertForSequenceClassification in PyTorch, each batch padded to
                  its longest, fused AdamW, sdpa; left out without --hf_python
   products       the dense layers' matrix products alone, of as many rows as a
@@ -345,14 +345,14 @@ def tensorflow_turn(job, name):
 
   tf.disable_eager_execution()
   tf.get_logger().setLevel("ERROR")
-  patches, skip_padding = changes(name)
+  patches, parts = changes(name)
   with contextlib.ExitStack() as stack:
     for target, attribute, form in patches:
       stack.enter_context(mock.patch.object(target, attribute, form))
     devices.reuse_big_blocks()
     rows = batches_in_memory(job) if name == "memory" else batches(job)
     iterator = tf.data.make_initializable_iterator(rows)
-    fetch = step_of(job, iterator.get_next(), skip_padding)
+    fetch = step_of(job, iterator.get_next(), **parts)
   session = tf.Session(config=devices.session_config(job["threads"]))
   session.run(tf.global_variables_initializer())
   tf.get_default_graph().finalize()
@@ -364,8 +364,8 @@ def tensorflow_turn(job, name):
   )
 
 
-def step_of(job, features, skip_padding):
-  """What a step of training or inference fetches."""
+def step_of(job, features, forms, optimizer_class):
+  """Returns what a step of training or inference fetches."""
   import tensorflow.compat.v1 as tf
 
   import modeling
@@ -380,7 +380,8 @@ def step_of(job, features, skip_padding):
     1_000,
     False,
     False,
-    skip_padding=skip_padding,
+    forms=forms,
+    optimizer_class=optimizer_class,
   )
   keys = tf.estimator.ModeKeys
   training = job["mode"] == "training"
@@ -406,12 +407,8 @@ FORMS = (
 
 
 def changes(name):
-  """What a side puts in the place of what, and whether it skips padding."""
-  import fast_ops
-  import layout
-  import plain_forms
-
-  from bert_classifier import devices
+  """Returns what a side patches, and the forms and optimizer it is built of."""
+  from bert_classifier import devices, fast_modeling, fast_optimization
   import modeling
   import optimization
 
@@ -419,35 +416,121 @@ def changes(name):
     return whole_model(*args, **kwargs)
 
   whole_model = modeling.BertModel
-  forms = {
-    "nothing": [],
-    "padding": [],
+  parts = dict(
+    forms=fast_modeling.forms(skip_padding=name != "padding"),
+    optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
+  )
+  composed = {
+    "attention": attention,
+    "split_heads": split_heads,
+    "merge_heads": merge_heads,
+    "keep_mask": keep_mask,
+    "normalize": modeling.PLAIN.normalize,
+    "gelu": modeling.gelu,
+  }
+
+  def without(*forms):
+    return [(fast_modeling, form, composed[form]) for form in forms]
+
+  patches = {
     "big_blocks": [(devices, "reuse_big_blocks", lambda: None)],
-    "optimizer": [(optimization, "training_step", plain_forms.training_step)],
     "embedding_lookup": [
-      (modeling, "embedding_lookup", plain_forms.embedding_lookup)
+      (fast_modeling.RealTokens, "lookup", modeling.Forms.lookup)
     ],
     "first_token": [(modeling, "BertModel", every_position)],
-    "groups": [(layout, "_division", lambda lengths, batch: batch)],
-    "heads": [
-      (fast_ops, name, getattr(plain_forms, name))
-      for name in ("split_heads", "merge_heads")
-    ],
-    "dropout": [(fast_ops, "keep_mask", plain_forms.keep_mask)],
-    **{
-      form: [(fast_ops, form, getattr(plain_forms, form))]
-      for form in ("attention", "normalize", "gelu")
-    },
+    "groups": [(fast_modeling, "_division", lambda lengths, batch: batch)],
+    "attention": without("attention"),
+    "heads": without("split_heads", "merge_heads"),
+    "dropout": without("keep_mask"),
+    "normalize": without("normalize"),
+    "gelu": without("gelu"),
   }
-  if name in ("ours", "memory"):
-    return [], True
+  plain_optimizer = optimization.AdamWeightDecayOptimizer
+  if name == "optimizer":
+    return [], dict(parts, optimizer_class=plain_optimizer)
   if name == "original":
-    del forms["embedding_lookup"]  # what it saves, 2018's variables never cost
-    patches = [patch for form in forms.values() for patch in form]
-    # tf.nn.dropout, as in 2018, not only its mask.
-    patches.append((modeling, "Dropout", plain_forms.Dropout))
-    return patches, False
-  return forms[name], name != "padding"
+    return (
+      [
+        *patches["big_blocks"],
+        *patches["first_token"],
+        # 2018's variables were read without the copy.
+        (modeling.Forms, "lookup", fast_modeling.RealTokens.lookup),
+        (modeling, "Dropout", DropoutOf2018),
+      ],
+      dict(forms=modeling.PLAIN, optimizer_class=plain_optimizer),
+    )
+  return patches.get(name, []), parts
+
+
+# ---------------------------------------------------------------------------
+# Forms of `fast_modeling` put together from operations
+
+
+def attention(query, key, value, mask, kept=None, scale=None):
+  """<float32>[B, N, Q, D] from products, softmax and a product with `kept`."""
+  import tensorflow.compat.v1 as tf
+
+  scores = tf.matmul(query, key, transpose_b=True)  # [B, N, Q, K]
+  if scale is not None:
+    scores = scores * scale
+  weights = tf.nn.softmax(scores + mask)
+  if kept is not None:
+    weights = weights * kept
+  return tf.matmul(weights, value)
+
+
+def split_heads(rows, to_heads, from_heads):
+  """Pads by a gather of tokens; then reshape and transpose."""
+  import tensorflow.compat.v1 as tf
+
+  del from_heads
+  groups = []
+  for index in to_heads:
+    heads = index.shape[1]
+    width = rows.shape[-1] // heads
+    padded = tf.gather(rows, index[:, 0] // heads)  # [B, Q, H]
+    shape = [*tf.unstack(tf.shape(padded)[:2]), heads, width]
+    groups.append(tf.transpose(tf.reshape(padded, shape), [0, 2, 1, 3]))
+  return groups
+
+
+def merge_heads(groups, to_heads, from_heads):
+  """Transpose and reshape; then each token is put where it belongs."""
+  import tensorflow.compat.v1 as tf
+
+  count = tf.shape(from_heads)[0]  # M
+  merged = []
+  for group, index in zip(groups, to_heads):
+    heads = index.shape[1]
+    token = index[:, 0] // heads  # [B, Q]; M where there is only padding
+    apart = tf.transpose(group, [0, 2, 1, 3])  # [B, Q, N, D]
+    leading = tf.unstack(tf.shape(apart)[:2])
+    rows = tf.reshape(apart, [*leading, heads * group.shape[-1]])
+    place = tf.where_v2(token < count, token, -1)  # -1 is left out
+    merged.append(tf.math.unsorted_segment_sum(rows, place, count))
+  return tf.add_n(merged)  # [M, H]
+
+
+def keep_mask(shape, seed, dropout_prob):
+  """<float32>[shape] of 1 and 0 from a uniform number an element."""
+  import tensorflow.compat.v1 as tf
+
+  drawn = tf.random.stateless_uniform(shape, seed)
+  return tf.cast(drawn >= dropout_prob, tf.float32)
+
+
+class DropoutOf2018:
+  """In place of `modeling.Dropout`: `tf.nn.dropout`, new in every step."""
+
+  def __init__(self, key=None):
+    del key
+
+  def __call__(self, input_tensor, dropout_prob):
+    import tensorflow.compat.v1 as tf
+
+    if not dropout_prob:
+      return input_tensor
+    return tf.nn.dropout(input_tensor, rate=dropout_prob)
 
 
 def transformers_turn(job):
@@ -720,7 +803,7 @@ def measure_forms(options, job):
 if __name__ == "__main__":
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
   side = sys.argv[2] if sys.argv[1:2] == ["--side"] else None
-  sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+  sys.path.insert(0, str(ROOT))
   if side:
     serve(side)
   else:

@@ -40,17 +40,14 @@ def _is_plain(part, kind):
   )
 
 
-def _state(tokenizer):
+def _state(tokenizer, basic, pieces):
   """Returns what changes where a part of a tokenizer is replaced or set."""
-  basic, pieces = tokenizer.basic_tokenizer, tokenizer.wordpiece_tokenizer
   return (
-    basic,
-    pieces,
+    tokenizer.vocab is pieces.vocab,
+    len(pieces.vocab),
     basic.do_lower_case,
     pieces.unk_token,
     pieces.max_input_chars_per_word,
-    tokenizer.vocab is pieces.vocab,
-    len(pieces.vocab),
     # A method that is replaced in an object is one attribute more.
     len(vars(tokenizer)),
     len(vars(basic)),
@@ -72,18 +69,19 @@ class WordCache:
   """
 
   def __init__(self, tokenizer):
-    self._tokenizer, self._known_for, self._remembered = tokenizer, None, None
+    self._tokenizer, self._remembered = tokenizer, None
+    if not _is_plain(tokenizer, tokenization.FullTokenizer):
+      return
+    basic, pieces = tokenizer.basic_tokenizer, tokenizer.wordpiece_tokenizer
     if (
-      _is_plain(tokenizer, tokenization.FullTokenizer)
-      and _is_plain(tokenizer.basic_tokenizer, tokenization.BasicTokenizer)
-      and _is_plain(
-        tokenizer.wordpiece_tokenizer, tokenization.WordpieceTokenizer
-      )
-      and tokenizer.vocab is tokenizer.wordpiece_tokenizer.vocab
-      and tokenizer.wordpiece_tokenizer.unk_token in tokenizer.vocab
+      _is_plain(basic, tokenization.BasicTokenizer)
+      and _is_plain(pieces, tokenization.WordpieceTokenizer)
+      and tokenizer.vocab is pieces.vocab
+      and pieces.unk_token in pieces.vocab
     ):
-      self._known_for = _state(tokenizer)
-      self._remembered = _RememberedIds(tokenizer)
+      self._basic, self._pieces = basic, pieces
+      self._known_for = _state(tokenizer, basic, pieces)
+      self._remembered = _RememberedIds(basic, pieces)
 
   def ids(self, text):
     """Returns the ids of a text, as a list.
@@ -93,9 +91,14 @@ class WordCache:
       KeyError: a token that a tokenizer gives is not in its vocabulary.
     """
     tokenizer = self._tokenizer
-    if self._known_for is None or _state(tokenizer) != self._known_for:
-      return list(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)))
-    return self._remembered.ids(tokenization.convert_to_unicode(text))
+    if (
+      self._remembered is not None
+      and tokenizer.basic_tokenizer is self._basic
+      and tokenizer.wordpiece_tokenizer is self._pieces
+      and _state(tokenizer, self._basic, self._pieces) == self._known_for
+    ):
+      return self._remembered.ids(tokenization.convert_to_unicode(text))
+    return list(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)))
 
 
 class _Memory(dict):
@@ -135,7 +138,8 @@ class _RememberedIds:
   """The memory of a `WordCache`.
 
   Args:
-    tokenizer: a `tokenization.FullTokenizer`.
+    basic: a `tokenization.BasicTokenizer`.
+    pieces: a `tokenization.WordpieceTokenizer`.
   """
 
   # Entries of a dictionary; some 30 MB when full.
@@ -146,14 +150,10 @@ class _RememberedIds:
   # of the text itself is dropped.
   NEIGHBOURS_MATTER = "\0"
 
-  def __init__(self, tokenizer):
-    self.basic, wordpiece = (
-      tokenizer.basic_tokenizer,
-      tokenizer.wordpiece_tokenizer,
-    )
-    self.unknown = (wordpiece.vocab[wordpiece.unk_token],)
-    self.longest_word = wordpiece.max_input_chars_per_word
-    self.vocab = wordpiece.vocab
+  def __init__(self, basic, pieces):
+    self.basic, self.vocab = basic, pieces.vocab
+    self.unknown = (pieces.vocab[pieces.unk_token],)
+    self.longest_word = pieces.max_input_chars_per_word
     self.longest_token = max(map(len, self.vocab))
     if self.longest_token > self.longest_word:
       # Words are looked up before their length is looked at: tokens longer than

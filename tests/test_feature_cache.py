@@ -100,7 +100,7 @@ def test_a_changed_input_makes_a_new_file_and_is_named(
 def test_a_file_is_read_for_its_digest_once(cache, monkeypatch):
   calls, digest = [], files.hash_file
   monkeypatch.setattr(
-    files, "digest", lambda path: calls.append(path) or digest(path)
+    files, "hash_file", lambda path: calls.append(path) or digest(path)
   )
   one = cache()
   one.lookup("dev"), one.count("dev"), one.features("dev")
@@ -164,7 +164,7 @@ def test_a_cache_of_the_version_before_is_reused(
   (before,) = PREVIOUS.glob("*.tf_record")
   for path in PREVIOUS.iterdir():
     shutil.copy(path, tmp_path)
-  digest = files.digest(f"{golden_task}/vocab.txt")
+  digest = files.hash_file(f"{golden_task}/vocab.txt")
   again = cache(tokenizer=Unusable(), vocabulary=digest)
   assert again.features("dev") == (f"{tmp_path}/{before.name}", 21, 497)
   said = f"dev: 21 examples, converted before, in {tmp_path}/{before.name}"
@@ -175,7 +175,7 @@ def test_records_are_those_of_the_version_before_to_the_byte(
   cache, golden_task
 ):
   (before,) = PREVIOUS.glob("*.tf_record")
-  digest = files.digest(f"{golden_task}/vocab.txt")
+  digest = files.hash_file(f"{golden_task}/vocab.txt")
   path = Path(cache(vocabulary=digest).features("dev").path)
   assert path.read_bytes() == before.read_bytes()
   manifest = path.with_suffix(".json").read_text()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+from bert_classifier import fast_modeling, fast_optimization
 import modeling
 import optimization
 
@@ -15,16 +16,26 @@ pytestmark = [pytest.mark.quick, pytest.mark.usefixtures("graph")]
 # Equal to the original
 
 
-def golden_loss(golden, golden_config, one_hot, skip_padding=False):
+FORMS = {
+  "plain": (modeling.PLAIN, optimization.AdamWeightDecayOptimizer),
+  "real tokens": (
+    fast_modeling.forms(skip_padding=True),
+    fast_optimization.FusedAdamWeightDecayOptimizer,
+  ),
+  "every position": (
+    fast_modeling.forms(skip_padding=False),
+    fast_optimization.FusedAdamWeightDecayOptimizer,
+  ),
+}
+
+
+def golden_loss(golden, golden_config, one_hot, forms=modeling.PLAIN):
   """The loss of the golden batch, and a saver for the golden weights."""
   config = modeling.BertConfig.from_json_file(golden_config)
   names = ("input_ids", "input_mask", "segment_ids", "label_ids")
   features = {name: tf.constant(golden[name]) for name in names}
   model = modeling.BertForSequenceClassification(
-    config,
-    3,
-    use_one_hot_embeddings=one_hot,
-    skip_padding=skip_padding,
+    config, 3, use_one_hot_embeddings=one_hot, forms=forms
   )
   loss = model(features)["loss"]
   return loss, tf.train.Saver(tf.trainable_variables())
@@ -33,19 +44,25 @@ def golden_loss(golden, golden_config, one_hot, skip_padding=False):
 LOOKUPS = pytest.mark.parametrize(
   "lookup, one_hot", [("gather", False), ("onehot", True)]
 )
-PADDING = pytest.mark.parametrize("skip_padding", [False, True])
 
 
 @LOOKUPS
-@PADDING
+@pytest.mark.parametrize("form", FORMS)
 def test_training_equals_the_original(
-  golden, golden_config, golden_checkpoint, lookup, one_hot, skip_padding
+  golden, golden_config, golden_checkpoint, lookup, one_hot, form
 ):
-  loss, saver = golden_loss(golden, golden_config, one_hot, skip_padding)
+  forms, optimizer_class = FORMS[form]
+  loss, saver = golden_loss(golden, golden_config, one_hot, forms)
   steps, warmup, rate = golden["trajectory_T_W_LR"]
-  train_op = optimization.create_optimizer(
-    loss, rate, int(steps), int(warmup), use_tpu=False
-  )
+  if form == "plain":
+    train_op = optimization.create_optimizer(
+      loss, rate, int(steps), int(warmup), use_tpu=False
+    )
+  else:
+    step = tf.train.create_global_step()
+    rate = optimization.learning_rate_schedule(rate, steps, warmup, step)
+    optimizer = optimization.make_optimizer(rate, optimizer_class)
+    train_op = optimization.training_step(loss, optimizer, step)
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
     saver.restore(session, golden_checkpoint)
@@ -58,11 +75,11 @@ def test_training_equals_the_original(
 
 
 @LOOKUPS
-@PADDING
+@pytest.mark.parametrize("form", FORMS)
 def test_norm_of_the_gradients_equals_the_original(
-  golden, golden_config, golden_checkpoint, lookup, one_hot, skip_padding
+  golden, golden_config, golden_checkpoint, lookup, one_hot, form
 ):
-  loss, saver = golden_loss(golden, golden_config, one_hot, skip_padding)
+  loss, saver = golden_loss(golden, golden_config, one_hot, FORMS[form][0])
   gradients = tf.gradients(loss, tf.trainable_variables())
   norms = [
     tf.linalg.global_norm(optimization.clip(gradients)),
@@ -210,7 +227,20 @@ def ancestors(op):
   return found
 
 
-def small_step():
+OPTIMIZERS = pytest.mark.parametrize(
+  ("optimizer_class", "changes"),
+  [
+    (optimization.AdamWeightDecayOptimizer, ["AssignSubVariableOp"]),
+    (
+      fast_optimization.FusedAdamWeightDecayOptimizer,
+      ["AssignSubVariableOp", "ResourceApplyAdam"],  # the decay and the rest
+    ),
+  ],
+  ids=["plain", "fused"],
+)
+
+
+def small_step(optimizer_class=optimization.AdamWeightDecayOptimizer):
   """Loss, rate and training operation of a model that reads `w` late."""
   step = tf.train.get_or_create_global_step()
   late = tf.random.uniform([100, 100])
@@ -221,11 +251,8 @@ def small_step():
   loss = tf.reduce_mean(weight**2) + tf.get_variable("other", []) ** 2
   loss += tf.reduce_mean(late) * 1e-20  # or it would not be computed
   rate = optimization.learning_rate_schedule(1.0, 200, 20, step)
-  return (
-    loss,
-    rate,
-    optimization.training_step(loss, optimization.make_optimizer(rate), step),
-  )
+  optimizer = optimization.make_optimizer(rate, optimizer_class)
+  return loss, rate, optimization.training_step(loss, optimizer, step)
 
 
 def test_rate_is_that_of_the_step_before_it_is_counted(graph):
@@ -248,13 +275,16 @@ def operations(graph, kind, variable):
   ]
 
 
-def test_step_is_counted_after_the_update_and_all_that_read_it(graph):
-  _, _, train_op = small_step()
+@OPTIMIZERS
+def test_step_is_counted_after_the_update_and_all_that_read_it(
+  graph, optimizer_class, changes
+):
+  _, _, train_op = small_step(optimizer_class)
   (count,) = operations(graph, "AssignAdd", "global_step")
   assert count in {train_op, *ancestors(train_op)}
   before = ancestors(count)
   for name in ("w", "other"):
-    (update,) = operations(graph, "ResourceApplyAdam", name)
+    (update,) = operations(graph, changes[-1], name)
     assert update in before
   reads = operations(graph, "ReadVariableOp", "global_step")
   used = [op for op in reads if op.outputs[0].consumers()]
@@ -262,22 +292,28 @@ def test_step_is_counted_after_the_update_and_all_that_read_it(graph):
   assert all(op in before for op in used)
 
 
-def test_variable_is_read_before_it_decays_and_is_updated(graph):
-  small_step()
+@OPTIMIZERS
+def test_variable_is_read_before_it_decays_and_is_updated(
+  graph, optimizer_class, changes
+):
+  small_step(optimizer_class)
   read = operations(graph, "ReadVariableOp", "w")
   (late,) = [op for op in read if op.control_inputs[:1] and is_late(op)]
-  changes = operations(graph, "AssignSub|ResourceApplyAdam", "w")
-  assert len(changes) == 2
-  assert all(late in ancestors(change) for change in changes)
+  found = operations(graph, "AssignSub|ResourceApplyAdam", "w")
+  assert [op.type for op in found] == changes
+  assert all(late in ancestors(change) for change in found)
 
 
 def is_late(op):
   return any(before.type == "Tanh" for before in op.control_inputs)
 
 
-def test_loss_is_that_of_the_variables_before_the_step(graph):
+@OPTIMIZERS
+def test_loss_is_that_of_the_variables_before_the_step(
+  graph, optimizer_class, changes
+):
   tf.set_random_seed(1)
-  loss, _, train_op = small_step()
+  loss, _, train_op = small_step(optimizer_class)
   weights = tf.trainable_variables()
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())

@@ -42,7 +42,7 @@ def after_a_step(name, weights=None):
     "segment_ids": numbers.integers(0, 2, [8, 12]) * mask,
     "label_ids": numbers.integers(0, 3, 8),
   }
-  patches, skip_padding = speed.changes(name)
+  patches, parts = speed.changes(name)
   with contextlib.ExitStack() as stack:
     stack.enter_context(tf.Graph().as_default())
     session = stack.enter_context(tf.Session())
@@ -55,7 +55,7 @@ def after_a_step(name, weights=None):
       )
       for column, values in features.items()
     }
-    step = speed.step_of(JOB, rows, skip_padding)
+    step = speed.step_of(JOB, rows, **parts)
     session.run(tf.global_variables_initializer())
     trained = {v.name: v for v in tf.trainable_variables()}
     for key, value in (weights or {}).items():
@@ -65,7 +65,7 @@ def after_a_step(name, weights=None):
     return before, session.run({v.name: v for v in tf.global_variables()})
 
 
-@pytest.mark.parametrize("side", ["original", "embedding_lookup"])
+@pytest.mark.parametrize("side", ["original", "embedding_lookup", "optimizer"])
 def test_2018s_way_takes_the_step_that_ours_takes(side, monkeypatch):
   monkeypatch.setattr(modeling.BertForSequenceClassification, "HEAD_DROPOUT", 0)
   monkeypatch.setattr(

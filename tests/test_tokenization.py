@@ -4,8 +4,6 @@ import collections
 import doctest
 import json
 import os
-import pickle
-import random
 import unicodedata
 
 import pytest
@@ -57,108 +55,6 @@ def test_tokens_and_ids_equal_the_original(golden, tokenizers):
     assert tokenizer.convert_ids_to_tokens(row["ids"]) == row["tokens"]
 
 
-def test_fast_ids_equal_the_original(golden, tokenizers):
-  for row in golden:
-    assert tokenizers[row["do_lower_case"]].ids(row["text"]) == row["ids"]
-
-
-# Characters that vanish, split, decompose, combine or are lower-cased by where
-# they stand, between letters and spaces that make words of them.
-ODD = (
-  "\0\x07\x0b\x0c\x1c\x1d\x1e\x1f\x7f\x85\u00a0\u00ad\u180e\u200b\u200d\u2028"
-  "\u2029\u202f\u3000\ufeff\ufffd\u03a3\u03c3\u0130\u0131\u1e9e\u037e\u1fef"
-  "\u226f\u302e\u302f\u0301\u0323\U0001d165\U0001d16d\u00c5\u212b\ufa0e\u4e2d"
-  "\U0002f81a\uac00\u1100\u0e33\u0958\ud800\ue000\u2126$#[]',.!-"
-)
-
-
-def random_text(rng):
-  pools = (
-    lambda: rng.choice(ODD),
-    lambda: chr(rng.randrange(128)),
-    lambda: chr(rng.randrange(0x3000)),
-    lambda: chr(rng.randrange(0x110000)),
-    lambda: rng.choice("aeinost \u4e2d\u6587AEINOST"),
-  )
-  chosen = rng.sample(pools, rng.randint(1, len(pools)))
-  return "".join(rng.choice(chosen)() for _ in range(rng.randrange(60)))
-
-
-def tokenizer_that_knows(folder, texts, lower):
-  """A tokenizer with a piece for most characters and pairs of the texts."""
-  basic = tokenization.BasicTokenizer(lower)
-  words = [word for text in texts for word in basic.tokenize(text)]
-  pieces = {word[n : n + 1] for word in words for n in range(len(word))}
-  pieces |= {word[n : n + 2] for word in words[::7] for n in range(len(word))}
-  pieces = sorted(pieces)
-  del pieces[::20]
-  tokens = [*tokenization.REQUIRED_TOKENS, *pieces, *("##" + p for p in pieces)]
-  content = "\n".join(tokens).encode("utf-8", "ignore")
-  return tokenization.FullTokenizer(write(folder, content), lower)
-
-
-def differing(tokenizer, texts):
-  """The texts whose fast ids are not those of the plain three stages."""
-  return [
-    ascii(text)
-    for text in texts
-    if tokenizer.ids(text)
-    != tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
-  ]
-
-
-@pytest.mark.parametrize("lower", [True, False])
-def test_fast_ids_equal_the_plain_stages_on_random_unicode(tmp_path, lower):
-  rng = random.Random(42)
-  texts = [random_text(rng) for _ in range(5000)]
-  tokenizer = tokenizer_that_knows(tmp_path, texts, lower)
-  assert differing(tokenizer, texts) == []
-  unknown = [tokenizer.ids(text).count(0) for text in texts]
-  assert 0.01 < sum(unknown) / sum(len(t) for t in texts) < 0.2
-
-
-@pytest.mark.parametrize("lower", [True, False])
-def test_fast_ids_equal_the_plain_stages_on_characters(tmp_path, lower):
-  # All of the first 12,000 and of the full-width forms, some of the others up
-  # to the private planes; beside a sigma, lower-cased by what is before it.
-  codes = [*range(0x3000), *range(0x3000, 0x30000, 29), *range(0xFF00, 0xFF60)]
-  codes += range(0xE0000, 0xE0200)
-  texts = [f"a{chr(code)}N {chr(code)}" for code in codes]
-  texts += [f"a{chr(code)}\u03a3" for code in codes]
-  tokenizer = tokenizer_that_knows(tmp_path, texts, lower)
-  assert differing(tokenizer, texts) == []
-
-
-def test_a_very_long_word_is_unknown_though_it_is_in_the_vocabulary(tmp_path):
-  content = f"[UNK]\n[CLS]\n[SEP]\n{'a' * 200}\n{'a' * 201}\n".encode()
-  tokenizer = tokenization.FullTokenizer(write(tmp_path, content))
-  text = f"{'a' * 200} {'a' * 201} {'A' * 200}, \u00e1{'a' * 200}"
-  assert tokenizer.ids(text) == [3, 0, 3, 0, 0]
-  assert differing(tokenizer, [text]) == []
-
-
-def test_memory_of_the_fast_way_is_bounded(tokenizers, monkeypatch):
-  remembered = tokenization.FullTokenizer(VOCAB)._remembered
-  for memory in (remembered.of_chunk, remembered.of_word):
-    monkeypatch.setattr(memory, "size", 100)
-  rng = random.Random(7)
-  for _ in range(1000):
-    text = f"{rng.random()} {'long' * 20}{rng.random()}"
-    expected = tokenizers[True].convert_tokens_to_ids(
-      tokenizers[True].tokenize(text)
-    )
-    assert remembered.ids(text) == expected
-  assert len(remembered.of_chunk) <= 100
-  assert len(remembered.of_word) <= 100
-  assert max(map(len, remembered.of_chunk)) <= remembered.LONGEST_CHUNK
-
-
-def test_a_tokenizer_can_be_sent_to_another_process(tokenizers):
-  tokenizers[True].ids("a word")
-  sent = pickle.loads(pickle.dumps(tokenizers[True]))
-  assert sent.ids("a new word") == tokenizers[True].ids("a new word")
-
-
 def test_every_line_of_a_vocabulary_takes_a_number(tmp_path):
   path = write(tmp_path, b"[UNK]\r\n\n  a \t\nb\nb\n\xe3\x80\x80c\n")
   vocab = tokenization.load_vocab(path)
@@ -202,9 +98,8 @@ def test_a_token_that_is_not_in_the_vocabulary_is_named():
 
 @pytest.mark.parametrize("text", [None, 3, ["a"]])
 def test_what_is_no_text_is_refused(tokenizers, text):
-  for call in (tokenizers[True].tokenize, tokenizers[True].ids):
-    with pytest.raises(ValueError, match="a text must be str or bytes"):
-      call(text)
+  with pytest.raises(ValueError, match="a text must be str or bytes"):
+    tokenizers[True].tokenize(text)
 
 
 # The seven folders that the original knows.
@@ -259,6 +154,57 @@ def test_a_casing_that_the_vocabulary_contradicts_is_refused(vocab, wrong):
         tokenization.validate_case_matches_vocab(lower, vocab)
     else:
       tokenization.validate_case_matches_vocab(lower, vocab)
+
+
+# ---------------------------------------------------------------------------
+# Parts that other programs replace
+
+PARTS = {
+  "_clean_text": (lambda text: text.replace("_", " "), "a_b", ["a", "b"]),
+  "_tokenize_chinese_chars": (
+    lambda text: text,
+    "\u732b\u72ac",
+    ["\u732b\u72ac"],
+  ),
+  "_is_chinese_char": (lambda cp: cp == ord("x"), "axb", ["a", "x", "b"]),
+  "_run_strip_accents": (lambda text: text, "\u00c9", ["\u00e9"]),
+  "_run_split_on_punc": (lambda text: [text], "a-b", ["a-b"]),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("where", ["object", "subclass"])
+def test_a_part_that_is_replaced_has_its_way(name, where):
+  part, text, expected = PARTS[name]
+  kind = tokenization.BasicTokenizer
+  assert kind().tokenize(text) != expected
+  if where == "subclass":
+    own = type("Own", (kind,), {name: staticmethod(part)})()
+  else:
+    own = kind()
+    setattr(own, name, part)
+  assert own.tokenize(text) == expected
+
+
+def test_parts_can_be_called_by_themselves():
+  basic = tokenization.BasicTokenizer()
+  assert basic._clean_text("a\0b\u00a0\ufffdc\r\x7f") == "ab c "
+  assert basic._tokenize_chinese_chars("a\u4e2d\u3042") == "a \u4e2d \u3042"
+  assert [basic._is_chinese_char(cp) for cp in (0x4E00, 0x9FFF, 0x3042)] == [
+    True,
+    True,
+    False,
+  ]
+  assert basic._run_strip_accents("\u00c9t\u00e9") == "Ete"
+  assert basic._run_split_on_punc("(a b)c!?") == [
+    "(",
+    "a b",
+    ")",
+    "c",
+    "!",
+    "?",
+  ]
+  assert basic._run_split_on_punc("") == []
 
 
 def test_the_examples_of_the_docstrings_hold():
