@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 
-from conftest import read_records
+from conftest import ROOT, read_records
 import pytest
 import tensorflow.compat.v1 as tf
 
@@ -18,7 +18,6 @@ from bert_classifier.errors import UserError
 from bert_classifier.tasks import InputExample
 import tokenization
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 forks = pytest.mark.skipif(
   sys.platform != "linux", reason="forks on Linux only"
 )

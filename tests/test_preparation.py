@@ -5,9 +5,9 @@ import os
 import shutil
 from unittest import mock
 
+from conftest import read_checkpoint, read_results
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   batches,
@@ -21,23 +21,18 @@ from bert_classifier.feature_cache import Features
 from bert_classifier.hugging_face import list_variables
 
 
-def results(folder):
-  lines = (folder / "eval_results.txt").read_text().splitlines()
-  return {k: float(v) for k, v in (line.split(" = ") for line in lines)}
-
-
 @pytest.fixture
 def hugging_face(golden_task, tmp_path):
   """The golden task's model as a Hugging Face folder."""
   from safetensors.numpy import save_file
 
   source = os.path.join(golden_task, "checkpoint")
-  reader = tf.train.load_checkpoint(os.path.join(source, "bert_model.ckpt"))
+  variables = read_checkpoint(os.path.join(source, "bert_model.ckpt"))
   with open(os.path.join(source, "bert_config.json")) as file:
     config = json.load(file)
   weights = {}
   for row in list_variables(config["num_hidden_layers"]):
-    value = reader.get_tensor(row.name)
+    value = variables[row.name]
     value = value.T if row.is_transposed else value
     weights[row.hugging_face] = np.ascontiguousarray(value)
   folder = tmp_path / "hf"
@@ -60,10 +55,9 @@ def test_hugging_face_weights_give_the_golden_results(
     output_dir=out,
   )
   assert outcome.status == 0
-  with open(os.path.join(golden_task, "eval_results.txt")) as lines:
-    golden = dict(line.split(" = ") for line in lines)
-  for key, value in golden.items():
-    np.testing.assert_allclose(results(out)[key], float(value), atol=1e-5)
+  golden = read_results(f"{golden_task}/eval_results.txt")
+  found = read_results(out / "eval_results.txt")
+  assert {key: found[key] for key in golden} == pytest.approx(golden, abs=1e-5)
   assert not (out / "converted_weights").exists()
 
 
@@ -76,11 +70,12 @@ def test_a_trained_folder_needs_no_other_files(
     "--do_train", "--do_eval", init_checkpoint=hugging_face, **flags
   )
   assert trained.status == 0
-  before = results(out)
+  before = read_results(out / "eval_results.txt")
   shutil.rmtree(hugging_face)
   again = classify("--do_eval", "--do_predict", init_checkpoint=None, **flags)
   assert again.status == 0
-  assert results(out) == pytest.approx(before, abs=1e-6)
+  after = read_results(out / "eval_results.txt")
+  assert after == pytest.approx(before, abs=1e-6)
 
 
 def test_a_head_of_another_shape_is_left_out_when_asked_to(
@@ -98,8 +93,8 @@ def test_a_head_of_another_shape_is_left_out_when_asked_to(
   refused = classify("--do_train", **flags)
   assert refused.status == 1 and "--reinit_head" in refused.log
   assert classify("--do_train", "--reinit_head", **flags).status == 0
-  head = tf.train.load_variable(str(tmp_path / "out"), "output_weights")
-  assert head.shape == (2, 48)
+  trained = read_checkpoint(tmp_path / "out")
+  assert trained["output_weights"].shape == (2, 48)
 
 
 def test_an_encoder_that_lacks_a_layer_is_completed_when_asked_to(

@@ -1,20 +1,15 @@
 """benchmarks/speed.py: what its sides compute is the same."""
 
 import contextlib
-import pathlib
-import sys
 from unittest import mock
 
 import numpy as np
 import pytest
+import speed
 import tensorflow.compat.v1 as tf
 
 import modeling
 import optimization
-
-BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-import speed  # noqa: E402
 
 JOB = dict(
   mode="training",

@@ -10,12 +10,11 @@ import json
 import re
 import types
 
+from conftest import simulate_tpu
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from tensorflow.python.client import session
 from tensorflow.python.framework import kernels
-from tensorflow.python.tpu import tpu_system_metadata
 from tensorflow.python.training import monitored_session
 
 import modeling
@@ -30,18 +29,6 @@ MODES = list(BATCH)
 
 class GraphIsBuiltError(BaseException):
   """Ends the script where a session would begin."""
-
-
-def simulate(patch):
-  """Lets TensorFlow see a TPU with eight cores."""
-  devices = tuple(
-    session._DeviceAttributes(f"/device:TPU:{core}", "TPU", 0, 0)
-    for core in range(CORES)
-  )
-  system = tpu_system_metadata.TPUSystemMetadata(CORES, 1, CORES, None, devices)
-  patch.setattr(
-    tpu_system_metadata, "_query_tpu_system_metadata", lambda *_, **__: system
-  )
 
 
 def graph_of(mode, classify, folder):
@@ -59,7 +46,7 @@ def graph_of(mode, classify, folder):
   config["hidden_dropout_prob"] = config["attention_probs_dropout_prob"] = 0.1
   (folder / "config.json").write_text(json.dumps(config))
   with pytest.MonkeyPatch.context() as patch, pytest.raises(GraphIsBuiltError):
-    simulate(patch)
+    simulate_tpu(patch, CORES)
     patch.setattr(monitored_session.Scaffold, "finalize", stop)
     classify(
       f"--do_{mode}",
@@ -276,7 +263,7 @@ def test_step_is_read_before_it_is_counted(graphs):
 def test_evaluation_has_a_batch_for_every_core_in_every_step(
   classify, tmp_path, monkeypatch
 ):
-  simulate(monkeypatch)
+  simulate_tpu(monkeypatch, CORES)
   given = []
 
   def evaluate(estimator, input_fn, steps, hooks, name):
