@@ -203,21 +203,19 @@ def small_model(golden_task, tmp_path_factory):
   config["num_hidden_layers"] = 1
   config["hidden_dropout_prob"] = config["attention_probs_dropout_prob"] = 0.1
   (folder / "bert_config.json").write_text(json.dumps(config))
-  write_checkpoint(
-    folder / "bert_model.ckpt",
-    {
-      name: value
-      for name, value in read_checkpoint(golden / "bert_model.ckpt").items()
-      if not re.search("layer_[12]/", name)
-    },
-  )
+  kept = {
+    name: value
+    for name, value in read_checkpoint(golden / "bert_model.ckpt").items()
+    if not re.search("layer_[12]/", name)
+  }
+  write_checkpoint(folder / "bert_model.ckpt", kept)
   return dict(
     bert_config_file=folder / "bert_config.json", init_checkpoint=folder
   )
 
 
 def read_checkpoint(path):
-  """Returns {name: array}, slots and step included, of a prefix or folder."""
+  """Returns {name: array} of a prefix or an output_dir, slots included."""
   reader = tf.train.load_checkpoint(str(path))
   return {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
 

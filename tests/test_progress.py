@@ -174,12 +174,12 @@ def test_terminal_has_no_lines_in_the_log(graph, info, monkeypatch):
 
 def test_log_line_has_time_and_level():
   progress.set_up_logging()
-  formatter = absl_logging.get_absl_handler().formatter
+  handler = absl_logging.get_absl_handler()
   levels = {"INFO": "INFO ", "WARNING": "WARN ", "ERROR": "ERROR"}
   for level, shown in levels.items():
     number = getattr(logging, level)
     record = logging.LogRecord("absl", number, "f.py", 1, "text", (), None)
-    line = formatter.format(record)
+    line = handler.format(record)
     assert re.fullmatch(
       rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d{{3}} \[{shown}\] text", line
     )

@@ -60,13 +60,21 @@ def after_a_step(name, weights=None):
     return before, session.run({v.name: v for v in tf.global_variables()})
 
 
+@pytest.fixture(scope="module")
+def ours():
+  """Our side's weights and variables; no dropout and a fixed rate for all."""
+  with pytest.MonkeyPatch.context() as patch:
+    head = modeling.BertForSequenceClassification
+    patch.setattr(head, "HEAD_DROPOUT", 0)
+    patch.setattr(
+      optimization, "learning_rate_schedule", lambda *args: tf.constant(1e-3)
+    )
+    yield after_a_step("ours")
+
+
 @pytest.mark.parametrize("side", ["original", "embedding_lookup", "optimizer"])
-def test_2018s_way_takes_the_step_that_ours_takes(side, monkeypatch):
-  monkeypatch.setattr(modeling.BertForSequenceClassification, "HEAD_DROPOUT", 0)
-  monkeypatch.setattr(
-    optimization, "learning_rate_schedule", lambda *args: tf.constant(1e-3)
-  )
-  weights, expected = after_a_step("ours")
+def test_2018s_way_takes_the_step_that_ours_takes(side, ours):
+  weights, expected = ours
   moved = [np.abs(expected[name] - weights[name]).max() for name in weights]
   assert np.median(moved) > 1e-4
   _, found = after_a_step(side, weights)
