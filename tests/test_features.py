@@ -37,30 +37,31 @@ def test_pairs_are_cut_as_token_by_token():
 
 
 def test_a_single_text_keeps_its_beginning(tokenizer):
-  row = convert_single_example(9, InputExample("g", "t " * 9), [], 6, tokenizer)
+  single = InputExample("g", "t " * 9)
+  found = convert_single_example(9, single, [], 6, tokenizer)
   start, end, word = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", "t"])
-  assert row.input_ids == [start, word, word, word, word, end]
-  assert row.input_mask == [1] * 6 and row.segment_ids == [0] * 6
+  assert found.input_ids == [start, word, word, word, word, end]
+  assert found.input_mask == [1] * 6 and found.segment_ids == [0] * 6
 
 
 @pytest.mark.parametrize("text_b", [None, "", " \u200d", "\0"])
 def test_a_second_text_without_tokens_is_none(tokenizer, text_b):
   example = InputExample("g", "t u", text_b, "b")
-  row = convert_single_example(9, example, ["a", "b"], 8, tokenizer)
-  assert row.input_mask == [1, 1, 1, 1, 0, 0, 0, 0]
-  assert row.segment_ids == [0] * 8 and row.label_id == 1
+  found = convert_single_example(9, example, ["a", "b"], 8, tokenizer)
+  assert found.input_mask == [1, 1, 1, 1, 0, 0, 0, 0]
+  assert found.segment_ids == [0] * 8 and found.label_id == 1
 
 
 def test_a_second_text_cut_to_nothing_leaves_the_single_form(tokenizer):
   pair = InputExample("g", "t", "t", None)
-  row = convert_single_example(9, pair, [], 4, tokenizer)
+  found = convert_single_example(9, pair, [], 4, tokenizer)
   single = convert_single_example(9, InputExample("g", "t"), [], 4, tokenizer)
-  assert row.as_dict() == single.as_dict()
+  assert found.as_dict() == single.as_dict()
 
 
 def test_padding_is_zeros_of_no_weight(tokenizer):
-  row = convert_single_example(9, PaddingInputExample(), ["a"], 3, tokenizer)
-  assert set(itertools.chain(*row.as_dict().values())) == {0}
+  found = convert_single_example(9, PaddingInputExample(), ["a"], 3, tokenizer)
+  assert set(itertools.chain(*found.as_dict().values())) == {0}
 
 
 def test_an_unknown_label_is_named(tokenizer):
@@ -80,7 +81,7 @@ def test_lists_of_features_equal_the_originals_records(
   path = str(tmp_path / "made.tf_record")
   features.file_based_convert_examples_to_features(*arguments, path)
   theirs = read_records(f"{golden_task}/{name}.tf_record")
-  assert [row.as_dict() for row in listed] == theirs == read_records(path)
+  assert [one.as_dict() for one in listed] == theirs == read_records(path)
 
 
 def of_tensorflow(values):
@@ -96,9 +97,9 @@ def of_tensorflow(values):
 
 def test_serialized_is_what_tensorflow_parses():
   numbers = [0, 1, 127, 128, 2**14, 2**31, 2**63 - 1, -1, -(2**63)]
-  row = features.InputFeatures(numbers, [1, 0, 1], [], 300, False)
-  parsed = tf.train.Example.FromString(features.serialize(row))
-  assert parsed == of_tensorflow(row.as_dict())
+  found = features.InputFeatures(numbers, [1, 0, 1], [], 300, False)
+  parsed = tf.train.Example.FromString(features.serialize(found))
+  assert parsed == of_tensorflow(found.as_dict())
 
 
 class Numbers:
@@ -161,12 +162,12 @@ def test_a_float_target_is_what_tensorflow_parses():
   convert = features.Converter(Number(), 8, Numbers())
   for label in NUMBERS:
     example = InputExample("g", "5 300", "7", label)
-    row = convert(example)
+    found = convert(example)
     record = convert.record(convert.inputs(example))
-    assert record == features.serialize(row)
+    assert record == features.serialize(found)
     written = {
       n: list(map(float, v)) if n == "number" else v
-      for n, v in row.as_dict().items()
+      for n, v in found.as_dict().items()
     }
     assert tf.train.Example.FromString(record) == of_tensorflow(written)
 
@@ -207,16 +208,16 @@ class Unknown(tokenization.FullTokenizer):
 @pytest.mark.parametrize("kind", [Reversing, Unknown])
 def test_a_subclass_has_its_way(golden_task, tokenizer, kind):
   own = kind(f"{golden_task}/vocab.txt")
-  row = convert_single_example(9, InputExample("g", "t u"), [], 4, own)
+  found = convert_single_example(9, InputExample("g", "t u"), [], 4, own)
   expected = own.convert_tokens_to_ids(own.tokenize("t u"))
   plain = convert_single_example(9, InputExample("g", "t u"), [], 4, tokenizer)
-  assert row.input_ids[1:3] == expected != plain.input_ids[1:3]
+  assert found.input_ids[1:3] == expected != plain.input_ids[1:3]
 
 
 def test_a_replaced_method_has_its_way(tokenizer):
   tokenizer.tokenize = lambda text: ["u"] * 2
-  row = convert_single_example(9, InputExample("g", "t"), [], 4, tokenizer)
-  assert row.input_ids[1:3] == tokenizer.convert_tokens_to_ids(["u", "u"])
+  found = convert_single_example(9, InputExample("g", "t"), [], 4, tokenizer)
+  assert found.input_ids[1:3] == tokenizer.convert_tokens_to_ids(["u", "u"])
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["ours", "of 2018"])
@@ -234,5 +235,5 @@ def test_files_are_read_example_by_example_in_order(cache, golden_task, ours):
     batches = [session.run(batch) for _ in range(3)]
   for name in features.feature_spec(24):
     read = np.concatenate([b[name] for b in batches])
-    expected = np.squeeze([row[name] for row in read_records(path)])
+    expected = np.squeeze([example[name] for example in read_records(path)])
     assert read.dtype == np.int32 and (read == expected).all()

@@ -43,10 +43,10 @@ def write_hugging_face(source, golden_task, folder):
   variables = read_checkpoint(source / "bert_model.ckpt")
   config = json.loads((source / "bert_config.json").read_text())
   weights = {}
-  for row in list_variables(config["num_hidden_layers"]):
-    value = variables[row.name]
-    value = value.T if row.is_transposed else value
-    weights[row.hugging_face] = np.ascontiguousarray(value)
+  for variable in list_variables(config["num_hidden_layers"]):
+    value = variables[variable.name]
+    value = value.T if variable.is_transposed else value
+    weights[variable.hugging_face] = np.ascontiguousarray(value)
   folder.mkdir()
   save_file(weights, str(folder / "model.safetensors"))
   config.update(model_type="bert", hidden_act="gelu_new")
@@ -132,8 +132,8 @@ def test_an_encoder_that_lacks_a_layer_is_completed_when_asked_to(
 
 
 def test_the_buffer_is_what_a_quarter_of_the_free_memory_holds(monkeypatch):
-  row = 5 * 128 + 400  # bytes
-  monkeypatch.setattr(devices, "free_memory", lambda: 4 * 100 * row)
+  example = 5 * 128 + 400  # bytes
+  monkeypatch.setattr(devices, "free_memory", lambda: 4 * 100 * example)
   assert preparation.choose_buffer_size(100, 128) == 100
   assert preparation.choose_buffer_size(101, 128) == 100
 

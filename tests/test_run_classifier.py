@@ -34,7 +34,7 @@ from bert_classifier.output_dir import lock_for_training
 from bert_classifier.tasks import InputExample
 import run_classifier
 
-STEPS = 13  # int(37 rows / 8 * 3 epochs)
+STEPS = 13  # int(37 examples / 8 * 3 epochs)
 TRAINING = dict(
   do_train=True,
   train_batch_size=8,
@@ -199,19 +199,19 @@ def test_training_with_evaluation_gives_results_and_predictions(trained):
 
 
 def test_predictions_say_what_was_predicted_of_what(trained, golden_task):
-  header, *rows = read_table(trained[0] / "test_predictions.tsv")
+  header, *predicted = read_table(trained[0] / "test_predictions.tsv")
   given = read_table(f"{golden_task}/data/test.tsv")[1:]
   plain = read_table(trained[0] / "test_results.tsv")
   assert header == [
     *["id", "text_a", "text_b", "gold", "label", "probability"],
     *["probability_0", "probability_1"],
   ]
-  assert [[r[3], r[1], r[2]] for r in rows] == [
+  assert [[r[3], r[1], r[2]] for r in predicted] == [
     [g[0], g[3], g[4]] for g in given
   ]
-  assert [r[-2:] for r in rows] == plain
-  assert all(r[4] == str(np.argmax(np.float32(r[-2:]))) for r in rows)
-  assert all(r[5] == r[6 + int(r[4])] for r in rows)
+  assert [r[-2:] for r in predicted] == plain
+  assert all(r[4] == str(np.argmax(np.float32(r[-2:]))) for r in predicted)
+  assert all(r[5] == r[6 + int(r[4])] for r in predicted)
 
 
 def test_checkpoints_are_kept_as_many_as_asked_for(trained, others):
@@ -557,11 +557,11 @@ def test_batches_that_must_be_whole_lose_no_example(graph, golden_task):
 
 def test_input_has_no_tuning_thread_that_a_session_would_wait_for(golden_task):
   build = run_classifier.file_based_input_fn_builder
-  row = run_classifier.InputFeatures([2, 3], [1, 1], [0, 0], 1)
+  example = run_classifier.InputFeatures([2, 3], [1, 1], [0, 0], 1)
   for training in (True, False):
     for input_fn in (
       build(f"{golden_task}/eval.tf_record", 24, training, training),
-      run_classifier.input_fn_builder([row], 2, training, training),
+      run_classifier.input_fn_builder([example], 2, training, training),
     ):
       assert input_fn({"batch_size": 1}).options().autotune.enabled is False
 

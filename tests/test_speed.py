@@ -44,13 +44,13 @@ def after_a_step(name, weights=None):
     tf.set_random_seed(1)
     for target, attribute, form in patches:
       stack.enter_context(mock.patch.object(target, attribute, form))
-    rows = {
+    inputs = {
       column: tf.placeholder_with_default(
         values.astype(np.int32), [None, *values.shape[1:]]
       )
       for column, values in features.items()
     }
-    step = speed.step_of(JOB, rows, **parts)
+    step = speed.step_of(JOB, inputs, **parts)
     session.run(tf.global_variables_initializer())
     trained = {v.name: v for v in tf.trainable_variables()}
     for key, value in (weights or {}).items():

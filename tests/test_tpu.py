@@ -131,10 +131,10 @@ def test_each_core_is_fed_its_share_of_the_batch(graphs, mode):
   nodes = replicated(graphs[mode])
   infeed = values_of(nodes, "InfeedDequeueTuple", "shapes").shape
   shapes = sorted([dim.size for dim in shape.dim] for shape in infeed)
-  rows = BATCH[mode] // CORES
-  # TPUEstimator.predict adds which rows only pad and whether this is the end.
-  added = [[rows], [rows, 1]] if mode == "predict" else []
-  assert shapes == sorted([[rows]] * 2 + [[rows, LENGTH]] * 3 + added)
+  share = BATCH[mode] // CORES
+  # TPUEstimator.predict adds which examples only pad, and whether it ends.
+  added = [[share], [share, 1]] if mode == "predict" else []
+  assert shapes == sorted([[share]] * 2 + [[share, LENGTH]] * 3 + added)
   ops = [node.op for node in graphs[mode].node]
   library = graphs[mode].library.function
   ops += [node.op for function in library for node in function.node_def]
@@ -145,7 +145,7 @@ def test_each_core_is_fed_its_share_of_the_batch(graphs, mode):
 def test_features_are_int32(graphs, mode):
   infeed = values_of(replicated(graphs[mode]), "InfeedDequeueTuple", "dtypes")
   found = collections.Counter(tf.as_dtype(number) for number in infeed.type)
-  # In predict a flag for the end, and which rows only pad, by the estimator.
+  # TPUEstimator.predict adds which examples only pad, and whether it ends.
   added = {tf.int32: 1, tf.bool: 1} if mode == "predict" else {}
   assert found == collections.Counter({tf.int32: 5}) + collections.Counter(
     added
@@ -201,7 +201,7 @@ def test_every_operation_on_a_core_has_an_xla_kernel(
 def test_results_leave_every_core(graphs, mode, types):
   outfeed = values_of(replicated(graphs[mode]), "OutfeedEnqueueTuple", "dtypes")
   found = collections.Counter(tf.as_dtype(number) for number in outfeed.type)
-  if mode == "predict":  # and the signal that the rows have ended
+  if mode == "predict":  # and the signal that the examples have ended
     assert not collections.Counter(types) - found
   else:
     assert found == collections.Counter(types)
@@ -257,7 +257,7 @@ def test_step_is_read_before_it_is_counted(graphs):
 
 
 # ---------------------------------------------------------------------------
-# Rows
+# Examples
 
 
 def test_evaluation_has_a_batch_for_every_core_in_every_step(
@@ -280,10 +280,11 @@ def test_evaluation_has_a_batch_for_every_core_in_every_step(
   input_fn, steps = given
   context = types.SimpleNamespace(num_replicas=CORES)
   with tf.Graph().as_default(), tf.Session() as running:
-    rows = input_fn({"batch_size": 1, "context": context})
-    row = tf.data.make_one_shot_iterator(rows).get_next()["is_real_example"]
-    real = [running.run(row).item() for _ in range(steps * CORES)]
-  assert steps == 3  # 21 rows in batches of 8
+    examples = input_fn({"batch_size": 1, "context": context})
+    example = tf.data.make_one_shot_iterator(examples).get_next()
+    weight = example["is_real_example"]
+    real = [running.run(weight).item() for _ in range(steps * CORES)]
+  assert steps == 3  # 21 examples in batches of 8
   assert real == [1] * 21 + [0] * 3
 
 
