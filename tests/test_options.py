@@ -34,6 +34,16 @@ def test_docs_list_the_flags_that_there_are():
   assert page == options.describe_flags_in_markdown() + "\n"
 
 
+def test_help_lists_every_flag_after_the_manual(capsys):
+  with pytest.raises(SystemExit) as exit_:
+    options.parse_flags(["run", "--help"], manual="The manual.")
+  assert exit_.value.code == 0
+  told = capsys.readouterr().out
+  assert told.startswith("The manual.")
+  for field in options.all_flags():
+    assert f"\n  --{field.name}" in told
+
+
 def test_a_flag_stands_in_one_group():
   names = [field.name for field in options.all_flags()]
   assert len(names) == len(set(names))
