@@ -1,4 +1,4 @@
-"""What the test files share."""
+"""Fixtures, processes and readers that several test files use."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What a user can get wrong: one sentence, exit status 1, nothing written."""
+"""Mistakes of a user: one sentence, exit status 1, nothing written."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ TRAIN = dict(do_train=True)
 
 @pytest.fixture
 def refused(classify, tmp_path):
-  """Runs the script, which must refuse; the sentence that it ends with."""
+  """Runs the script, which must refuse; returns the sentence at its end."""
 
   def refused(*arguments, **flags):
     there = set(tmp_path.rglob("*"))

@@ -1,4 +1,4 @@
-"""What is said about devices, and what a TPU is refused."""
+"""Devices: threads, memory, their words in the log, a TPU's paths."""
 
 import os
 import platform

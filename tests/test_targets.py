@@ -1,4 +1,4 @@
-"""What is predicted is one object: a kind of target that only a test knows."""
+"""Targets: one class of L, and a kind that only this test knows."""
 
 from conftest import read_results, read_table
 import numpy as np
