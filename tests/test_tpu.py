@@ -104,7 +104,7 @@ def of_type(nodes, *types):
 
 
 def ancestors(node, nodes, through=None):
-  """Returns the nodes before a node; past ops of the types in `through` only."""
+  """Returns the nodes before a node, past ops of types in `through` only."""
   found, left = {}, [node]
   while left:
     for edge in left.pop().input:
