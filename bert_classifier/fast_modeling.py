@@ -31,9 +31,14 @@ import modeling
 _CLOSED = -10000.0  # added to a score, leaves a weight that rounds to 0
 
 
-def forms(skip_padding):
-  """Returns the `modeling.Forms` to compute real tokens only, or everything."""
-  return _FastForms(RealTokens if skip_padding else EveryPosition)
+def forms(skip_padding, on_cpu=True):
+  """Returns the `modeling.Forms` that are fastest.
+
+  Args:
+    skip_padding: whether to compute real tokens only.
+    on_cpu: whether a CPU computes; see `_row_mean`.
+  """
+  return _FastForms(RealTokens if skip_padding else EveryPosition, on_cpu)
 
 
 class _FastForms(modeling.Forms):
@@ -41,13 +46,14 @@ class _FastForms(modeling.Forms):
 
   Args:
     kind: `RealTokens` or `EveryPosition`.
+    on_cpu: as of `forms`.
   """
 
-  def __init__(self, kind):
-    self._kind = kind
+  def __init__(self, kind, on_cpu):
+    self._kind, self._on_cpu = kind, on_cpu
 
   def for_batch(self, input_mask, num_heads):
-    return self._kind(input_mask, num_heads)
+    return self._kind(input_mask, num_heads, self._on_cpu)
 
   def lookup(self, table, ids):
     # Not from the variable itself, or TensorFlow would copy the whole table
@@ -56,7 +62,7 @@ class _FastForms(modeling.Forms):
     return tf.gather(table.read_value(), ids)
 
   def normalize(self, x, gamma, beta, epsilon):
-    return normalize(x, gamma, beta, epsilon)
+    return normalize(x, gamma, beta, epsilon, self._on_cpu)
 
   def activation(self, name):
     function = modeling.get_activation(name)
@@ -80,9 +86,11 @@ class EveryPosition(_FastForms):
     input_mask: <int32>[B, S], 1 where attention may go; any 0/1 mask is valid.
       Where a mask is all zeros, attention goes to every position alike.
     num_heads: N.
+    on_cpu: as of `forms`.
   """
 
-  def __init__(self, input_mask, num_heads):
+  def __init__(self, input_mask, num_heads, on_cpu=True):
+    self._on_cpu = on_cpu
     self._batch, self._length = modeling.get_shape_list(input_mask)
     self._heads = num_heads
     closed = 1.0 - tf.cast(input_mask, tf.float32)  # [B, S]
@@ -167,9 +175,11 @@ class RealTokens(_FastForms):
   Args:
     input_mask: <int32>[B, S], 1 where attention may go; any 0/1 mask is valid.
     num_heads: N.
+    on_cpu: as of `forms`.
   """
 
-  def __init__(self, input_mask, num_heads):
+  def __init__(self, input_mask, num_heads, on_cpu=True):
+    self._on_cpu = on_cpu
     self._shape = batch, _ = modeling.get_shape_list(input_mask)
     self._heads = num_heads
     real = tf.concat([tf.ones([batch, 1], tf.int32), input_mask[:, 1:]], 1)
@@ -319,7 +329,7 @@ def gelu(x):
   return output, gradient
 
 
-def normalize(x, gamma, beta, epsilon=modeling.LAYER_NORM_EPSILON):
+def normalize(x, gamma, beta, epsilon=modeling.LAYER_NORM_EPSILON, on_cpu=True):
   """gamma (x - mean) / sqrt(variance + epsilon) + beta over a row.
 
   Without it: 1.06.
@@ -328,16 +338,21 @@ def normalize(x, gamma, beta, epsilon=modeling.LAYER_NORM_EPSILON):
     x: <float32>[M, H].
     gamma, beta: <float32>[H].
     epsilon: a number.
+    on_cpu: whether a CPU computes; see `_row_mean`.
 
   Returns:
     <float32>[M, H].
   """
+  # For a TPU and for XLA shapes are static.
+  by_product = on_cpu and not x.shape.is_fully_defined()
 
   @tf.custom_gradient
   def core(x, gamma, beta):
-    mean = _row_mean(x)  # [M, 1]
+    mean = _row_mean(x, by_product)  # [M, 1]
     centered = x - mean  # [M, H]
-    scale = tf.math.rsqrt(_row_mean(centered * centered) + epsilon)  # [M, 1]
+    scale = tf.math.rsqrt(
+      _row_mean(centered * centered, by_product) + epsilon
+    )  # [M, 1]
     normal = centered * scale  # [M, H]
 
     def gradient(upstream):
@@ -345,23 +360,27 @@ def normalize(x, gamma, beta, epsilon=modeling.LAYER_NORM_EPSILON):
       grad_normal = upstream * gamma  # [M, H]
       grad_x = scale * (
         grad_normal
-        - _row_mean(upstream, gamma)
-        - normal * _row_mean(product, gamma)
+        - _row_mean(upstream, by_product, gamma)
+        - normal * _row_mean(product, by_product, gamma)
       )
-      return grad_x, _column_sum(product), _column_sum(upstream)
+      return (
+        grad_x,
+        _column_sum(product, by_product),
+        _column_sum(upstream, by_product),
+      )
 
     return normal * gamma + beta, gradient
 
   return core(x, gamma, beta)
 
 
-def _row_mean(x, weights=None):
-  """Mean of each row <float32>[M, H], its elements weighted by [H]: [M, 1].
+def _row_mean(x, by_product, weights=None):
+  """Returns the mean of each row <float32>[M, H], weighted by [H]: [M, 1].
 
-  On a CPU a product with a vector, which runs at the speed of a matrix
+  On a CPU by a product with a vector, which runs at the speed of a matrix
   product. Other devices multiply with fewer digits than they add.
   """
-  if not _sums_by_product(x):
+  if not by_product:
     x = x if weights is None else x * weights
     return tf.reduce_mean(x, axis=-1, keepdims=True)
   width = x.shape.as_list()[-1]
@@ -369,17 +388,11 @@ def _row_mean(x, weights=None):
   return tf.matmul(x, tf.expand_dims(vector, 1)) * (1.0 / width)
 
 
-def _column_sum(x):
-  """Sum over the rows of <float32>[M, H]: [H]; see `_row_mean`."""
-  if not _sums_by_product(x):
+def _column_sum(x, by_product):
+  """Returns the sum over the rows of <float32>[M, H]: [H]; see `_row_mean`."""
+  if not by_product:
     return tf.reduce_sum(x, axis=0)
   return tf.matmul(tf.ones([1, tf.shape(x)[0]], x.dtype), x)[0]
-
-
-def _sums_by_product(x):
-  """Tells whether this is for a CPU: for a TPU or XLA shapes are static."""
-  static = x.shape.is_fully_defined()
-  return not static and not tf.config.list_physical_devices("GPU")
 
 
 def attention(query, key, value, mask, kept=None, scale=None):

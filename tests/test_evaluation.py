@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import evaluation, targets
+from bert_classifier import evaluation, progress, targets
 from bert_classifier.errors import UserError
 from bert_classifier.tasks import InputExample
 
@@ -23,11 +23,11 @@ def evaluate(batches, num_labels, *, metrics=(), loss_batch_size=8):
     tf.placeholder(tf.int32, [None]),
   ]
   target = targets.OneClass(map(str, range(num_labels)))
-  collector = evaluation.Collector()
-  metric_fn = evaluation.metric_fn_builder(
-    target, metrics, loss_batch_size, collector
-  )
-  pairs = metric_fn(*feeds)
+  collector = evaluation.Collector(target, metrics, loss_batch_size)
+  losses, logits, labels, real = feeds
+  features = {"label_ids": labels, "is_real_example": real}
+  metric_fn, tensors = collector.eval_metrics(losses, logits, features)
+  pairs = metric_fn(*tensors)
   with tf.Session() as session:
     for batch in batches:
       session.run([u for _, u in pairs.values()], dict(zip(feeds, batch)))
@@ -132,7 +132,7 @@ def test_loss_is_the_mean_of_means_of_eight_examples(computed):
 
 
 def test_a_collector_begins_anew_with_each_session():
-  collector = evaluation.Collector()
+  collector = evaluation.Collector(TARGET)
   for _ in range(2):
     collector.after_create_session(None, None)
     columns = draw_examples([0, 1], [0, 0], 2)
@@ -219,16 +219,37 @@ def test_predictions_of_other_examples_are_kept_without_texts(
   assert path.read_text() == "0.25\t0.75\n" * count
 
 
-def test_texts_that_changed_leave_the_results_alone(tmp_path):
+@pytest.mark.parametrize(
+  "error", [UserError("test.tsv changed"), OSError("test.tsv changed")]
+)
+def test_texts_that_changed_leave_the_results_alone(tmp_path, error):
   def changed():
     yield InputExample("test-1", "a")
-    raise UserError("test.tsv changed")
+    raise error
 
+  (tmp_path / "test_predictions.tsv").write_text("of an earlier run")
   with pytest.raises(UserError, match="test.tsv changed"):
     write_predictions(tmp_path, changed(), [[0.25, 0.75]] * 3)
   (path,) = tmp_path.iterdir()
   assert path.name == "test_results.tsv"
   assert path.read_text() == "0.25\t0.75\n" * 3
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_no_results(number):
+  with pytest.raises(UserError, match="model.ckpt-7 give numbers that are not"):
+    evaluation.check_finite({"eval_loss": np.float32(number)}, "model.ckpt-7")
+  batch = {"probabilities": np.float32([[0.5, 0.5], [number, 0.5]])}
+  counter = progress.Counter("predicted", 2)
+  with pytest.raises(UserError, match="no prediction: the weights of model.c"):
+    list(evaluation.split_batches([batch], "model.ckpt-7", counter))
+
+
+def test_a_metric_that_there_is_not_is_named_with_those_that_there_are():
+  evaluation.check_metric(None, "Own")
+  evaluation.check_metric("f1", "Own")
+  with pytest.raises(UserError, match="of Own is 'mcc', but .* one of accur"):
+    evaluation.check_metric("mcc", "Own")
 
 
 def test_predictions_that_fail_leave_no_file(tmp_path):
