@@ -1,6 +1,6 @@
 """Runs each feature of tf.estimator with the bridge, and prints the table.
 
-  python benchmarks/bridge_features.py PYTHON [PYTHON ...]
+  python benchmarks/bridge_features.py [PYTHON ...]
 
 Each PYTHON is an interpreter with a TensorFlow from 2.15 to 2.21,
 tensorflow-estimator and, for the rows that need it, tf_keras. It runs every
@@ -14,8 +14,10 @@ estimator_bridge.use_keras_2(). A cell says the least that a feature needs:
 
 A feature is a function here whose docstring is its row. It trains, evaluates or
 exports on a few rows, and fails unless the loss falls or the result is right.
-Some four minutes of processor time for each TensorFlow. The output is the table
-of docs/bridge.md.
+What was found is kept in bridge_features.json beside this file, a TensorFlow
+version each, so the interpreters need not be there at the same time. It takes
+some two minutes of processor time each. The output is the table of
+docs/bridge.md.
 """
 
 import json
@@ -26,6 +28,7 @@ import sys
 import tempfile
 
 ROOT = Path(__file__).resolve().parent.parent
+KEPT = Path(__file__).with_suffix(".json")
 WAYS = {"plain": "yes", "tf_keras": "tf_keras", "use_keras_2": "Keras 2"}
 FEATURES = {}
 
@@ -481,7 +484,12 @@ def run_features(way):
 
 
 def measure(python):
-  """Returns (version, feature to the least it needs, feature to error)."""
+  """Returns what one interpreter gave.
+
+  Returns:
+    (TensorFlow's version, `dict` with "needs", feature to the least that it
+    needs, and "errors", feature to what it raised where it needs more).
+  """
   needs, errors, version = {}, {}, None
   for way, word in WAYS.items():
     done = subprocess.run(
@@ -497,31 +505,33 @@ def measure(python):
     )
     if done.returncode:
       reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
-      print(f"{python}, {way}: {reason}", file=sys.stderr)
-      continue
+      sys.exit(f"{python}, {way}: {reason}")
     answer = json.loads(done.stdout.splitlines()[-1])
     version = answer["version"]
     for name, error in answer["found"].items():
-      if not error:
-        needs.setdefault(name, word)
-      else:
+      if error:
         errors[name] = error
-  return version, needs, errors
+      else:
+        needs.setdefault(name, word)
+  return version, {"needs": needs, "errors": errors}
 
 
 def main():
   if sys.argv[1:2] == ["--child"]:
     return run_features(sys.argv[2])
-  if not sys.argv[1:]:
-    sys.exit(__doc__)
-  results = [measure(python) for python in sys.argv[1:]]
-  print(f"| feature | {' | '.join(version for version, _, _ in results)} |")
-  print("|---" * (1 + len(results)) + "|")
+  kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+  for python in sys.argv[1:]:
+    version, found = measure(python)
+    kept[version] = found
+    KEPT.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+  print(f"| feature | {' | '.join(sorted(kept))} |")
+  print("|---" * (1 + len(kept)) + "|")
   for name, function in FEATURES.items():
-    cells = [needs.get(name, "no") for _, needs, _ in results]
+    cells = [kept[one]["needs"].get(name, "no") for one in sorted(kept)]
     print(f"| {function.__doc__} | {' | '.join(cells)} |")
-  for version, needs, errors in results:
-    for name in sorted(errors.keys() - needs.keys()):
+  for version in sorted(kept):
+    errors = kept[version]["errors"]
+    for name in sorted(errors.keys() - kept[version]["needs"].keys()):
       print(f"\n{version}, {FEATURES[name].__doc__}: {errors[name]}")
 
 
