@@ -345,7 +345,9 @@ def use_keras_2():
   for part in (tensorflow.__dict__["keras"], v1.keras, v1.layers):
     # A loader; or the module itself, once somebody has used it.
     version = part.__dict__.get("_tfll_keras_version")
-    if version == "keras_3" or not (_is_keras(part) or "tf_" in part.__name__):
+    if version == "keras_3" or not (
+      _is_keras(part) or part.__name__.startswith("tf_keras")
+    ):
       raise RuntimeError(
         "tf.keras is in use as Keras 3 already: call use_keras_2() right after "
         "the import of estimator_bridge, or set TF_USE_LEGACY_KERAS=1"

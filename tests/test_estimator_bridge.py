@@ -324,7 +324,7 @@ def test_the_module_names_of_2_15_are_there():
   from tensorflow.python.estimator.canned import head
 
   assert estimator.Estimator is tf.estimator.Estimator
-  assert callable(keras.model_to_estimator) and callable(head.regression_head)
+  assert callable(keras.model_to_estimator) and head.LossSpec
   with pytest.raises(ModuleNotFoundError):
     importlib.import_module("tensorflow.python.estimator.mine")
 
@@ -350,7 +350,7 @@ def test_estimators_have_their_names_in_the_api():
   assert tf_export.get_v1_names(v1.DNNClassifier) == name
   assert tf_export.get_v2_names(v2.DNNClassifier) == name
   assert tf_export.get_v1_names(v2.DNNClassifier) == []
-  assert "add" in tf_export.get_v1_names(tf.add)
+  assert "Session" in tf_export.get_v1_names(tf.Session)
 
 
 @pytest.mark.skipif(NATIVE, reason="TensorFlow 2.15 has these tables")
@@ -399,9 +399,12 @@ def test_without_keras_2_a_canned_estimator_names_the_pip_line(tmp_path, v2):
 @needs_keras_2
 @pytest.mark.parametrize("v2", [False, True])
 def test_canned_estimators_get_keras_2_and_nobody_else(tmp_path, v2):
-  classifier = canned(tmp_path, v2).train(labelled, steps=60)
-  found = classifier.evaluate(labelled, steps=4)
-  assert found["accuracy"] > 0.9
+  classifier = canned(tmp_path, v2)
+  first, then = (
+    classifier.train(labelled, max_steps=steps).evaluate(labelled, steps=4)
+    for steps in (1, 40)
+  )
+  assert then["average_loss"] < first["average_loss"]
   assert sys.modules["tensorflow"].keras.__version__.startswith("3.")
   with pytest.raises(RuntimeError, match="in use as Keras 3"):
     estimator_bridge.use_keras_2()
