@@ -1106,7 +1106,7 @@ def new_vector(name, width, initializer=None):
 
 
 def create_initializer(initializer_range=0.02, name=None):
-  """Returns an initializer: a normal distribution cut at two deviations.
+  """Returns a truncated normal initializer, cut at two standard deviations.
 
   With `name` and a graph seed (`tf.set_random_seed`) the values are a function
   of the two, whatever else the graph holds.

@@ -31,7 +31,7 @@ import modeling
 _CLOSED = -10000.0  # added to a score, leaves a weight that rounds to 0
 _GELU_SLOPE = 2.0 * math.sqrt(2.0 / math.pi)
 _GELU_CUBIC = 0.044715
-_PHILOX = 1  # among the generators that TensorFlow numbers
+_PHILOX = 1  # TensorFlow's number for this random generator
 
 
 def forms(skip_padding, on_cpu=True):
