@@ -29,12 +29,14 @@ import zlib
 from absl import logging
 import tensorflow.compat.v1 as tf
 
+LAYER_NORM_EPSILON = 1e-12
+
 # ---------------------------------------------------------------------------
 # Configuration
 
 
 def _integer(low):
-  """A test for whole numbers from `low` on, and the words for it."""
+  """Returns a test for whole numbers from `low` on, and its description."""
   return (
     lambda value: (
       isinstance(value, numbers.Integral)
@@ -46,7 +48,7 @@ def _integer(low):
 
 
 def _real(low, high=math.inf):
-  """A test for numbers in [low, high), and the words for it."""
+  """Returns a test for numbers in [low, high), and its description."""
   return (
     lambda value: (
       isinstance(value, numbers.Real)
@@ -60,7 +62,7 @@ def _real(low, high=math.inf):
 
 
 def _only(*allowed):
-  """A test for the values this architecture computes with, and their list."""
+  """Returns a test for the values that are computed, and its description."""
   return (
     lambda value: value in allowed,
     " or ".join(map(repr, allowed)) + " (nothing else is computed here)",
@@ -68,6 +70,7 @@ def _only(*allowed):
 
 
 def _is_activation(value):
+  """Returns True for what `get_activation` takes."""
   if callable(value) or value is None:
     return True
   return isinstance(value, str) and value.lower() in _ACTIVATIONS
@@ -102,7 +105,9 @@ _RELEASED_UNUSED = (
 )
 
 # Keys of Hugging Face configurations. Those that would change what is computed
-# must have the one value that is computed here; the others are only kept.
+# must have the one value that is computed here; the others are only kept. They
+# are known in this file because its `to_dict` writes them back: a configuration
+# that was saved must be read again, and checked, wherever this file is copied.
 _HUGGING_FACE_FIXED = {
   "model_type": _only("bert"),
   "layer_norm_eps": _only(1e-12),
@@ -265,11 +270,6 @@ class BertConfig:
     except ValueError as error:  # JSON and Unicode errors are ValueErrors too
       raise ValueError(f"{json_file}: {error}") from error
 
-  def read_as_hugging_face(self):
-    """Takes `hidden_act` as Hugging Face means it: "gelu" is the exact form."""
-    if isinstance(self.hidden_act, str) and self.hidden_act.lower() == "gelu":
-      self.hidden_act = "gelu_erf"
-
   def check_heads(self):
     """Raises a ValueError where the heads do not divide the hidden size."""
     if self.hidden_size % self.num_attention_heads:
@@ -297,17 +297,17 @@ class BertConfig:
 
 
 def gelu(x):
-  """Gaussian error linear unit, tanh approximation: <float>[...], any shape.
+  """Returns the Gaussian error linear unit of x, by its tanh approximation.
 
-  0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), section 2 of
-  https://arxiv.org/abs/1606.08415.
+  0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) for <float>[...], section 2
+  of https://arxiv.org/abs/1606.08415.
   """
   inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))
   return 0.5 * x * (1.0 + tf.tanh(inner))
 
 
 def gelu_erf(x):
-  """The exact unit x Phi(x), Phi the normal distribution: same shape."""
+  """Returns x Phi(x), the exact unit, Phi the normal distribution."""
   return 0.5 * x * (1.0 + tf.math.erf(x * math.sqrt(0.5)))
 
 
@@ -398,6 +398,9 @@ class Forms:
     self, query, key, value, mask, num_heads, dropout, rate, only_first=False
   ):
     """Returns what `dot_product_attention` does, whose arguments these are.
+
+    Forms that know them from `for_batch` ignore `mask` and `num_heads`, which
+    `attention_layer` takes from its caller, as in 2018.
 
     Args:
       only_first: whether the queries are those of the first tokens alone.
@@ -534,13 +537,11 @@ class BertModel:
     only_pooled: compute only what the pooled output needs: of the last layer
       the first token, so that the layers cannot be asked for.
 
-  Attributes, each with a getter (`get_pooled_output()` ...), and each the
-  tensor that the model itself goes on with in the plain forms:
-    embedding_output: <float32>[B, S, H], what the first layer reads.
-    all_encoder_layers: list of <float32>[B, S, H], the output of every layer.
-    sequence_output: <float32>[B, S, H], the last of them.
-    pooled_output: <float32>[B, H], tanh of a dense layer over the first token.
-    embedding_table: <float32>[V, H], the variable of the word embeddings.
+  Attributes:
+    embedding_table, embedding_output, all_encoder_layers, sequence_output,
+      pooled_output: what the getters return. In the plain forms it is the
+      tensor that the model itself goes on with: gradients flow through it, and
+      what is fed in its place takes effect.
 
   Raises:
     ValueError: the number of heads does not divide the hidden size, the
@@ -571,87 +572,117 @@ class BertModel:
       token_type_ids = tf.zeros(shape, tf.int32)
     dropout = (dropout or forms.dropout()) if is_training else no_dropout
     forms = forms.for_batch(input_mask, config.num_attention_heads)
-    computed_by = dict(forms=forms, dropout=dropout)
     self._forms, self._only_pooled = forms, only_pooled
+    self._computed_by = dict(forms=forms, dropout=dropout)
 
     with tf.variable_scope(scope, default_name="bert"):
       with tf.variable_scope("embeddings"):
-        words, self.embedding_table = embedding_lookup(
-          forms.arrange(input_ids),
-          config.vocab_size,
-          config.hidden_size,
-          config.initializer_range,
-          use_one_hot_embeddings=use_one_hot_embeddings,
-          forms=forms,
-        )
-        self._embedded = embedding_postprocessor(
-          words,
-          use_token_type=True,
-          token_type_ids=forms.arrange(token_type_ids),
-          token_type_vocab_size=config.type_vocab_size,
-          initializer_range=config.initializer_range,
-          max_position_embeddings=config.max_position_embeddings,
-          dropout_prob=config.hidden_dropout_prob,
-          **computed_by,
+        self.embedding_table, self._embedded = self._embed(
+          config, input_ids, token_type_ids, use_one_hot_embeddings
         )
       with tf.variable_scope("encoder"):
-        self._layers = transformer_model(
-          self._embedded,
-          forms.attention_mask(input_ids, input_mask),
-          config.hidden_size,
-          config.num_hidden_layers,
-          config.num_attention_heads,
-          config.intermediate_size,
-          forms.activation(config.hidden_act),
-          config.hidden_dropout_prob,
-          config.attention_probs_dropout_prob,
-          config.initializer_range,
-          do_return_all_layers=True,
-          only_pooled=only_pooled,
-          **computed_by,
-        )
+        mask = forms.attention_mask(input_ids, input_mask)
+        self._layers = self._encode(config, self._embedded, mask)
       with tf.variable_scope("pooler"):
-        last = [self._embedded, *self._layers][-1]
-        is_first = only_pooled and self._layers
-        first = last if is_first else forms.first(last)
-        self.pooled_output = dense(
-          reshape_to_matrix(first),  # [B, H]
-          config.hidden_size,
-          activation=tf.tanh,
-          initializer_range=config.initializer_range,
-        )
+        self.pooled_output = self._pool(config)
+
+  def _embed(self, config, input_ids, token_type_ids, use_one_hot_embeddings):
+    """Returns the table of the words and what the first layer reads."""
+    arrange = self._forms.arrange
+    words, table = embedding_lookup(
+      arrange(input_ids),
+      config.vocab_size,
+      config.hidden_size,
+      config.initializer_range,
+      use_one_hot_embeddings=use_one_hot_embeddings,
+      forms=self._forms,
+    )
+    embedded = embedding_postprocessor(
+      words,
+      True,
+      arrange(token_type_ids),
+      config.type_vocab_size,
+      initializer_range=config.initializer_range,
+      max_position_embeddings=config.max_position_embeddings,
+      dropout_prob=config.hidden_dropout_prob,
+      **self._computed_by,
+    )
+    return table, embedded
+
+  def _encode(self, config, embedded, mask):
+    """Returns the list of what the layers give."""
+    return transformer_model(
+      embedded,
+      mask,
+      config.hidden_size,
+      config.num_hidden_layers,
+      config.num_attention_heads,
+      config.intermediate_size,
+      self._forms.activation(config.hidden_act),
+      config.hidden_dropout_prob,
+      config.attention_probs_dropout_prob,
+      config.initializer_range,
+      do_return_all_layers=True,
+      only_pooled=self._only_pooled,
+      **self._computed_by,
+    )
+
+  def _pool(self, config):
+    """Returns tanh of a dense layer over the first token: <float32>[B, H]."""
+    if self._only_pooled and self._layers:
+      first = self._layers[-1]
+    else:
+      first = self._forms.first([self._embedded, *self._layers][-1])
+    return dense(
+      reshape_to_matrix(first),  # [B, H]
+      config.hidden_size,
+      activation=tf.tanh,
+      initializer_range=config.initializer_range,
+    )
 
   # Made when they are first asked for: forms that arrange a batch in another
   # way must compute them.
 
   @functools.cached_property
   def embedding_output(self):
+    """Returns what the first layer reads: <float32>[B, S, H]."""
     return self._forms.as_batch(self._embedded)
 
   @functools.cached_property
   def all_encoder_layers(self):
+    """Returns the list of what every layer gives: <float32>[B, S, H] each."""
     if self._only_pooled:
       raise ValueError("with only_pooled the last layer is not all computed")
     return [self._forms.as_batch(layer) for layer in self._layers]
 
   @functools.cached_property
   def sequence_output(self):
+    """Returns what the last layer gives: <float32>[B, S, H]."""
     return [self.embedding_output, *self.all_encoder_layers][-1]
 
-  def get_pooled_output(self):
-    return self.pooled_output
-
-  def get_sequence_output(self):
-    return self.sequence_output
-
-  def get_all_encoder_layers(self):
-    return self.all_encoder_layers
+  def get_embedding_table(self):
+    """Returns the variable of the word embeddings: <float32>[V, H]."""
+    return self.embedding_table
 
   def get_embedding_output(self):
+    """Returns what the first layer reads: <float32>[B, S, H]."""
     return self.embedding_output
 
-  def get_embedding_table(self):
-    return self.embedding_table
+  def get_all_encoder_layers(self):
+    """Returns the list of what every layer gives: <float32>[B, S, H] each.
+
+    Raises:
+      ValueError: the model was built with `only_pooled`.
+    """
+    return self.all_encoder_layers
+
+  def get_sequence_output(self):
+    """Returns what the last layer gives: <float32>[B, S, H]."""
+    return self.sequence_output
+
+  def get_pooled_output(self):
+    """Returns tanh of a dense layer over the first token: <float32>[B, H]."""
+    return self.pooled_output
 
 
 def _check_buildable(config, length):
@@ -802,7 +833,7 @@ def transformer_model(
   dropout=None,
   only_pooled=False,
 ):
-  """The stack of layers (https://arxiv.org/abs/1706.03762, the encoder).
+  """Builds the stack of encoder layers (https://arxiv.org/abs/1706.03762).
 
     attention:     x <- LayerNorm(x + dropout(dense(attend(x))))
     feed-forward:  x <- LayerNorm(x + dropout(dense(activation(dense(x)))))
@@ -841,10 +872,10 @@ def transformer_model(
       f" {hidden_size}: every layer adds its input to its output"
     )
   dropout = dropout or forms.dropout()
+  project = functools.partial(dense, initializer_range=initializer_range)
 
   def add_and_norm(branch, tokens):
-    branch = dense(branch, hidden_size, initializer_range=initializer_range)
-    branch = dropout(branch, hidden_dropout_prob)
+    branch = dropout(project(branch, hidden_size), hidden_dropout_prob)
     return layer_norm(tokens + branch, forms=forms)
 
   tokens, layers = input_tensor, []
@@ -869,12 +900,7 @@ def transformer_model(
         with tf.variable_scope("output"):
           tokens = add_and_norm(context, queries)
       with tf.variable_scope("intermediate"):
-        wide = dense(
-          tokens,
-          intermediate_size,
-          activation=intermediate_act_fn,
-          initializer_range=initializer_range,
-        )  # [B, S, F]
+        wide = project(tokens, intermediate_size, "dense", intermediate_act_fn)
       with tf.variable_scope("output"):
         tokens = add_and_norm(wide, tokens)
     layers.append(tokens)
@@ -901,7 +927,7 @@ def attention_layer(
   dropout=None,
   only_first=False,
 ):
-  """Attention of every head: from each position of one tensor to another.
+  """Computes multi-head attention from one tensor to another.
 
   Args:
     from_tensor: <float32>[B, Q, any width], or [B * Q, width].
@@ -950,7 +976,9 @@ def attention_layer(
 
 
 def dot_product_attention(query, key, value, mask, num_heads, dropout, rate):
-  """softmax(query . key / sqrt(D)) . value, head by head (arXiv:1706.03762).
+  """Returns softmax(Q K^T / sqrt(D)) V, head by head.
+
+  Section 3.2 of https://arxiv.org/abs/1706.03762.
 
   Args:
     query: <float32>[B, Q, H].
@@ -1007,7 +1035,7 @@ def create_attention_mask_from_input_mask(from_tensor, to_mask):
 def dense(
   input_tensor, width, name="dense", activation=None, initializer_range=0.02
 ):
-  """activation(x . kernel + bias): <float32>[..., width].
+  """Returns activation(x . kernel + bias): <float32>[..., width].
 
   Args:
     input_tensor: <float32>[..., any width].
@@ -1028,11 +1056,8 @@ def dense(
     return activation(output) if activation else output
 
 
-LAYER_NORM_EPSILON = 1e-12
-
-
 def layer_norm(input_tensor, name=None, *, forms=PLAIN):
-  """Layer normalization over the last axis (https://arxiv.org/abs/1607.06450).
+  """Normalizes over the last axis (https://arxiv.org/abs/1607.06450).
 
   Args:
     input_tensor: <float32>[..., H].
@@ -1053,7 +1078,7 @@ def layer_norm(input_tensor, name=None, *, forms=PLAIN):
 def layer_norm_and_dropout(
   input_tensor, dropout_prob, name=None, *, forms=PLAIN, dropout=None
 ):
-  """dropout(layer_norm(x)): the same shape.
+  """Returns dropout(layer_norm(x)), of the same shape.
 
   Args:
     input_tensor, name: as of `layer_norm`.
@@ -1081,7 +1106,7 @@ def new_vector(name, width, initializer=None):
 
 
 def create_initializer(initializer_range=0.02, name=None):
-  """Truncated normal of that standard deviation, cut at two of them.
+  """Returns a truncated normal initializer, cut at two standard deviations.
 
   With `name` and a graph seed (`tf.set_random_seed`) the values are a function
   of the two, whatever else the graph holds.
@@ -1146,7 +1171,7 @@ class Dropout:
     return tf.cast(drawn >= dropout_prob, tf.float32)
 
   def scaled_up(self, input_tensor, dropout_prob):
-    """Makes up for the elements that are lost."""
+    """Scales a tensor up for the elements that are lost."""
     if not dropout_prob:
       return input_tensor
     return input_tensor * (1.0 / (1.0 - dropout_prob))
@@ -1172,7 +1197,7 @@ no_dropout = _NoDropout()
 
 
 def _shape(tensor):
-  """A list of numbers where it is static, else <int32>[rank]."""
+  """Returns the shape: a list of numbers where static, else <int32>[rank]."""
   static = tensor.shape.as_list()
   return tf.shape(tensor) if None in static else static
 
@@ -1193,7 +1218,7 @@ def dropout_key(seed, step, replica=0):
 
 
 def dropout(input_tensor, dropout_prob):
-  """Dropout with a mask of its own in every step; see `Dropout`."""
+  """Applies dropout with a new mask in every step; see `Dropout`."""
   return Dropout()(input_tensor, dropout_prob)
 
 
@@ -1268,7 +1293,7 @@ def reshape_to_vector(values):
 
 
 def _width(tensor):
-  """The static size of the last axis, a number also where v1 shapes are on."""
+  """Returns the last axis's static size, a number also with v1 shapes."""
   return tensor.shape.as_list()[-1]
 
 

@@ -3,7 +3,7 @@
 `make_placement` chooses it from the flags. A placement knows the batch sizes,
 the session's and the run's configuration, which copy of the model this is, how
 gradients become those of one device, static or dynamic shapes, paths that can
-be read, and its own words for the log. No other room asks which it is.
+be read, and its own words for the log. No other module asks which it is.
 """
 
 import ctypes
@@ -50,8 +50,13 @@ class Placement:
 
   @property
   def skip_padding(self):
-    """Whether only real tokens are computed, in shapes of their number."""
+    """Returns whether only real tokens are computed, in dynamic shapes."""
     return self.options.skip_padding
+
+  @property
+  def on_cpu(self):
+    """Returns whether the CPU of this machine computes."""
+    return not tf.config.list_physical_devices("GPU")
 
   def check(self, batch_sizes, paths):
     """Raises a UserError where batches or paths do not suit the device.
@@ -148,6 +153,7 @@ class TpuPlacement(Placement):
   needs_whole_batches = True
   sees_every_step = False
   shares_folders = False
+  on_cpu = False
   skip_padding = False
 
   def __init__(self, options=None):
@@ -228,7 +234,7 @@ class TpuPlacement(Placement):
     )
 
   def describe(self):
-    return f"TPU {self.options.tpu_name}, {self.options.num_tpu_cores} cores"
+    return f"TPU {self._name}, {self.options.num_tpu_cores} cores"
 
 
 def make_placement(options):
