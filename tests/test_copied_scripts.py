@@ -6,10 +6,10 @@ import shutil
 import subprocess
 import sys
 
+from conftest import GOLDEN, ROOT
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPTS = ("modeling", "optimization", "tokenization", "estimator_bridge")
 
 # Uses each script twice: copied alone into a folder, and in a package.
@@ -100,9 +100,9 @@ def found(tmp_path_factory):
     shutil.copy(ROOT / f"{name}.py", folder / "alone" / name)
     shutil.copy(ROOT / f"{name}.py", package)
   (folder / "program.py").write_text(PROGRAM)
-  golden = ROOT / "tests" / "golden"
+  # Without conftest's run_python, which puts the scripts on the path.
   subprocess.run(
-    [sys.executable, "program.py", str(golden), "results.json"],
+    [sys.executable, "program.py", str(GOLDEN), "results.json"],
     cwd=folder,
     check=True,
     timeout=300,
