@@ -101,23 +101,25 @@ class WordCache:
     return list(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)))
 
 
-class _Memory(dict):
+class Memory(dict):
   """A dictionary that makes what it lacks, and starts anew when it is full.
 
   Args:
     make: function from key to value.
-    size: number of entries that bounds the memory.
-    longest: length of the longest key that is kept, where keys have a length.
+    max_entries: number of entries that bounds the memory.
+    longest_key: length of the longest key that is kept, where keys have a
+      length.
   """
 
-  def __init__(self, make, size, longest=None):
+  def __init__(self, make, max_entries, longest_key=None):
     super().__init__()
-    self.make, self.size, self.longest = make, size, longest
+    self.make, self.max_entries = make, max_entries
+    self.longest_key = longest_key
 
   def __missing__(self, key):
     value = self.make(key)
-    if self.longest is None or len(key) <= self.longest:
-      if len(self) >= self.size:
+    if self.longest_key is None or len(key) <= self.longest_key:
+      if len(self) >= self.max_entries:
         self.clear()
       self[key] = value
     return value
@@ -168,10 +170,10 @@ class _RememberedIds:
       for token, number in self.vocab.items()
       if token[:2] == "##"
     }
-    self.of_chunk = _Memory(self._chunk, self.SIZE, self.LONGEST_CHUNK)
-    self.of_word = _Memory(self._word, self.SIZE, self.LONGEST_CHUNK)
-    self.of_lone = _Memory(self._lone, self.SIZE)
-    self.of_character = _Memory(self._character, self.SIZE)
+    self.of_chunk = Memory(self._chunk, self.SIZE, self.LONGEST_CHUNK)
+    self.of_word = Memory(self._word, self.SIZE, self.LONGEST_CHUNK)
+    self.of_lone = Memory(self._lone, self.SIZE)
+    self.of_character = Memory(self._character, self.SIZE)
 
   def ids(self, text):
     """Returns the ids of a text, as a list."""
