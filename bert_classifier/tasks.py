@@ -492,7 +492,7 @@ def _why_nothing(header, blank, languages, language):
     language: that of the task.
   """
   if blank:
-    return f"no row has a text; {blank} of them are blank"
+    return f"no example has a text: {blank} are blank"
   if languages:
     others = ", ".join(sorted(languages))
     return f"no row of the language {language!r}; there are rows of {others}"

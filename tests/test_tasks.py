@@ -209,7 +209,7 @@ def test_a_training_set_needs_a_text(tmp_path):
   write_rows(tmp_path / "train.tsv", "a\t1\t\t", "a\t1\t\t ")
   data = TaskData(ColaProcessor(), str(tmp_path))
   with pytest.raises(
-    UserError, match="train.tsv: no row has a text; 2 of them"
+    UserError, match="train.tsv: no example has a text: 2 are"
   ):
     data.count("train")
 
