@@ -509,12 +509,14 @@ def evaluate(estimator, run, split, results=None):
       name=output_dir.evaluation_name(split),
     )
   results = evaluation.tidy_results(results)
-  evaluation.check_finite(results, estimator.latest_checkpoint())
-  path = output_dir.results_path(run.options.run.output_dir, split)
-  evaluation.write_results(path, results)
-  logging.info("results of %s, in %s:", split, path)
-  evaluation.log_results(results)
-  return path, results
+  evaluation.check_finite(results, weights_in_use(estimator, run))
+  folder = run.options.run.output_dir
+  return evaluation.write_results(folder, split, results), results
+
+
+def weights_in_use(estimator, run):
+  """Returns the path of the weights that are evaluated or predict."""
+  return estimator.latest_checkpoint() or run.model.weights.path
 
 
 def predict(estimator, run, splits):
@@ -534,20 +536,17 @@ def predict(estimator, run, splits):
     input_fn_for(run, *splits), yield_single_examples=False
   )
   outputs = evaluation.split_batches(
-    predicted, estimator.latest_checkpoint(), counter
+    predicted, weights_in_use(estimator, run), counter
   )
   written, gone = {}, []
   for split in splits:
-    written[split] = output_dir.prediction_paths(
-      run.options.run.output_dir, split
-    )
-    outputs_of_split = itertools.islice(outputs, run.count(split))
     try:
-      evaluation.write_predictions(
+      written[split] = evaluation.write_predictions(
+        run.options.run.output_dir,
+        split,
         run.cache.converted_examples(split),
-        outputs_of_split,
+        itertools.islice(outputs, run.count(split)),
         run.task.target,
-        *written[split],
       )
     except evaluation.TextsGoneError as error:
       gone.append(error)

@@ -13,7 +13,7 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import files
+from bert_classifier import files, output_dir
 from bert_classifier.errors import UserError, describe
 import estimator_bridge  # noqa: F401 - tf.estimator
 
@@ -212,9 +212,13 @@ class IntermediateResults(tf.estimator.Exporter):
       log_results(tidy_results(eval_result))
 
 
-def write_results(path, results):
-  """Writes `format_results` to a file."""
+def write_results(folder, split, results):
+  """Writes and logs the results of a split; returns the path of their file."""
+  path = output_dir.results_path(folder, split)
   files.write_text(path, (f"{line}\n" for line in format_results(results)))
+  logging.info("results of %s, in %s:", split, path)
+  log_results(results)
+  return path
 
 
 def check_finite(results, checkpoint):
@@ -257,26 +261,30 @@ class TextsGoneError(UserError):
   """The texts cannot be read again as they were when they were converted."""
 
 
-def write_predictions(
-  examples, outputs, target, results_path, predictions_path
-):
+def write_predictions(folder, split, examples, outputs, target):
   """Writes the predictions of a test set, example by example in its order.
 
-  `results_path` gets the numbers of the target, separated by tabs, and nothing
-  else; `predictions_path` has a header and says what was predicted of what.
-  Both are written whole or not at all. Where the texts cannot be read again as
-  they were when they were converted, `results_path` is written all the same,
-  and no `predictions_path` stays, nor an earlier one.
+  test_results.tsv gets the numbers of the target, separated by tabs, and
+  nothing else; test_predictions.tsv has a header and says what was predicted of
+  what. Both are written whole or not at all. Where the texts cannot be read
+  again as they were when they were converted, the first is written all the
+  same, and of the second none stays, nor an earlier one.
 
   Args:
+    folder: output_dir.
+    split: "test", or a second test set.
     examples: iterable of `tasks.InputExample`, which raises a UserError where
       they are not those that were converted.
     outputs: iterable of what was predicted of each, a dictionary of arrays.
     target: see `targets`.
 
+  Returns:
+    The two paths.
+
   Raises:
     TextsGoneError: the texts cannot be read again.
   """
+  results_path, predictions_path = output_dir.prediction_paths(folder, split)
   with _open_table(results_path) as write_result:
 
     def write_and_pass_on():
@@ -298,6 +306,7 @@ def write_predictions(
     if tf.io.gfile.exists(predictions_path):
       tf.io.gfile.remove(predictions_path)
     raise gone
+  return results_path, predictions_path
 
 
 def _guard(examples):

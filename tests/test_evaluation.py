@@ -1,5 +1,7 @@
 """Metrics, against scikit-learn and NumPy; the files of results."""
 
+from pathlib import Path
+import shutil
 import warnings
 
 import numpy as np
@@ -10,6 +12,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import evaluation, progress, targets
 from bert_classifier.errors import UserError
 from bert_classifier.tasks import InputExample
+import run_classifier
 
 pytestmark = pytest.mark.usefixtures("graph")
 
@@ -146,16 +149,16 @@ def test_results_keep_their_loss_where_no_other_was_measured():
 
 
 def test_results_are_sorted_lines_with_numbers_of_eight_digits(tmp_path):
-  path = tmp_path / "eval_results.txt"
-  evaluation.write_results(
-    str(path),
+  path = evaluation.write_results(
+    str(tmp_path),
+    "dev",
     {
       "loss": np.float32(1.1),
       "global_step": np.int64(343),
       "eval_accuracy": np.float32(0.845588),
     },
   )
-  assert path.read_text() == (
+  assert Path(path).read_text() == (
     "eval_accuracy = 0.845588\nglobal_step = 343\nloss = 1.1\n"
   )
 
@@ -169,12 +172,11 @@ def outputs(probabilities):
 
 def write_predictions(tmp_path, examples, probabilities):
   """The two files' lines, split into cells."""
-  paths = [tmp_path / "test_results.tsv", tmp_path / "test_predictions.tsv"]
-  evaluation.write_predictions(
-    examples, outputs(probabilities), TARGET, *map(str, paths)
+  paths = evaluation.write_predictions(
+    str(tmp_path), "test", examples, outputs(probabilities), TARGET
   )
   return [
-    [line.split("\t") for line in path.read_text().split("\n")[:-1]]
+    [line.split("\t") for line in Path(path).read_text().split("\n")[:-1]]
     for path in paths
   ]
 
@@ -258,7 +260,34 @@ def test_predictions_that_fail_leave_no_file(tmp_path):
     raise RuntimeError("out of memory")
 
   examples = [InputExample(f"test-{i}", "a") for i in range(2)]
-  paths = (str(tmp_path / "results.tsv"), str(tmp_path / "predictions.tsv"))
   with pytest.raises(RuntimeError):
-    evaluation.write_predictions(examples, failing(), TARGET, *paths)
+    evaluation.write_predictions(
+      str(tmp_path), "test", examples, failing(), TARGET
+    )
   assert not list(tmp_path.iterdir())
+
+
+def test_a_test_set_reversed_during_the_run_gives_results_without_texts(
+  classify, golden_task, tmp_path, monkeypatch
+):
+  data = tmp_path / "data"
+  shutil.copytree(f"{golden_task}/data", data)
+  predict = run_classifier.predict
+
+  def reverse_and_predict(*arguments):
+    header, *lines = (data / "test.tsv").read_text().splitlines()
+    (data / "test.tsv").write_text("\n".join([header, *lines[::-1]]) + "\n")
+    return predict(*arguments)
+
+  monkeypatch.setattr(run_classifier, "predict", reverse_and_predict)
+  out = tmp_path / "out"
+  flags = dict(data_dir=data, cache_dir=tmp_path / "cache", output_dir=out)
+  outcome = classify("--do_predict", **flags)
+  assert outcome.status == 1
+  assert f"{data}/test.tsv" in outcome.log.splitlines()[-1]
+  assert not (out / "test_predictions.tsv").exists()
+  found, expected = (
+    np.loadtxt(folder / "test_results.tsv")
+    for folder in (out, Path(golden_task))
+  )
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

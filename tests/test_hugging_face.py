@@ -210,7 +210,14 @@ def test_both_names_find_the_same_variable(tiny):
 
 @pytest.mark.parametrize(
   "theirs, ours",
-  [("gelu", "gelu_erf"), ("gelu_new", "gelu_new"), ("relu", "relu")],
+  [
+    ("gelu", "gelu_erf"),
+    ("GELU", "gelu_erf"),
+    ("gelu_new", "gelu_new"),
+    ("relu", "relu"),
+    ("tanh", "tanh"),
+    (tf.nn.relu, tf.nn.relu),
+  ],
 )
 def test_the_activation_is_read_as_they_mean_it(theirs, ours):
   config = modeling.BertConfig.from_dict(

@@ -385,7 +385,9 @@ def test_examples_that_fill_up_a_batch_are_not_written(tmp_path, monkeypatch):
   )
   monkeypatch.setattr(run_classifier, "input_fn_for", lambda *_: None)
   left = iter([{"probabilities": rows[:3]}, {"probabilities": rows[3:]}])
-  estimator = SimpleNamespace(predict=lambda *_, **__: left)
+  estimator = SimpleNamespace(
+    predict=lambda *_, **__: left, latest_checkpoint=lambda: "model.ckpt-1"
+  )
   run_classifier.predict(estimator, run, ["test"])
   assert table(tmp_path / "test_results.tsv") == [["0.25", "0.75"], ["0.5"] * 2]
   assert next(left, None) is None

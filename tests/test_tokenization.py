@@ -4,6 +4,7 @@ import collections
 import doctest
 import json
 import os
+import pickle
 import unicodedata
 
 import pytest
@@ -53,6 +54,14 @@ def test_tokens_and_ids_equal_the_original(golden, tokenizers):
     assert tokenizer.tokenize(row["text"]) == row["tokens"]
     assert tokenizer.convert_tokens_to_ids(row["tokens"]) == row["ids"]
     assert tokenizer.convert_ids_to_tokens(row["ids"]) == row["tokens"]
+
+
+def test_a_tokenizer_can_be_sent_to_another_process(golden, tokenizers):
+  sent = pickle.loads(pickle.dumps(tokenizers))
+  for row in golden[::20]:
+    tokenizer = sent[row["do_lower_case"]]
+    assert tokenizer.tokenize(row["text"]) == row["tokens"]
+    assert tokenizer.convert_tokens_to_ids(row["tokens"]) == row["ids"]
 
 
 def test_every_line_of_a_vocabulary_takes_a_number(tmp_path):

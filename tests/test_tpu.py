@@ -18,6 +18,7 @@ from tensorflow.python.framework import kernels
 from tensorflow.python.tpu import tpu_system_metadata
 from tensorflow.python.training import monitored_session
 
+from bert_classifier import fast_modeling, fast_optimization
 import modeling
 import run_classifier
 
@@ -322,7 +323,16 @@ def losses(golden, config, checkpoint, *, compiled):
   """Losses of four training steps in static shapes, from the golden weights."""
   names = ["input_ids", "input_mask", "segment_ids", "label_ids"]
   model_fn = run_classifier.model_fn_builder(
-    config, 3, None, 1e-3, 10, 2, use_tpu=False, use_one_hot_embeddings=True
+    config,
+    3,
+    None,
+    1e-3,
+    10,
+    2,
+    use_tpu=False,
+    use_one_hot_embeddings=True,
+    forms=fast_modeling.forms(False),
+    optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
   )
 
   def step(*columns):
