@@ -415,13 +415,25 @@ def _open_folder(folder):
   )
 
 
+def read_state(folder):
+  """Returns the path of a folder's newest checkpoint as its state file has it.
+
+  None where the state file is missing or damaged.
+  """
+  try:
+    state = tf.train.get_checkpoint_state(folder)
+  except ValueError:  # it is empty, as a power cut may leave it
+    return None
+  return state.model_checkpoint_path if state else None
+
+
 def _read_latest(folder, prefixes):
   """Returns the name that the state file gives; None where it gives none."""
-  state = tf.train.get_checkpoint_state(folder)
-  if state is None or not state.model_checkpoint_path:
+  latest = read_state(folder)
+  if latest is None:
     return None
   # By its last part: a folder that was moved still names its old place.
-  name = os.path.basename(state.model_checkpoint_path)
+  name = os.path.basename(latest)
   if name not in prefixes:
     there = ", ".join(prefixes) or "no other one"
     raise errors.MissingFileError(

@@ -15,7 +15,7 @@ from typing import NamedTuple, Optional
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files
+from bert_classifier import checkpoints, errors, files
 
 try:
   import fcntl
@@ -87,7 +87,7 @@ def _path_for(output_dir, name, split):
 
 
 def list_own_files(output_dir):
-  """Returns the paths of what a run wrote into a folder and stays there."""
+  """Returns the paths of what runs wrote into a folder to stay there."""
   return [
     path
     for folder, names in _OWN_FILES.items()
@@ -126,10 +126,10 @@ def convert_weights(output_dir, checkpoint):
     output_dir: the folder.
     checkpoint: `checkpoints.Checkpoint`, or None, which yields None.
   """
-  path = os.path.join(output_dir, _CONVERTED_WEIGHTS)
   if checkpoint is None:
     yield None
     return
+  path = os.path.join(output_dir, _CONVERTED_WEIGHTS)
   with files.temporary_folder(path) as folder:
     prefix = os.path.join(folder, _CONVERTED_PREFIX)
     yield checkpoint.convert_to_tensorflow(prefix)
@@ -164,8 +164,7 @@ def inspect(output_dir):
     UserError: its manifest is damaged.
   """
   # Not latest_checkpoint, to which a checkpoint whose files are gone is none.
-  state = tf.train.get_checkpoint_state(output_dir)
-  checkpoint = state.model_checkpoint_path if state else None
+  checkpoint = checkpoints.read_state(output_dir)
   step = re.search(r"-(\d+)$", checkpoint) if checkpoint else None
   settings = _read_manifest(output_dir).get("settings", {})
   return OutputDir(

@@ -246,6 +246,11 @@ def test_a_state_file_that_names_nothing_there_is_an_error(folder):
     checkpoints.open_checkpoint(folder)
 
 
+def test_an_empty_state_file_is_passed_over(folder):
+  (folder / "checkpoint").write_text("")
+  assert checkpoints.open_checkpoint(folder).path == str(folder / PREFIX)
+
+
 def test_remote_folders_work_as_local_ones(folder):
   remote = "ram://test_checkpoints/bert"
   tf.io.gfile.makedirs(remote)

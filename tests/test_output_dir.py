@@ -103,7 +103,10 @@ def test_a_damaged_manifest_is_refused(tmp_path, content):
     output_dir.inspect(str(tmp_path))
 
 
-def test_checkpoints_without_a_state_file_are_refused(tmp_path):
+@pytest.mark.parametrize("content", [None, "", "model_checkpoint_pa"])
+def test_checkpoints_without_a_whole_state_file_are_refused(tmp_path, content):
+  if content is not None:
+    (tmp_path / "checkpoint").write_text(content)
   for step in (9, 10):
     (tmp_path / f"model.ckpt-{step}.index").write_text("")
   with pytest.raises(UserError, match='path: "model.ckpt-10"'):
@@ -192,13 +195,14 @@ def test_overwriting_that_was_stopped_can_be_done_again(
   words.write_text("[UNK]\n")
   train_anew(folder, words)
   for name in ("checkpoint", "eval_results.txt", "test_results.tsv"):
-    (tmp_path / "out" / name).write_text("")
-  remove = tf.io.gfile.remove
+    (tmp_path / "out" / name).write_text('model_checkpoint_path: "a-9"')
+  remove, gone = tf.io.gfile.remove, []
 
   def stop(path):
-    if len(list((tmp_path / "out").glob("*.*"))) == 5 - removed:
+    if len(gone) == removed:
       raise KeyboardInterrupt
     remove(path)
+    gone.append(path)
 
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
     patch.setattr(tf.io.gfile, "remove", stop)
