@@ -223,3 +223,14 @@ def test_an_evaluation_by_a_tpu_on_another_host_is_refused_before_training(
   )
   assert outcome.status == 1
   assert "'my-tpu' is on another host" in outcome.log
+
+
+def test_a_prediction_leaves_no_converted_weights(
+  classify, hugging_face, tmp_path
+):
+  flags = dict(init_checkpoint=hugging_face, vocab_file=None)
+  out = tmp_path / "out"
+  assert classify("--do_predict", output_dir=out, **flags).status == 0
+  names = {path.name for path in out.iterdir() if not path.is_dir()}
+  assert names == {"test_results.tsv", "test_predictions.tsv"}
+  assert not list(out.glob("converted_weights*"))
