@@ -8,7 +8,6 @@ import os
 import pathlib
 import pickle
 import shutil
-import tempfile
 import types
 
 import numpy as np
@@ -274,7 +273,7 @@ def test_copies_of_remote_weights_last_no_longer_than_they_are_read(
   save_file({"bert.pooler.dense.bias": weights}, str(tmp_path / "weights"))
   remote = copy_to_ram(tmp_path / "weights", "model.safetensors")
   (tmp_path / "copies").mkdir()
-  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "copies"))
+  monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "copies"))
   checkpoint = checkpoints.open_checkpoint(remote)
   assert checkpoint.shapes == {"bert/pooler/dense/bias": (1 << 16,)}
   assert not os.listdir(tmp_path / "copies")
