@@ -263,7 +263,10 @@ def _read_manifest(path):
   """Returns a manifest, or None where it is missing or broken."""
   keys = {"inputs", "records", "tokens", "blank", "truncated"}
   keys |= {"bytes", "sha256"}
-  manifest = files.read_json(path)
+  try:
+    manifest = files.read_json(path)
+  except tf.errors.PermissionDeniedError:  # another user's
+    return None
   whole = isinstance(manifest, dict) and keys <= manifest.keys()
   return manifest if whole else None
 
