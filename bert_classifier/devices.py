@@ -21,7 +21,7 @@ import estimator_bridge  # noqa: F401 - tf.estimator
 import optimization
 
 _GIBIBYTE = 1 << 30
-_CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
+CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 # Examples, and tokens, that are computed at a time where no flag says it. The
@@ -346,14 +346,14 @@ def _usable_cores():
 def free_memory():
   """Returns the bytes of memory that may still be used, None where unknown.
 
-  It is the smaller of what the machine has left and what a container's control
-  group (version 2) allows.
+  It is the smaller of what the machine has left and what a container allows.
   """
-  free = [_meminfo_available(), _control_group_left()]
+  free = [free_in_machine(), free_in_container()]
   return min((amount for amount in free if amount is not None), default=None)
 
 
-def _meminfo_available():
+def free_in_machine():
+  """Returns the bytes that the system calls available, None where unknown."""
   try:
     with open("/proc/meminfo", encoding="ascii") as reader:
       for line in reader:
@@ -367,13 +367,18 @@ def _meminfo_available():
     return None
 
 
-def _control_group_left():
+def free_in_container(group=CONTROL_GROUP):
+  """Returns the bytes that a control group (version 2) leaves, None for any.
+
+  Args:
+    group: pathlib.Path of its folder.
+  """
   try:
     limit, used = (
-      int((_CONTROL_GROUP / name).read_text())
+      int((group / name).read_text())
       for name in ("memory.max", "memory.current")
     )
-    statistics = (_CONTROL_GROUP / "memory.stat").read_text()
+    statistics = (group / "memory.stat").read_text()
   except (OSError, ValueError):  # not in a group, or "max": no limit
     return None
   # What was read of files is counted as used, but makes room for who needs it.

@@ -62,7 +62,7 @@ class OneClass:
     if (
       not all(isinstance(label, str) for label in self.labels)
       or len(self.labels) < 2
-      or len(self._ids) < len(self.labels)
+      or len(set(self.labels)) < len(self.labels)
     ):
       raise UserError(
         f"the labels of {owner} are {self.labels}, but must be two or more"

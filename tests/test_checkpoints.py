@@ -10,6 +10,7 @@ import pickle
 import shutil
 import types
 
+from conftest import GOLDEN, write_checkpoint
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -20,7 +21,6 @@ from bert_classifier.errors import MissingFileError, UserError
 
 pytestmark = pytest.mark.quick
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
 PREFIX = "bert_model.ckpt"
 DATA = PREFIX + ".data-00000-of-00001"
 
@@ -34,18 +34,6 @@ def a_config(**changes):
 def coverage_of(path, num_labels=3, **changes):
   variables = checkpoints.compute_shapes(a_config(**changes), num_labels)
   return checkpoints.open_checkpoint(path).compare_with(variables)
-
-
-def write_variables(prefix, variables):
-  """Writes {name: array} as a TensorFlow checkpoint."""
-  with tf.Graph().as_default(), tf.Session() as session:
-    save = tf.raw_ops.SaveV2(
-      prefix=str(prefix),
-      tensor_names=list(variables),
-      shape_and_slices=[""] * len(variables),
-      tensors=[tf.constant(value) for value in variables.values()],
-    )
-    session.run(save)
 
 
 @pytest.fixture
@@ -141,7 +129,7 @@ def test_a_pretrained_encoder_may_be_trained_but_not_evaluated(tmp_path):
   weights = {n: np.zeros(s, np.float32) for n, s in variables.items()}
   for name in checkpoints.HEAD:
     del weights[name]
-  write_variables(tmp_path / "a", weights)
+  write_checkpoint(tmp_path / "a", weights)
   coverage = coverage_of(tmp_path / "a", num_labels=2)
   assert coverage.accept() is coverage and coverage.missing == checkpoints.HEAD
   with pytest.raises(UserError, match="random numbers in.*--do_train"):
@@ -170,7 +158,7 @@ def test_a_hole_in_the_encoder_needs_partial_init(tmp_path):
   variables = checkpoints.compute_shapes(a_config(), num_labels=3)
   weights = {n: np.zeros(s, np.float32) for n, s in variables.items()}
   del weights["bert/pooler/dense/bias"]
-  write_variables(tmp_path / "a", weights)
+  write_checkpoint(tmp_path / "a", weights)
   coverage = coverage_of(tmp_path / "a")
   with pytest.raises(
     UserError, match="lacks bert/pooler/dense/bias.*--allow_partial_init"
@@ -180,7 +168,7 @@ def test_a_hole_in_the_encoder_needs_partial_init(tmp_path):
 
 
 def test_a_checkpoint_of_another_model_is_refused_whatever_the_flags(tmp_path):
-  write_variables(tmp_path / "a", {"resnet/conv/kernel": np.zeros([3, 3])})
+  write_checkpoint(tmp_path / "a", {"resnet/conv/kernel": np.zeros([3, 3])})
   with pytest.raises(UserError, match="no variable that.*resnet/conv/kernel"):
     coverage_of(tmp_path / "a").accept(
       allow_partial_init=True, reinit_head=True
@@ -193,7 +181,7 @@ def test_slots_and_foreign_scopes_are_reported_in_one_short_line(tmp_path):
   slots = {f"{n}/adam_{s}": w for n, w in weights.items() for s in "mv"}
   others = {f"cls/{letter}": np.zeros(1) for letter in "abcdefg"}
   step = {"global_step": np.int64(7), "beta1_power": np.float32(0.9)}
-  write_variables(tmp_path / "a", {**weights, **slots, **others, **step})
+  write_checkpoint(tmp_path / "a", {**weights, **slots, **others, **step})
   coverage = coverage_of(tmp_path / "a").accept(trained_needed=True)
   assert coverage.describe()[1:] == [
     "not used: cls/* (7), optimizer slots (116)"

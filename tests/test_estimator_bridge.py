@@ -14,6 +14,7 @@ import subprocess
 import sys
 import textwrap
 
+from conftest import run_python
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -36,14 +37,10 @@ TARGETS = ROWS @ np.array([1.0, -2.0, 0.5], np.float32)
 
 def python(code, check=True):
   """Runs code in a process of its own, in which TensorFlow warns only."""
-  return subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(code)],
-    cwd=os.path.dirname(estimator_bridge.__file__),
-    env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1"},
-    capture_output=True,
-    text=True,
-    check=check,
-  )
+  done = run_python("-c", textwrap.dedent(code), TF_CPP_MIN_LOG_LEVEL="1")
+  if check:
+    done.check_returncode()
+  return done
 
 
 def input_fn(params):

@@ -167,7 +167,7 @@ TARGET = targets.OneClass(["no", "yes"])
 
 
 def outputs(probabilities):
-  return ({"probabilities": row} for row in np.float32(probabilities))
+  return ({"probabilities": each} for each in np.float32(probabilities))
 
 
 def write_predictions(tmp_path, examples, probabilities):

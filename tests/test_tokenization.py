@@ -3,18 +3,17 @@
 import collections
 import doctest
 import json
-import os
 import pickle
 import unicodedata
 
+from conftest import GOLDEN
 import pytest
 
 import tokenization
 
 pytestmark = pytest.mark.quick
 
-GOLDEN = os.path.join(os.path.dirname(__file__), "golden", "unicode")
-VOCAB = os.path.join(GOLDEN, "vocab.txt")
+VOCAB = str(GOLDEN / "unicode" / "vocab.txt")
 
 
 def assigned(text):
@@ -32,8 +31,9 @@ def tokenizers():
 @pytest.fixture(scope="module")
 def golden():
   """The rows whose characters this Python's Unicode tables know."""
-  with open(os.path.join(GOLDEN, "tokenization.jsonl"), encoding="utf-8") as f:
-    rows = [json.loads(line) for line in f]
+  path = GOLDEN / "unicode" / "tokenization.jsonl"
+  with open(path, encoding="utf-8") as file:
+    rows = [json.loads(line) for line in file]
   return [row for row in rows if assigned(row["text"])]
 
 
