@@ -373,26 +373,6 @@ def make_estimator(run, init_checkpoint, collector):
   )
 
 
-@contextlib.contextmanager
-def convert_weights(run):
-  """Gives the prefix of init_checkpoint, converted where it must be, or None.
-
-  What is converted lies in output_dir, where a TPU can read it too, as long as
-  it is needed.
-  """
-  if run.coverage is None:
-    yield None
-    return
-  run.coverage.log()
-  folder = run.options.run.output_dir
-  try:
-    yield run.model.weights.convert_to_tensorflow(
-      output_dir.converted_prefix(folder)
-    )
-  finally:
-    output_dir.remove_own_files(folder, [output_dir.CONVERTED_WEIGHTS])
-
-
 def input_fn_for(run, *splits):
   """Returns the input_fn of a split, or of several, one after the other."""
   is_training = splits == ("train",)
@@ -472,15 +452,19 @@ def train(estimator, run):
   return results
 
 
-def evaluation_hooks(run, split, training=None):
-  """Returns the hooks that tell how far an evaluation is."""
+def evaluation_hooks(run, split, training_hook=None):
+  """Returns the hooks that report the progress of an evaluation.
+
+  Args:
+    training_hook: `progress.ProgressHook` of a training that waits, or None.
+  """
   if not run.placement.sees_every_step:
     return []
   return [
     progress.EvaluationHook(
       examples=run.count(split),
       batch_size=run.eval_batch_size,
-      training=training,
+      training_hook=training_hook,
     )
   ]
 
@@ -609,7 +593,9 @@ def main(argv):
       tf.enable_resource_variables()  # which XLA and strategies need
       with (
         output_dir.claim(asked.run, run.found),
-        convert_weights(run) as init_checkpoint,
+        output_dir.convert_weights(
+          asked.run.output_dir, run.coverage and run.coverage.checkpoint
+        ) as init_checkpoint,
       ):
         last_lines = carry_out(run, init_checkpoint)
     for line in last_lines:

@@ -249,6 +249,7 @@ def prepare_placement(options):
       "cache_dir": options.data.cache_dir,
       "init_checkpoint": options.model.init_checkpoint,
     },
+    do_eval=options.run.do_eval,
   )
   return placement
 
@@ -488,7 +489,7 @@ def check_weights(options, run, model, found):
   """
   if found.checkpoint:
     trained = checkpoints.open_checkpoint(found.checkpoint)
-    trained.compare_with(model.variables).accept(trained_needed=True)
+    trained.compare_with(model.variables).accept(is_resumed=True)
     if not found.step and not run.do_train:
       raise UserError(
         f"{trained.path} is of step 0: training began there, but was stopped"
@@ -506,11 +507,13 @@ def check_weights(options, run, model, found):
       )
     logging.warning("training from random weights: no --init_checkpoint")
     return None
-  return model.weights.compare_with(model.variables).accept(
+  coverage = model.weights.compare_with(model.variables).accept(
     allow_partial_init=options.allow_partial_init,
     reinit_head=options.reinit_head,
     trained_needed=not run.do_train,
   )
+  coverage.log()
+  return coverage
 
 
 # ---------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import types
 from conftest import GOLDEN, write_checkpoint
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import checkpoints
@@ -135,6 +136,24 @@ def test_a_pretrained_encoder_may_be_trained_but_not_evaluated(tmp_path):
     coverage.accept(trained_needed=True)
 
 
+def test_no_flag_is_advised_that_has_no_effect(folder):
+  coverage = coverage_of(folder, vocab_size=300)
+  for needed in ({"trained_needed": True}, {"is_resumed": True}):
+    with pytest.raises(UserError, match="vocab_size is 300") as error:
+      coverage.accept(**needed)
+    assert "--allow_partial_init" not in str(error.value)
+    assert "--bert_config_file=" in str(error.value)
+
+
+def test_a_checkpoint_of_output_dir_must_be_of_the_task(folder):
+  with pytest.raises(UserError, match=r"\[3, 48\] in it.*--output_dir") as e:
+    coverage_of(folder, num_labels=2).accept(is_resumed=True)
+  for flag in ("--init_checkpoint", "--do_train", "--reinit_head"):
+    assert flag not in str(e.value)
+  whole = coverage_of(folder)
+  assert whole.accept(is_resumed=True) is whole
+
+
 def test_a_hole_in_the_encoder_needs_partial_init(tmp_path):
   variables = checkpoints.compute_shapes(a_config(), num_labels=3)
   weights = {n: np.zeros(s, np.float32) for n, s in variables.items()}
@@ -214,6 +233,11 @@ def test_a_state_file_that_names_nothing_there_is_an_error(folder):
     checkpoints.open_checkpoint(folder)
 
 
+def test_an_empty_state_file_is_passed_over(folder):
+  (folder / "checkpoint").write_text("")
+  assert checkpoints.open_checkpoint(folder).path == str(folder / PREFIX)
+
+
 def test_remote_folders_work_as_local_ones(folder):
   remote = "ram://test_checkpoints/bert"
   tf.io.gfile.makedirs(remote)
@@ -222,7 +246,41 @@ def test_remote_folders_work_as_local_ones(folder):
   assert coverage_of(remote).accept(trained_needed=True)
 
 
+def copy_to_ram(path, name, length=None):
+  """Writes the first bytes of a file to a remote one and returns its path."""
+  remote = f"ram://test_checkpoints/{name}"
+  with tf.io.gfile.GFile(remote, "wb") as writer:
+    writer.write(path.read_bytes()[:length])
+  return remote
+
+
+def test_copies_of_remote_weights_last_no_longer_than_they_are_read(
+  tmp_path, monkeypatch
+):
+  weights = np.arange(1 << 16, dtype=np.float32)
+  save_file({"bert.pooler.dense.bias": weights}, str(tmp_path / "weights"))
+  remote = copy_to_ram(tmp_path / "weights", "model.safetensors")
+  (tmp_path / "copies").mkdir()
+  monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "copies"))
+  checkpoint = checkpoints.open_checkpoint(remote)
+  assert checkpoint.shapes == {"bert/pooler/dense/bias": (1 << 16,)}
+  assert not os.listdir(tmp_path / "copies")
+  prefix = checkpoint.convert_to_tensorflow(str(tmp_path / "new"))
+  read = tf.train.load_variable(prefix, "bert/pooler/dense/bias")
+  np.testing.assert_array_equal(read, weights)
+  assert not os.listdir(tmp_path / "copies")
+
+
 # --- refusals ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 5, 40, -1])
+def test_remote_weights_that_are_cut_off_are_refused(tmp_path, length):
+  weights = {"bert.pooler.dense.bias": np.ones(9, np.float32)}
+  save_file(weights, str(tmp_path / "weights"))
+  remote = copy_to_ram(tmp_path / "weights", f"{length}.safetensors", length)
+  with pytest.raises(UserError, match=f"{remote} is damaged, cut off"):
+    checkpoints.open_checkpoint(remote)
 
 
 def test_a_missing_path_says_what_is_near_it(folder):

@@ -8,6 +8,16 @@ from conftest import run_python, simulate_tpu
 import pytest
 
 from bert_classifier import devices
+from bert_classifier.errors import UserError
+from bert_classifier.options import DeviceOptions
+
+
+@pytest.fixture(autouse=True)
+def _ask_the_driver_anew():
+  """Forgets what nvidia-smi printed, before each test and after it."""
+  devices._query_nvidia_smi.cache_clear()
+  yield
+  devices._query_nvidia_smi.cache_clear()
 
 
 def test_session_uses_the_threads_that_were_asked_for():
@@ -70,14 +80,16 @@ def test_gpu_is_named_with_its_memory_where_the_driver_tells_it(
   monkeypatch.setattr(
     devices.tf.config, "list_physical_devices", lambda kind: [None]
   )
-  expected = "GPU:0 (A100, 40000 MiB of 40960 MiB of memory free)"
+  expected = "GPU:0 (A100, 40000 MiB of 40960 MiB of memory free at the start)"
   assert devices.describe(1) == expected
-  # A second line is a GPU that is hidden here; nobody knows which is which.
+  # Two lines for one visible GPU: the other is hidden, and may be either.
   tool.write_text("#!/bin/sh\necho 'A100, 4 MiB, 4 MiB\nT4, 2 MiB, 1 MiB'\n")
+  assert devices.describe(1) == expected  # the tool is run once
+  devices._query_nvidia_smi.cache_clear()
   monkeypatch.setattr(
     devices.tf.config.experimental, "get_device_details", lambda gpu: {}
   )
-  assert devices.describe(1) == "GPU:0 (of no name)"
+  assert devices.describe(1) == "GPU:0 (unnamed)"
 
 
 def test_free_memory_is_at_most_what_the_machine_has():
@@ -142,3 +154,17 @@ def test_local_tpu_is_in_this_process(monkeypatch):
   simulate_tpu(monkeypatch, cores=8)
   cluster = devices.tpu_cluster("local", None, None)
   assert cluster.master() == ""
+
+
+def test_a_tpu_on_another_host_trains_and_predicts_but_does_not_evaluate(
+  monkeypatch,
+):
+  monkeypatch.setattr(devices, "tpu_cluster", lambda *_: None)
+  for flags in ({"tpu_name": "my-tpu"}, {"master": "grpc://10.0.0.2:8470"}):
+    asked = DeviceOptions(use_tpu=True, **flags)
+    placement = devices.make_placement(asked)
+    placement.check({}, {}, do_eval=False)
+    with pytest.raises(UserError, match="--do_eval.*without --use_tpu"):
+      placement.check({}, {}, do_eval=True)
+  local = DeviceOptions(use_tpu=True, tpu_name="local")
+  devices.make_placement(local).check({}, {}, do_eval=True)

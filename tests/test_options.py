@@ -101,3 +101,8 @@ def test_settings_of_training_are_the_flags_that_decide_it():
     "max_seq_length",
     "do_lower_case",
   }
+
+
+def test_a_flag_that_there_is_not_is_a_mistake_of_the_program():
+  with pytest.raises(TypeError, match="no flag sed"):
+    options.make_options(sed=7)

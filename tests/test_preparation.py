@@ -215,3 +215,31 @@ def test_the_examples_of_a_batch_are_chosen_by_their_tokens(
     "eval_batch_size", values, placement, sets, "dev"
   )
   assert found == examples
+
+
+def test_an_evaluation_by_a_tpu_on_another_host_is_refused_before_training(
+  classify, tmp_path
+):
+  outcome = classify(
+    "--do_train",
+    "--do_eval",
+    "--use_tpu",
+    tpu_name="my-tpu",
+    data_dir=tmp_path / "nowhere",
+    output_dir="gs://bucket/out",
+    cache_dir="gs://bucket/cache",
+    init_checkpoint="gs://bucket/bert",
+  )
+  assert outcome.status == 1
+  assert "'my-tpu' is on another host" in outcome.log
+
+
+def test_a_prediction_leaves_no_converted_weights(
+  classify, hugging_face, tmp_path
+):
+  flags = dict(init_checkpoint=hugging_face, vocab_file=None)
+  out = tmp_path / "out"
+  assert classify("--do_predict", output_dir=out, **flags).status == 0
+  names = {path.name for path in out.iterdir() if not path.is_dir()}
+  assert names == {"test_results.tsv", "test_predictions.tsv"}
+  assert not list(out.glob("converted_weights*"))

@@ -149,7 +149,7 @@ def test_an_evaluation_on_the_way_takes_no_time_of_training(graph, clock, info):
       clock[0] += seconds
       session.run(count)
       evaluation = progress.EvaluationHook(
-        examples=10, batch_size=4, training=hook
+        examples=10, batch_size=4, training_hook=hook
       )
       evaluation.begin()
       clock[0] += 100

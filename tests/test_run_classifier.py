@@ -575,3 +575,32 @@ def test_input_known_to_be_empty_is_refused():
     run_classifier.file_based_input_fn_builder(
       "f.tf_record", 8, True, True, num_examples=0
     )
+
+
+def test_a_run_that_overwrites_another_keeps_its_own_vocabulary(
+  training, classify, golden_task, tmp_path
+):
+  *first, last, end = Path(golden_task, "vocab.txt").read_text().splitlines()
+  flags = {**training, "num_train_epochs": 0.3, "output_dir": tmp_path / "out"}
+  for name, lines in (("a", [last, end]), ("b", [end, last])):
+    (tmp_path / name).write_text("\n".join([*first, *lines, ""]))
+    outcome = classify(
+      "--overwrite_output_dir", vocab_file=tmp_path / name, **flags
+    )
+    assert outcome.status == 0, outcome.log
+    kept = (tmp_path / "out" / "vocab.txt").read_text()
+    assert kept == (tmp_path / name).read_text()
+
+
+def test_a_checkpoint_of_another_task_gets_no_advice_that_does_nothing(
+  training, classify, golden_checkpoint, golden_config, tmp_path
+):
+  for suffix in (".index", ".data-00000-of-00001"):  # as the 2018 script left
+    shutil.copy(golden_checkpoint + suffix, tmp_path / f"model.ckpt-0{suffix}")
+  state = 'model_checkpoint_path: "model.ckpt-0"'
+  (tmp_path / "checkpoint").write_text(state)
+  flags = {**training, "bert_config_file": golden_config}
+  outcome = classify(output_dir=tmp_path, **flags)
+  assert outcome.status == 1
+  assert "was trained for another task or model" in outcome.log
+  assert "--init_checkpoint" not in outcome.log.splitlines()[-1]

@@ -6,6 +6,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import catalogue, evaluation, targets
+from bert_classifier.errors import UserError
 from bert_classifier.tasks import Table
 
 LABELS = ("no", "yes", "perhaps")
@@ -18,6 +19,15 @@ def test_one_class_is_encoded_by_its_place():
   assert target.encode(None) == 0
   with pytest.raises(ValueError, match="'maybe' is not one of no, yes, perh"):
     target.encode("maybe")
+
+
+@pytest.mark.parametrize(
+  "labels", [("a", "a"), ("a", "b", "a"), ("a",), (), ("a", None), (0, 1)]
+)
+def test_labels_are_two_or_more_different_strings(labels):
+  with pytest.raises(UserError, match="labels of Mine .* different strings"):
+    targets.OneClass(labels).check("Mine")
+  targets.OneClass(("a", "b")).check("Mine")
 
 
 def test_the_loss_of_one_class_is_the_cross_entropy(run):
