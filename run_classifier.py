@@ -344,6 +344,7 @@ def make_estimator(run, init_checkpoint, collector):
   """
   asked, placement = run.options, run.placement
   schedule = run.schedule or preparation.NO_STEPS
+  coverage = run.weights.coverage
   model_fn = model_fn_builder(
     run.model.config,
     run.task.target.width,
@@ -355,7 +356,7 @@ def make_estimator(run, init_checkpoint, collector):
     placement.use_one_hot_embeddings,
     seed=asked.training.seed,
     collector=collector,
-    fresh_variables=run.coverage.fresh if run.coverage else (),
+    fresh_variables=coverage.fresh if coverage else (),
     placement=placement,
     forms=fast_modeling.forms(placement.skip_padding, placement.on_cpu),
     optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
@@ -490,6 +491,7 @@ def evaluate(estimator, run, split, results=None):
       input_fn_for(run, split),
       run.placement.evaluation_steps(examples, run.eval_batch_size),
       hooks=evaluation_hooks(run, split),
+      checkpoint_path=run.weights.checkpoint,
       name=output_dir.evaluation_name(split),
     )
   results = evaluation.tidy_results(results)
@@ -500,7 +502,8 @@ def evaluate(estimator, run, split, results=None):
 
 def weights_in_use(estimator, run):
   """Returns the path of the weights that are evaluated or predict."""
-  return estimator.latest_checkpoint() or run.model.weights.path
+  newest = run.weights.checkpoint or estimator.latest_checkpoint()
+  return newest or run.model.weights.path
 
 
 def predict(estimator, run, splits):
@@ -517,7 +520,9 @@ def predict(estimator, run, splits):
   )
   counter = progress.Counter("predicted", run.count(*splits))
   predicted = estimator.predict(
-    input_fn_for(run, *splits), yield_single_examples=False
+    input_fn_for(run, *splits),
+    checkpoint_path=run.weights.checkpoint,
+    yield_single_examples=False,
   )
   outputs = evaluation.split_batches(
     predicted, weights_in_use(estimator, run), counter
@@ -594,7 +599,7 @@ def main(argv):
       with (
         output_dir.claim(asked.run, run.found),
         output_dir.convert_weights(
-          asked.run.output_dir, run.coverage and run.coverage.checkpoint
+          asked.run.output_dir, run.weights.init_checkpoint
         ) as init_checkpoint,
       ):
         last_lines = carry_out(run, init_checkpoint)

@@ -165,14 +165,15 @@ def inspect(output_dir):
   """
   # Not latest_checkpoint, to which a checkpoint whose files are gone is none.
   checkpoint = checkpoints.read_state(output_dir)
-  step = re.search(r"-(\d+)$", checkpoint) if checkpoint else None
+  step = step_of(checkpoint) if checkpoint else 0
   settings = _read_manifest(output_dir).get("settings", {})
-  return OutputDir(
-    output_dir,
-    checkpoint,
-    int(step.group(1)) if step else 0,
-    settings,
-  )
+  return OutputDir(output_dir, checkpoint, step, settings)
+
+
+def step_of(checkpoint):
+  """Returns the global step in the name of a checkpoint, 0 if it has none."""
+  step = re.search(r"-(\d+)$", checkpoint)
+  return int(step.group(1)) if step else 0
 
 
 def check_state_file(found):
@@ -275,28 +276,58 @@ def _may_change(name, old, new):
   return name == "num_train_epochs" and new > old
 
 
-def check_settings(found, now):
+def check_settings(found, now, is_resumed=False):
   """Makes sure that a command's settings are those of the folder.
 
   Args:
     found: `OutputDir`.
     now: see `compare_settings`.
+    is_resumed: whether --resume lets other settings pass; what the weights mean
+      never changes.
 
   Raises:
     UserError: lists the settings that differ.
   """
-  differing = compare_settings(found.settings, now) if found.checkpoint else []
-  if differing:
-    raise errors.UserError(
-      f"{found.path} was trained (up to step {found.step}) with other"
-      f" settings: {'; '.join(differing)}. Give another --output_dir, or"
-      " --resume to go on with the new values"
-      + (
-        ", or --overwrite_output_dir to train from the start"
-        if "training" in now
-        else ""
-      )
-    )
+  if not found.checkpoint:
+    return
+  differing = compare_settings(found.settings, now)
+  fixed = [
+    name
+    for name, new in now.get("model", {}).items()
+    if name not in _MODEL_SETTINGS_TO_RESUME
+    and found.settings.get("model", {}).get(name, new) != new
+  ]
+  if not differing or (is_resumed and not fixed):
+    return
+  ways = ["another --output_dir"]
+  if not fixed:
+    ways.append("--resume to go on with the new values")
+  if "training" in now:
+    ways.append("--overwrite_output_dir to train from the start")
+  raise errors.UserError(
+    f"{found.path} was trained (up to step {found.step}) with other settings:"
+    f" {'; '.join(differing)}. {_explain_fixed(fixed)}Give {', or '.join(ways)}"
+  )
+
+
+# Of the model's settings, those under which the weights mean the same.
+_MODEL_SETTINGS_TO_RESUME = (
+  "max_seq_length",
+  "hidden_dropout_prob",
+  "attention_probs_dropout_prob",
+)
+
+
+def _explain_fixed(fixed):
+  if not fixed:
+    return ""
+  advice = (
+    "The labels are those of the task's get_labels: if they come from a set,"
+    " whose order changes, sort them. "
+    if "labels" in fixed
+    else ""
+  )
+  return f"What the weights mean depends on {', '.join(fixed)}. {advice}"
 
 
 # ---------------------------------------------------------------------------

@@ -6,19 +6,16 @@ computed and, as far as that goes, before anything is written. What a user can
 have got wrong is a UserError that says what to do.
 """
 
-import contextlib
-import os
 from typing import NamedTuple, Optional
 
 from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
-  checkpoints,
   devices,
   evaluation,
   files,
-  hugging_face,
+  model_files,
   output_dir,
 )
 from bert_classifier.catalogue import PROCESSORS, XnliProcessor
@@ -26,8 +23,6 @@ from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import FeatureCache
 from bert_classifier.options import Options
 from bert_classifier.tasks import DataProcessor, TaskData
-import modeling
-import tokenization
 
 _MOST_PROCESSES = 4  # what more would gain was not measured
 # Of a serialized example: three features of up to three bytes each; names, a
@@ -52,26 +47,6 @@ class Task(NamedTuple):
   target: object
   metrics: tuple
   data: TaskData
-
-
-class Model(NamedTuple):
-  """What a run computes with.
-
-  Attributes:
-    config: `modeling.BertConfig`.
-    vocab_file: path of the vocabulary.
-    vocab_digest: SHA-256 of its bytes.
-    tokenizer: `tokenization.FullTokenizer`.
-    weights: `checkpoints.Checkpoint` to begin with, or None.
-    variables: dictionary from name to shape.
-  """
-
-  config: modeling.BertConfig
-  vocab_file: str
-  vocab_digest: str
-  tokenizer: tokenization.FullTokenizer
-  weights: Optional[checkpoints.Checkpoint]
-  variables: dict
 
 
 class Schedule(NamedTuple):
@@ -100,11 +75,11 @@ class Run(NamedTuple):
     options: `options.Options`.
     placement: see `devices`.
     task: `Task`.
-    model: `Model`.
+    model: `model_files.Model`.
     found: `output_dir.OutputDir`, as it was before, or will be once it has been
       overwritten.
     settings: see `make_settings`.
-    coverage: see `check_weights`.
+    weights: `model_files.Weights`.
     schedule: `Schedule`, or None where nothing is trained.
     features: dictionary from split to `feature_cache.Features`.
     cache: `feature_cache.FeatureCache`, for the texts behind them.
@@ -114,10 +89,10 @@ class Run(NamedTuple):
   options: Options
   placement: devices.Placement
   task: Task
-  model: Model
+  model: model_files.Model
   found: output_dir.OutputDir
   settings: dict
-  coverage: Optional[checkpoints.Coverage]
+  weights: model_files.Weights
   schedule: Optional[Schedule]
   features: dict
   cache: FeatureCache
@@ -158,11 +133,11 @@ def prepare(options):
   check_flags(options)
   placement = prepare_placement(options)
   task = prepare_task(options.data, options.model.max_seq_length, options.given)
-  model = prepare_model(options.model, options.run.output_dir, task)
+  model = model_files.open_model(options.model, options.run.output_dir, task)
   cache = prepare_cache(options, placement, task, model)
   settings = make_settings(options, task, model)
   found = check_output_dir(options, model, settings)
-  coverage = check_weights(options.model, options.run, model, found)
+  weights = model_files.check_weights(options.model, options.run, model, found)
   splits = choose_splits(options.run, task.data)
   # Looks at every example of every file before anything is written.
   counts = {split: cache.count(split) for split in splits}
@@ -184,7 +159,7 @@ def prepare(options):
     model=model,
     found=found,
     settings=settings,
-    coverage=coverage,
+    weights=weights,
     schedule=schedule,
     features=features,
     cache=cache,
@@ -308,125 +283,7 @@ def choose_splits(options, data):
 
 
 # ---------------------------------------------------------------------------
-# Model
-
-
-def prepare_model(options, folder, task):
-  """Reads configuration, vocabulary and the list of weights; compares sizes.
-
-  Args:
-    options: `options.ModelOptions`.
-    folder: output_dir, which may hold copies of both files.
-    task: `Task`.
-
-  Returns:
-    `Model`.
-
-  Raises:
-    UserError: a file is missing or broken, or two of them do not belong
-      together.
-  """
-  weights = None
-  if options.init_checkpoint:
-    weights = checkpoints.open_checkpoint(options.init_checkpoint)
-  config_file = _find(
-    "bert_config_file",
-    options,
-    weights and weights.config_file,
-    os.path.join(folder, output_dir.CONFIG),
-  )
-  vocab_file = _find(
-    "vocab_file",
-    options,
-    weights and weights.vocab_file,
-    os.path.join(folder, output_dir.VOCABULARY),
-  )
-  with _mistakes_in_files():
-    config = modeling.BertConfig.from_json_file(config_file)
-    tokenizer = tokenization.FullTokenizer(vocab_file, options.do_lower_case)
-    tokenization.validate_case_matches_vocab(
-      options.do_lower_case, tokenizer.vocab
-    )
-    if weights:
-      tokenization.validate_case_matches_checkpoint(
-        options.do_lower_case, weights.path
-      )
-  if hugging_face.is_configuration(config, weights and weights.kind):
-    hugging_face.adapt_configuration(config)
-  check_sizes(options, config, config_file, tokenizer, vocab_file, task)
-  return Model(
-    config,
-    vocab_file,
-    files.hash_file(vocab_file),
-    tokenizer,
-    weights,
-    checkpoints.compute_shapes(config, task.target.width),
-  )
-
-
-@contextlib.contextmanager
-def _mistakes_in_files(prefix=""):
-  """Makes UserErrors of what the plain scripts raise about a user's file."""
-  try:
-    yield
-  except (FileNotFoundError, ValueError) as error:
-    raise UserError(f"{prefix}{error}") from error
-
-
-def _find(flag, options, beside, kept):
-  """Returns a file: the flag's, that beside the weights, or output_dir's."""
-  path = getattr(options, flag) or beside
-  if path or tf.io.gfile.exists(kept):
-    return path or kept
-  weights = options.init_checkpoint
-  raise UserError(
-    f"--{flag} is needed: "
-    + (
-      f"there is none beside {weights}"
-      if weights
-      else "there is no --init_checkpoint to take it from"
-    )
-  )
-
-
-def check_sizes(options, config, config_file, tokenizer, vocab_file, task):
-  """Compares vocabulary, configuration, length and task.
-
-  Raises:
-    UserError: an id, a position or a segment would have no embedding.
-  """
-  size = max(tokenizer.vocab.values()) + 1
-  if size > config.vocab_size:
-    raise UserError(
-      f"{vocab_file} has {size} lines, but {config_file} has a vocab_size of"
-      f" {config.vocab_size}: the two do not belong together"
-    )
-  if size < config.vocab_size:
-    logging.warning(
-      "%s has %d lines, fewer than the vocab_size %d of %s: do the two belong"
-      " together?",
-      vocab_file,
-      size,
-      config.vocab_size,
-      config_file,
-    )
-  if options.max_seq_length > config.max_position_embeddings:
-    raise UserError(
-      f"--max_seq_length={options.max_seq_length} is more than the"
-      f" max_position_embeddings {config.max_position_embeddings} of"
-      f" {config_file}"
-    )
-  if config.type_vocab_size < 2 and task.processor.has_pairs():
-    raise UserError(
-      f"{config_file} has a type_vocab_size of {config.type_vocab_size}, but"
-      " pairs of texts need 2"
-    )
-  with _mistakes_in_files(f"{config_file}: "):
-    config.check_heads()
-
-
-# ---------------------------------------------------------------------------
-# Settings, output_dir, weights
+# Settings, output_dir
 
 
 def make_settings(options, task, model):
@@ -466,54 +323,8 @@ def check_output_dir(options, model, settings):
     output_dir.check_overwriting(found, weights)
     return found._replace(checkpoint=None, step=0, settings={})
   output_dir.check_state_file(found)
-  if not options.run.resume:
-    output_dir.check_settings(found, settings)
+  output_dir.check_settings(found, settings, options.run.resume)
   return found
-
-
-def check_weights(options, run, model, found):
-  """Makes sure that there are weights for what is asked for.
-
-  Args:
-    options: `options.ModelOptions`.
-    run: `options.RunOptions`.
-    model: `Model`.
-    found: `output_dir.OutputDir`.
-
-  Returns:
-    `checkpoints.Coverage` of init_checkpoint, or None where it is not used.
-
-  Raises:
-    UserError: weights do not fit the model, or results would be those of
-      random ones.
-  """
-  if found.checkpoint:
-    trained = checkpoints.open_checkpoint(found.checkpoint)
-    trained.compare_with(model.variables).accept(is_resumed=True)
-    if not found.step and not run.do_train:
-      raise UserError(
-        f"{trained.path} is of step 0: training began there, but was stopped"
-        " before it saved anything. Give the training command again, which goes"
-        " on from there, or another --output_dir"
-      )
-    logging.info("weights: %s, step %d", trained.path, found.step)
-    return None
-  if model.weights is None:
-    if not run.do_train:
-      raise UserError(
-        f"there are no trained weights: {run.output_dir} holds no"
-        " checkpoint and --init_checkpoint is not given. Train first, or"
-        " give --init_checkpoint"
-      )
-    logging.warning("training from random weights: no --init_checkpoint")
-    return None
-  coverage = model.weights.compare_with(model.variables).accept(
-    allow_partial_init=options.allow_partial_init,
-    reinit_head=options.reinit_head,
-    trained_needed=not run.do_train,
-  )
-  coverage.log()
-  return coverage
 
 
 # ---------------------------------------------------------------------------

@@ -267,8 +267,8 @@ def test_evaluation_has_a_batch_for_every_core_in_every_step(
   simulate_tpu(monkeypatch, CORES)
   given = []
 
-  def evaluate(estimator, input_fn, steps, hooks, name):
-    del estimator, name
+  def evaluate(estimator, input_fn, steps, hooks, checkpoint_path, name):
+    del estimator, checkpoint_path, name
     assert hooks == []  # all steps are one call of the session
     given.extend([input_fn, steps])
     raise GraphIsBuiltError
