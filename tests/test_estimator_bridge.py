@@ -512,11 +512,11 @@ def test_a_session_starts_in_silence_where_warnings_alone_are_asked_for():
 def test_a_tensorflow_that_is_not_known_ends_the_script_with_a_sentence():
   run = python(
     """
-    import sys
+    import runpy, sys
     import tensorflow  # what it says on this CPU is its own
     print("imported", file=sys.stderr)
     tensorflow.__version__ = "2.99.0"
-    import run_classifier
+    runpy.run_module("run_classifier", run_name="__main__")
     """,
     check=False,
   )

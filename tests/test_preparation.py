@@ -4,7 +4,6 @@ import json
 import os
 from pathlib import Path
 import shutil
-from unittest import mock
 
 from conftest import read_checkpoint, read_results, write_checkpoint
 import numpy as np
@@ -183,15 +182,29 @@ def test_labels_that_no_file_can_hold_are_refused(
   assert f"the labels of Own are {told}, but" in outcome.log
 
 
-def test_the_language_flag_is_for_xnli_alone():
-  class Own(catalogue.MrpcProcessor):
-    language = "de"
+class German(catalogue.XnliProcessor):
+  def __init__(self):
+    super().__init__("de")
 
-  with mock.patch.dict(catalogue.PROCESSORS, own=Own):
-    for name, language in (("own", "de"), ("xnli", "fr"), ("mrpc", None)):
-      flags = options.DataOptions(task_name=name, xnli_language="fr")
-      task = preparation.prepare_task(flags, max_seq_length=8)
-      assert task.processor.language == language
+
+@pytest.mark.parametrize(
+  ("name", "given", "language"),
+  [
+    ("xnli", True, "fr"),
+    ("xnli", False, "zh"),
+    ("german", True, "fr"),
+    ("german", False, "de"),
+    ("mrpc", True, None),
+  ],
+)
+def test_the_language_flag_is_for_xnli_alone(
+  monkeypatch, name, given, language
+):
+  monkeypatch.setitem(catalogue.PROCESSORS, "german", German)
+  flags = {"xnli_language": "fr"} if given else {}
+  values = options.make_options(task_name=name, **flags)
+  task = preparation.prepare_task(values.data, 8, values.given)
+  assert task.processor.language == language
 
 
 @pytest.mark.parametrize(

@@ -338,13 +338,12 @@ def test_examples_that_fill_up_a_batch_are_not_written(tmp_path, monkeypatch):
     placement=devices.Placement(),
     count=lambda *_: 2,
     cache=SimpleNamespace(converted_examples=lambda _: examples),
+    weights=SimpleNamespace(checkpoint="model.ckpt-1"),
     task=SimpleNamespace(target=targets.OneClass(["no", "yes"])),
   )
   monkeypatch.setattr(run_classifier, "input_fn_for", lambda *_: None)
   left = iter([{"probabilities": rows[:3]}, {"probabilities": rows[3:]}])
-  estimator = SimpleNamespace(
-    predict=lambda *_, **__: left, latest_checkpoint=lambda: "model.ckpt-1"
-  )
+  estimator = SimpleNamespace(predict=lambda *_, **__: left)
   run_classifier.predict(estimator, run, ["test"])
   assert read_table(tmp_path / "test_results.tsv") == [
     ["0.25", "0.75"],
@@ -393,7 +392,9 @@ def test_padding_is_skipped_unless_it_is_asked_for(
 ):
   made, forms = [], fast_modeling.forms
   monkeypatch.setattr(
-    fast_modeling, "forms", lambda skip: made.append(skip) or forms(skip)
+    fast_modeling,
+    "forms",
+    lambda skip, on_cpu: made.append(skip) or forms(skip, on_cpu),
   )
   flags = dict(output_dir=output_dir, **small_model)
   losses = []
