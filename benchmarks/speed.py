@@ -197,7 +197,7 @@ def batches(job):
     is_training=training,
     drop_remainder=training,
     seed=SEED,
-    records=rows["rows"],
+    num_examples=rows["rows"],
   )
   return input_fn({"batch_size": job["batch"]})
 
@@ -207,12 +207,12 @@ def batches_in_memory(job):
   import numpy as np
   import tensorflow.compat.v1 as tf
 
-  import run_classifier
+  from bert_classifier.batches import prefetch
 
   with np.load(job[job["mode"]]["path"]) as arrays:
     columns = {column: arrays[column] for column in COLUMNS}
   rows = tf.data.Dataset.from_tensor_slices(columns).repeat()
-  return run_classifier.prefetched(rows)
+  return prefetch(rows)
 
 
 def operations(job, tokens, last_layer="whole"):
