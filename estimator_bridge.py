@@ -14,7 +14,8 @@ TensorFlow that 2.16 removed. Importing this file puts these back:
   missing since 2.16                         what stands in here
   -----------------------------------------  ----------------------------------
   tensorflow.python.util.tf_export:          the "estimator" entries of its
-    ESTIMATOR_API_NAME, API_ATTRS[_V1]       two tables of API names
+    ESTIMATOR_API_NAME, API_ATTRS[_V1],      two tables of API names
+    get_v1_names, get_v2_names
   tensorflow.python.tpu.tpu_embedding        the seven classes that are looked
                                              up at import, empty
   tensorflow.python.tpu.                     an empty module
@@ -24,7 +25,10 @@ TensorFlow that 2.16 removed. Importing this file puts these back:
   tensorflow.python.distribute.              its five functions: Estimator
     estimator_training                       under tf.distribute and TF_CONFIG
   tf.estimator, tf.compat.v1.estimator,      the package's own two namespaces,
-    tf.compat.v2.estimator                   as attributes and as modules
+    tf.compat.v2.estimator, nested ones      as attributes and as modules
+  tensorflow.python.estimator.*              the package's modules
+  tf.keras, which is Keras 3, in the         Keras 2, if tf_keras is installed,
+    package's own modules                    else an error that says so
 
 On 2.15 nothing is touched: there all of it is TensorFlow's own. The import
 order does not matter, nor does importing twice or from two copies. What does
@@ -32,6 +36,10 @@ not come back: embedding tables on TPU (EmbeddingConfigSpec), the checkpoint
 that a preempted TPU worker writes on its way out (training goes on from the
 last regular one), and DistributeConfig's remote_cluster. Each says so when it
 is asked for.
+
+The canned estimators, their heads and model_to_estimator need Keras 2: pip
+install --no-deps "tf_keras==2.21.*", or what TensorFlow's version is. The
+user's tf.keras stays what it is. use_keras_2() makes it Keras 2 as well.
 
 quiet() hides the messages that an Estimator's user can do nothing about; it is
 not called by the import. TensorFlow's start-up banners are gone, but for two
