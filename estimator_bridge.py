@@ -764,6 +764,10 @@ def _publish():
   for name in [*sys.modules]:
     if name.partition(".")[0] == "tensorflow_estimator":
       del sys.modules[name]
+  # Python imports these two a second time, as modules of their own: what a
+  # user calls tf.compat.v1 from then on is also what the package is to see.
+  importlib.import_module("tensorflow.compat.v1")
+  importlib.import_module("tensorflow.compat.v2")
   api = "tensorflow_estimator.python.estimator.api"
   v1 = importlib.import_module(f"{api}._v1.estimator")
   v2 = importlib.import_module(f"{api}._v2.estimator")
@@ -773,8 +777,6 @@ def _publish():
   embedding.EmbeddingConfigSpec.__new__ = _refuse_embedding
 
   def publish(path, namespace):
-    if path.count(".v") == 1:  # these Python imports a second time, as its own
-      importlib.import_module(f"tensorflow{path}")
     for root in ("tensorflow", "tensorflow._api.v2"):
       sys.modules[f"{root}{path}.estimator"] = namespace
     parent = functools.reduce(
