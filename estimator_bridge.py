@@ -578,10 +578,14 @@ def _init_run_config(config, tf_config):
 
 
 def _runs_in_cluster(config):
-  """Whether train_and_evaluate has to go through the coordinator."""
+  """Returns whether train_and_evaluate has to go through the coordinator."""
   # A RunConfig without a strategy never passed through _init_run_config.
   mode = getattr(config, "_distribute_coordinator_mode", None)
-  return bool(mode and config.cluster_spec)
+  if not mode or not config.cluster_spec:
+    return False
+  from tensorflow.python.distribute import distribute_coordinator
+
+  return mode == distribute_coordinator.CoordinatorMode.INDEPENDENT_WORKER
 
 
 def _train_and_evaluate(estimator, train_spec, eval_spec, executor_cls):
