@@ -14,7 +14,8 @@ TensorFlow that 2.16 removed. Importing this file puts these back:
   missing since 2.16                         what stands in here
   -----------------------------------------  ----------------------------------
   tensorflow.python.util.tf_export:          the "estimator" entries of its
-    ESTIMATOR_API_NAME, API_ATTRS[_V1]       two tables of API names
+    ESTIMATOR_API_NAME, API_ATTRS[_V1],      two tables of API names
+    get_v1_names, get_v2_names
   tensorflow.python.tpu.tpu_embedding        the seven classes that are looked
                                              up at import, empty
   tensorflow.python.tpu.                     an empty module
@@ -24,7 +25,10 @@ TensorFlow that 2.16 removed. Importing this file puts these back:
   tensorflow.python.distribute.              its five functions: Estimator
     estimator_training                       under tf.distribute and TF_CONFIG
   tf.estimator, tf.compat.v1.estimator,      the package's own two namespaces,
-    tf.compat.v2.estimator                   as attributes and as modules
+    tf.compat.v2.estimator, nested ones      as attributes and as modules
+  tensorflow.python.estimator.*              the package's modules
+  tf.keras, which is Keras 3, in the         Keras 2, if tf_keras is installed,
+    package's own modules                    else an error that says so
 
 On 2.15 nothing is touched: there all of it is TensorFlow's own. The import
 order does not matter, nor does importing twice or from two copies. What does
@@ -32,6 +36,10 @@ not come back: embedding tables on TPU (EmbeddingConfigSpec), the checkpoint
 that a preempted TPU worker writes on its way out (training goes on from the
 last regular one), and DistributeConfig's remote_cluster. Each says so when it
 is asked for.
+
+The canned estimators, their heads and model_to_estimator need Keras 2: pip
+install --no-deps "tf_keras==2.21.*", or what TensorFlow's version is. The
+user's tf.keras stays what it is. use_keras_2() makes it Keras 2 as well.
 
 quiet() hides the messages that an Estimator's user can do nothing about; it is
 not called by the import. TensorFlow's start-up banners are gone, but for two
@@ -570,10 +578,14 @@ def _init_run_config(config, tf_config):
 
 
 def _runs_in_cluster(config):
-  """Whether train_and_evaluate has to go through the coordinator."""
+  """Returns whether train_and_evaluate has to go through the coordinator."""
   # A RunConfig without a strategy never passed through _init_run_config.
   mode = getattr(config, "_distribute_coordinator_mode", None)
-  return bool(mode and config.cluster_spec)
+  if not mode or not config.cluster_spec:
+    return False
+  from tensorflow.python.distribute import distribute_coordinator
+
+  return mode == distribute_coordinator.CoordinatorMode.INDEPENDENT_WORKER
 
 
 def _train_and_evaluate(estimator, train_spec, eval_spec, executor_cls):
@@ -756,6 +768,10 @@ def _publish():
   for name in [*sys.modules]:
     if name.partition(".")[0] == "tensorflow_estimator":
       del sys.modules[name]
+  # Python imports these two a second time, as modules of their own: what a
+  # user calls tf.compat.v1 from then on is also what the package is to see.
+  importlib.import_module("tensorflow.compat.v1")
+  importlib.import_module("tensorflow.compat.v2")
   api = "tensorflow_estimator.python.estimator.api"
   v1 = importlib.import_module(f"{api}._v1.estimator")
   v2 = importlib.import_module(f"{api}._v2.estimator")
@@ -765,8 +781,6 @@ def _publish():
   embedding.EmbeddingConfigSpec.__new__ = _refuse_embedding
 
   def publish(path, namespace):
-    if path.count(".v") == 1:  # these Python imports a second time, as its own
-      importlib.import_module(f"tensorflow{path}")
     for root in ("tensorflow", "tensorflow._api.v2"):
       sys.modules[f"{root}{path}.estimator"] = namespace
     parent = functools.reduce(

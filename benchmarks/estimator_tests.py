@@ -139,7 +139,11 @@ def main():
   parser.add_argument("checkout", type=Path)
   parser.add_argument("--python", help="Python with the TensorFlow to bridge")
   parser.add_argument("--native", help="Python with TensorFlow 2.15")
-  parser.add_argument("--kept", type=Path, default=Path("estimator_tests.json"))
+  parser.add_argument(
+    "--kept",
+    type=Path,
+    default=Path(tempfile.gettempdir(), "estimator_tests.json"),
+  )
   parser.add_argument("--redo", nargs="*", default=[], metavar="TEXT")
   parser.add_argument("--limit", type=int, default=1800, help="s for a file")
   args = parser.parse_args()

@@ -338,6 +338,14 @@ def test_the_nested_namespaces_have_it_too():
   assert nested.estimator.Estimator is v1
 
 
+def test_the_package_sees_what_a_user_replaces_in_tensorflow(monkeypatch):
+  from tensorflow_estimator.python.estimator import estimator
+
+  monkeypatch.setattr(tf.train, "latest_checkpoint", lambda folder: "mine")
+  assert estimator.tf.compat.v1.train.latest_checkpoint("") == "mine"
+  assert estimator.tf.compat.v1.logging is tf.logging
+
+
 def test_estimators_have_their_names_in_the_api():
   import tensorflow
   from tensorflow.python.util import tf_export
