@@ -40,21 +40,6 @@ def _is_plain(part, kind):
   )
 
 
-def _state(tokenizer, basic, pieces):
-  """Returns what changes where a part of a tokenizer is replaced or set."""
-  return (
-    tokenizer.vocab is pieces.vocab,
-    len(pieces.vocab),
-    basic.do_lower_case,
-    pieces.unk_token,
-    pieces.max_input_chars_per_word,
-    # A method that is replaced in an object is one attribute more.
-    len(vars(tokenizer)),
-    len(vars(basic)),
-    len(vars(pieces)),
-  )
-
-
 class WordCache:
   """Text to ids by dictionaries of chunks of text, words and characters.
 
@@ -65,7 +50,8 @@ class WordCache:
 
   Args:
     tokenizer: a `tokenization.FullTokenizer`, or anything with `tokenize` and
-      `convert_tokens_to_ids`, whose results are then not remembered.
+      `convert_tokens_to_ids`. Where a part of it is replaced when the cache is
+      made, it is asked for every text.
   """
 
   def __init__(self, tokenizer):
@@ -79,8 +65,6 @@ class WordCache:
       and tokenizer.vocab is pieces.vocab
       and pieces.unk_token in pieces.vocab
     ):
-      self._basic, self._pieces = basic, pieces
-      self._known_for = _state(tokenizer, basic, pieces)
       self._remembered = _RememberedIds(basic, pieces)
 
   def ids(self, text):
@@ -90,15 +74,10 @@ class WordCache:
       ValueError: it is neither a string nor bytes.
       KeyError: a token that a tokenizer gives is not in its vocabulary.
     """
-    tokenizer = self._tokenizer
-    if (
-      self._remembered is not None
-      and tokenizer.basic_tokenizer is self._basic
-      and tokenizer.wordpiece_tokenizer is self._pieces
-      and _state(tokenizer, self._basic, self._pieces) == self._known_for
-    ):
+    if self._remembered is not None:
       return self._remembered.ids(tokenization.convert_to_unicode(text))
-    return list(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)))
+    tokens = self._tokenizer.tokenize(text)
+    return list(self._tokenizer.convert_tokens_to_ids(tokens))
 
 
 class Memory(dict):
