@@ -534,13 +534,11 @@ class BertModel:
     only_pooled: compute only what the pooled output needs: of the last layer
       the first token, so that the layers cannot be asked for.
 
-  Attributes, each with a getter (`get_pooled_output()` ...), and each the
-  tensor that the model itself goes on with in the plain forms:
-    embedding_output: <float32>[B, S, H], what the first layer reads.
-    all_encoder_layers: list of <float32>[B, S, H], the output of every layer.
-    sequence_output: <float32>[B, S, H], the last of them.
-    pooled_output: <float32>[B, H], tanh of a dense layer over the first token.
-    embedding_table: <float32>[V, H], the variable of the word embeddings.
+  Attributes:
+    embedding_table, embedding_output, all_encoder_layers, sequence_output,
+      pooled_output: what the getters return. In the plain forms it is the
+      tensor that the model itself goes on with: gradients flow through it, and
+      what is fed in its place takes effect.
 
   Raises:
     ValueError: the number of heads does not divide the hidden size, the
@@ -571,55 +569,73 @@ class BertModel:
       token_type_ids = tf.zeros(shape, tf.int32)
     dropout = (dropout or forms.dropout()) if is_training else no_dropout
     forms = forms.for_batch(input_mask, config.num_attention_heads)
-    computed_by = dict(forms=forms, dropout=dropout)
     self._forms, self._only_pooled = forms, only_pooled
+    self._computed_by = dict(forms=forms, dropout=dropout)
 
     with tf.variable_scope(scope, default_name="bert"):
       with tf.variable_scope("embeddings"):
-        words, self.embedding_table = embedding_lookup(
-          forms.arrange(input_ids),
-          config.vocab_size,
-          config.hidden_size,
-          config.initializer_range,
-          use_one_hot_embeddings=use_one_hot_embeddings,
-          forms=forms,
-        )
-        self._embedded = embedding_postprocessor(
-          words,
-          use_token_type=True,
-          token_type_ids=forms.arrange(token_type_ids),
-          token_type_vocab_size=config.type_vocab_size,
-          initializer_range=config.initializer_range,
-          max_position_embeddings=config.max_position_embeddings,
-          dropout_prob=config.hidden_dropout_prob,
-          **computed_by,
+        self.embedding_table, self._embedded = self._embed(
+          config, input_ids, token_type_ids, use_one_hot_embeddings
         )
       with tf.variable_scope("encoder"):
-        self._layers = transformer_model(
-          self._embedded,
-          forms.attention_mask(input_ids, input_mask),
-          config.hidden_size,
-          config.num_hidden_layers,
-          config.num_attention_heads,
-          config.intermediate_size,
-          forms.activation(config.hidden_act),
-          config.hidden_dropout_prob,
-          config.attention_probs_dropout_prob,
-          config.initializer_range,
-          do_return_all_layers=True,
-          only_pooled=only_pooled,
-          **computed_by,
-        )
+        mask = forms.attention_mask(input_ids, input_mask)
+        self._layers = self._encode(config, self._embedded, mask)
       with tf.variable_scope("pooler"):
-        last = [self._embedded, *self._layers][-1]
-        is_first = only_pooled and self._layers
-        first = last if is_first else forms.first(last)
-        self.pooled_output = dense(
-          reshape_to_matrix(first),  # [B, H]
-          config.hidden_size,
-          activation=tf.tanh,
-          initializer_range=config.initializer_range,
-        )
+        self.pooled_output = self._pool(config)
+
+  def _embed(self, config, input_ids, token_type_ids, use_one_hot_embeddings):
+    """Returns the table of the words and what the first layer reads."""
+    arrange = self._forms.arrange
+    words, table = embedding_lookup(
+      arrange(input_ids),
+      config.vocab_size,
+      config.hidden_size,
+      config.initializer_range,
+      use_one_hot_embeddings=use_one_hot_embeddings,
+      forms=self._forms,
+    )
+    embedded = embedding_postprocessor(
+      words,
+      True,
+      arrange(token_type_ids),
+      config.type_vocab_size,
+      initializer_range=config.initializer_range,
+      max_position_embeddings=config.max_position_embeddings,
+      dropout_prob=config.hidden_dropout_prob,
+      **self._computed_by,
+    )
+    return table, embedded
+
+  def _encode(self, config, embedded, mask):
+    """Returns the list of what the layers give."""
+    return transformer_model(
+      embedded,
+      mask,
+      config.hidden_size,
+      config.num_hidden_layers,
+      config.num_attention_heads,
+      config.intermediate_size,
+      self._forms.activation(config.hidden_act),
+      config.hidden_dropout_prob,
+      config.attention_probs_dropout_prob,
+      config.initializer_range,
+      do_return_all_layers=True,
+      only_pooled=self._only_pooled,
+      **self._computed_by,
+    )
+
+  def _pool(self, config):
+    """Returns tanh of a dense layer over the first token: <float32>[B, H]."""
+    if self._only_pooled and self._layers:
+      first = self._layers[-1]
+    else:
+      first = self._forms.first([self._embedded, *self._layers][-1])
+    return dense(
+      reshape_to_matrix(first),  # [B, H]
+      config.hidden_size,
+      activation=tf.tanh,
+      initializer_range=config.initializer_range,
+    )
 
   # Made when they are first asked for: forms that arrange a batch in another
   # way must compute them.
@@ -638,20 +654,29 @@ class BertModel:
   def sequence_output(self):
     return [self.embedding_output, *self.all_encoder_layers][-1]
 
-  def get_pooled_output(self):
-    return self.pooled_output
-
-  def get_sequence_output(self):
-    return self.sequence_output
-
-  def get_all_encoder_layers(self):
-    return self.all_encoder_layers
+  def get_embedding_table(self):
+    """Returns the variable of the word embeddings: <float32>[V, H]."""
+    return self.embedding_table
 
   def get_embedding_output(self):
+    """Returns what the first layer reads: <float32>[B, S, H]."""
     return self.embedding_output
 
-  def get_embedding_table(self):
-    return self.embedding_table
+  def get_all_encoder_layers(self):
+    """Returns the list of what every layer gives: <float32>[B, S, H] each.
+
+    Raises:
+      ValueError: the model was built with `only_pooled`.
+    """
+    return self.all_encoder_layers
+
+  def get_sequence_output(self):
+    """Returns what the last layer gives: <float32>[B, S, H]."""
+    return self.sequence_output
+
+  def get_pooled_output(self):
+    """Returns tanh of a dense layer over the first token: <float32>[B, H]."""
+    return self.pooled_output
 
 
 def _check_buildable(config, length):
@@ -841,10 +866,10 @@ def transformer_model(
       f" {hidden_size}: every layer adds its input to its output"
     )
   dropout = dropout or forms.dropout()
+  project = functools.partial(dense, initializer_range=initializer_range)
 
   def add_and_norm(branch, tokens):
-    branch = dense(branch, hidden_size, initializer_range=initializer_range)
-    branch = dropout(branch, hidden_dropout_prob)
+    branch = dropout(project(branch, hidden_size), hidden_dropout_prob)
     return layer_norm(tokens + branch, forms=forms)
 
   tokens, layers = input_tensor, []
@@ -869,12 +894,7 @@ def transformer_model(
         with tf.variable_scope("output"):
           tokens = add_and_norm(context, queries)
       with tf.variable_scope("intermediate"):
-        wide = dense(
-          tokens,
-          intermediate_size,
-          activation=intermediate_act_fn,
-          initializer_range=initializer_range,
-        )  # [B, S, F]
+        wide = project(tokens, intermediate_size, "dense", intermediate_act_fn)
       with tf.variable_scope("output"):
         tokens = add_and_norm(wide, tokens)
     layers.append(tokens)

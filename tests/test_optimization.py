@@ -153,6 +153,58 @@ def test_update_equals_numpy(graph):
       )
 
 
+@pytest.mark.parametrize("use_resource", [False, True])
+@pytest.mark.parametrize("dtype", [tf.float16, tf.float32, tf.float64])
+def test_variable_of_every_kind_is_updated(run, use_resource, dtype):
+  start = np.array([[0.5, -1.0, 2.0]])
+  gradients = [np.array([[1.0, -2.0, 0.5]]), np.array([[-1.0, 3.0, 4.0]])]
+  variable = tf.get_variable(
+    "w", dtype=dtype, initializer=tf.constant(start, dtype),
+    use_resource=use_resource,
+  )  # fmt: skip
+  assert hasattr(variable, "handle") == use_resource
+  feed = tf.placeholder(dtype, [1, 3])
+  optimizer = optimization.AdamWeightDecayOptimizer(0.1, 0.3)
+  step = optimizer.apply_gradients([(feed, variable)])
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    for gradient in gradients:
+      session.run(step, {feed: gradient})
+    values = session.run({v.name: v for v in tf.global_variables()})
+  tolerance = 2e-2 if dtype == tf.float16 else 1e-4
+  for name, expected in zip(
+    ("w:0", "w/adam_m:0", "w/adam_v:0"), adamw(start, gradients, 0.1, 0.3)
+  ):
+    assert values[name].dtype == dtype.as_numpy_dtype
+    np.testing.assert_allclose(values[name], expected, rtol=tolerance)
+
+
+def test_gradients_are_reduced_before_they_are_clipped(graph):
+  variable = tf.get_variable("w", initializer=[3.0, 4.0])
+  seen = []
+
+  def halved(gradients):
+    seen.append(gradients)
+    return [gradient / 2 for gradient in gradients]
+
+  class Watching(optimization.AdamWeightDecayOptimizer):
+    def apply_gradients(self, grads_and_vars, global_step=None, name=None):
+      grads_and_vars = list(grads_and_vars)
+      seen.append([gradient for gradient, _ in grads_and_vars])
+      return super().apply_gradients(grads_and_vars, global_step, name)
+
+  step = tf.train.create_global_step()
+  loss = tf.reduce_sum(variable * [0.6, 0.8]) * 1.5
+  optimizer = optimization.make_optimizer(0.1, Watching)
+  optimization.training_step(loss, optimizer, step, reduce=halved)
+  (given,), (applied,) = seen
+  with tf.Session() as session:
+    given, applied = session.run([given, applied])
+  np.testing.assert_allclose(given, [0.9, 1.2], rtol=1e-6)
+  # Of norm 1.5 before it was halved: clipped first it would be [0.3, 0.4].
+  np.testing.assert_allclose(applied, [0.45, 0.6], rtol=1e-6)
+
+
 def test_gradient_rows_of_one_word_are_summed(run):
   table = tf.get_variable("t", [4, 2], initializer=tf.zeros_initializer())
   rows = tf.IndexedSlices(
