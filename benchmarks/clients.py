@@ -53,6 +53,14 @@ EDITS = (
     r"\1import estimator_bridge  # noqa: F401\n"
     r"\1import tensorflow.compat.v1 as tf",
   ),
+  (
+    r"^(\s*)from tensorflow\.contrib import tpu\b",
+    r"\1from tensorflow.compat.v1.estimator import tpu",
+  ),
+  (
+    r"^(\s*)from tensorflow\.contrib import cluster_resolver\b",
+    r"\1from tensorflow.compat.v1.distribute import cluster_resolver",
+  ),
   (r"\btf\.contrib\.tpu\.(CrossShardOptimizer|bfloat16\w*)", r"tf.tpu.\1"),
   (r"\btf\.contrib\.tpu\.", "tf.estimator.tpu."),
   (r"\btf\.contrib\.estimator\.", "tf.estimator.experimental."),
@@ -94,7 +102,7 @@ def layer_norm(inputs, begin_norm_axis, begin_params_axis, scope):
 # So that two runs can be compared: the order of the training examples, and the
 # one rate of dropout that is not in the configuration.
 COMPARED = (
-  (r"\btpu\.RunConfig\(", r"\g<0>tf_random_seed=1, "),
+  (r"\b(contrib_)?tpu\.RunConfig\(", r"\g<0>tf_random_seed=1, "),
   (r"\bkeep_prob=0\.9\b", "keep_prob=1.0"),
 )
 REFERENCE = (
