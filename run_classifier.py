@@ -34,6 +34,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   batches,
+  checkpoints,
   devices,
   errors,
   evaluation,
@@ -289,7 +290,9 @@ def model_fn_builder(
     make_spec = functools.partial(
       tf.estimator.tpu.TPUEstimatorSpec,
       mode=mode,
-      scaffold_fn=scaffold_fn_builder(init_checkpoint, fresh_variables),
+      scaffold_fn=checkpoints.scaffold_fn_builder(
+        init_checkpoint, fresh_variables
+      ),
     )
     if mode == tf.estimator.ModeKeys.PREDICT:
       return make_spec(predictions=target.outputs(logits))
@@ -299,12 +302,10 @@ def model_fn_builder(
       metric_fn = evaluation.metric_fn_builder(
         target, metrics, loss_batch_size, collector
       )
+      tensors = evaluation.list_tensors(losses, logits, features, target)
       return make_spec(
         loss=loss,
-        eval_metrics=(
-          metric_fn,
-          collected_tensors(losses, logits, features, target),
-        ),
+        eval_metrics=(metric_fn, tensors),
         evaluation_hooks=[collector],
       )
     rate = optimization.learning_rate_schedule(
@@ -329,38 +330,6 @@ def training_op(loss, optimizer, global_step, placement):
   return optimization.training_step(
     loss, optimizer, global_step, placement.reduce
   )
-
-
-def collected_tensors(losses, logits, features, target):
-  """Returns the arguments of `evaluation.Collector.add`, as a list."""
-  real = features.get("is_real_example")
-  if real is None:
-    real = tf.ones(tf.shape(losses), tf.int32)
-  return [losses, logits, features[target.label_feature], real]
-
-
-def scaffold_fn_builder(init_checkpoint, fresh_variables):
-  """Returns a function that initializes the variables from a checkpoint.
-
-  Called once the model is built, on a TPU outside the replicated part; None
-  where there is no checkpoint.
-  """
-  if not init_checkpoint:
-    return None
-
-  def scaffold_fn():
-    variables = [
-      variable
-      for variable in tf.trainable_variables()
-      if variable.name.partition(":")[0] not in fresh_variables
-    ]
-    assignments, _ = modeling.get_assignment_map_from_checkpoint(
-      variables, init_checkpoint
-    )
-    tf.train.init_from_checkpoint(init_checkpoint, assignments)
-    return tf.train.Scaffold()
-
-  return scaffold_fn
 
 
 # ---------------------------------------------------------------------------
@@ -421,29 +390,27 @@ def convert_weights(run):
     yield None
     return
   run.coverage.log()
-  weights = run.model.weights
-  if weights.kind == "tensorflow":
-    yield weights.path
-    return
   folder = run.options.run.output_dir
   try:
-    yield weights.convert_to_tensorflow(output_dir.converted_prefix(folder))
+    yield run.model.weights.convert_to_tensorflow(
+      output_dir.converted_prefix(folder)
+    )
   finally:
     output_dir.remove_own_files(folder, [output_dir.CONVERTED_WEIGHTS])
 
 
 def input_fn_for(run, *splits):
   """Returns the input_fn of a split, or of several, one after the other."""
-  training = splits == ("train",)
-  step = run.first_step if training else 0
+  is_training = splits == ("train",)
+  step = run.first_step if is_training else 0
   return file_based_input_fn_builder(
     [run.features[split].path for split in splits],
     run.options.model.max_seq_length,
-    is_training=training,
-    drop_remainder=training or run.placement.needs_whole_batches,
+    is_training=is_training,
+    drop_remainder=is_training or run.placement.needs_whole_batches,
     target=run.task.target,
     seed=run.options.training.seed,
-    shuffle_buffer_size=run.schedule.buffer_size if training else None,
+    shuffle_buffer_size=run.schedule.buffer_size if is_training else None,
     num_examples=run.count(*splits),
     start=step * run.options.training.train_batch_size,
   )
@@ -458,7 +425,7 @@ def train(estimator, run):
   Raises:
     UserError: the loss became NaN.
   """
-  folder, options_, schedule = (
+  folder, training, schedule = (
     run.options.run.output_dir,
     run.options.training,
     run.schedule,
@@ -472,16 +439,16 @@ def train(estimator, run):
     schedule.examples,
     run.first_step + 1,
     schedule.steps,
-    options_.train_batch_size,
+    training.train_batch_size,
     schedule.warmup_steps,
     run.placement.describe(),
   )
   sees_every_step = run.placement.sees_every_step
   hook = progress.ProgressHook(
     schedule.steps,
-    batch_size=options_.train_batch_size,
+    batch_size=training.train_batch_size,
     examples=schedule.examples,
-    log_steps=options_.log_steps,
+    log_steps=training.log_steps,
     steps_per_run=run.placement.steps_per_call,
     summary_dir=folder if sees_every_step else None,
   )
@@ -504,7 +471,7 @@ def train(estimator, run):
     )
   except tf.train.NanLossDuringTrainingError as error:
     raise errors.UserError(
-      f"the loss became NaN at --learning_rate={options_.learning_rate}: train"
+      f"the loss became NaN at --learning_rate={training.learning_rate}: train"
       " from the start with a lower one (--overwrite_output_dir), or a longer"
       " --warmup_proportion"
     ) from error

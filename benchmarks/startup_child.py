@@ -29,12 +29,14 @@ scripts_are_there = time.time()
 
 # What is clocked: module and, in it, the function.
 STAGES = {
-  "checks, cache, names of the weights": "preparation prepare",
+  "checks, cache, names of the weights": (
+    "bert_classifier.preparation prepare"
+  ),
   "weights to TensorFlow's format": (
-    "checkpoints Checkpoint.convert_to_tensorflow"
+    "bert_classifier.checkpoints Checkpoint.convert_to_tensorflow"
   ),
   "graph: input": "run_classifier tf.estimator.tpu.TPUEstimator._call_input_fn",
-  "graph: model": "modeling BertForSequenceClassification.__call__",
+  "graph: model": "modeling BertForSequenceClassification.logits",
   "graph: gradients and optimizer": "optimization training_step",
   "graph: saver, summaries": "run_classifier tf.train.Scaffold.finalize",
   "graph.pbtxt and meta graph": (

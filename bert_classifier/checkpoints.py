@@ -23,6 +23,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import errors, hugging_face
+import modeling
 
 # ---------------------------------------------------------------------------
 # The variables of a model
@@ -526,3 +527,31 @@ def _explain_no_index(prefix, folder, names, parts):
     f" {prefix}.index"
     + (f"; {folder} has {_shorten(others)}" if others else "")
   )
+
+
+# ---------------------------------------------------------------------------
+# Reading it
+
+
+def scaffold_fn_builder(init_checkpoint, fresh_variables):
+  """Returns a scaffold_fn that initializes the graph from a checkpoint.
+
+  Called once the model is built, on a TPU outside the replicated part; None
+  where there is no checkpoint.
+  """
+  if not init_checkpoint:
+    return None
+
+  def scaffold_fn():
+    variables = [
+      variable
+      for variable in tf.trainable_variables()
+      if variable.name.partition(":")[0] not in fresh_variables
+    ]
+    assignments, _ = modeling.get_assignment_map_from_checkpoint(
+      variables, init_checkpoint
+    )
+    tf.train.init_from_checkpoint(init_checkpoint, assignments)
+    return tf.train.Scaffold()
+
+  return scaffold_fn

@@ -96,6 +96,21 @@ def metric_fn_builder(target, metrics, loss_batch_size, collector):
   return metric_fn
 
 
+def list_tensors(losses, logits, features, target):
+  """Returns the arguments of `Collector.add`, as tensors.
+
+  Args:
+    losses: <float32>[B].
+    logits: <float32>[B, width].
+    features: dictionary of the batch; without `is_real_example` all are real.
+    target: see `targets`.
+  """
+  real = features.get("is_real_example")
+  if real is None:
+    real = tf.ones(tf.shape(losses), tf.int32)
+  return [losses, logits, features[target.label_feature], real]
+
+
 # The Estimator has a result of its own that is named `loss`.
 _MEAN_OF_BATCHES = "mean_of_batches"
 

@@ -296,6 +296,31 @@ def check_settings(found, now):
 # Lock
 
 
+def check_overwriting(found, weights):
+  """Makes sure that only what this program wrote, and may go, is removed.
+
+  Args:
+    found: the `OutputDir`.
+    weights: path of init_checkpoint's weights, or None.
+
+  Raises:
+    UserError: the files are another program's, or init_checkpoint is one.
+  """
+  own = list_own_files(found.path)
+  if own and not found.settings:
+    raise errors.UserError(
+      "--overwrite_output_dir removes what this program wrote, but"
+      f" {found.path} has no {MANIFEST}, so {own[0]} and others are not known"
+      " to be that: give another --output_dir, or remove them"
+    )
+  index = weights and files.resolve_path(f"{weights}.index")
+  if index in map(files.resolve_path, own):
+    raise errors.UserError(
+      f"--overwrite_output_dir would remove --init_checkpoint={weights}, which"
+      f" a run wrote into {found.path}: give another --output_dir"
+    )
+
+
 @contextlib.contextmanager
 def lock_for_training(output_dir):
   """Holds a lock that keeps other processes from training in a folder.

@@ -439,35 +439,13 @@ def check_output_dir(options, model, settings):
   """
   found = output_dir.inspect(options.run.output_dir)
   if options.run.overwrite_output_dir:
-    check_overwriting(options, model, found)
+    weights = model.weights and model.weights.path
+    output_dir.check_overwriting(found, weights)
     return found._replace(checkpoint=None, step=0, settings={})
   output_dir.check_state_file(found)
   if not options.run.resume:
     output_dir.check_settings(found, settings)
   return found
-
-
-def check_overwriting(options, model, found):
-  """Makes sure that only what this program wrote, and may go, is removed.
-
-  Raises:
-    UserError: the files are another program's, or init_checkpoint is one.
-  """
-  folder = options.run.output_dir
-  own = output_dir.list_own_files(folder)
-  if own and not found.settings:
-    raise UserError(
-      f"--overwrite_output_dir removes what this program wrote, but {folder}"
-      f" has no {output_dir.MANIFEST}, so {own[0]} and others are not known to"
-      " be that: give another --output_dir, or remove them"
-    )
-  weights = model.weights and files.resolve_path(f"{model.weights.path}.index")
-  if weights in map(files.resolve_path, own):
-    raise UserError(
-      f"--overwrite_output_dir would remove --init_checkpoint="
-      f"{options.model.init_checkpoint}, which a run wrote into {folder}: give"
-      " another --output_dir"
-    )
 
 
 def check_weights(options, run, model, found):

@@ -10,40 +10,6 @@ from bert_classifier import options
 from bert_classifier.errors import UserError
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-# Names and defaults of the 2018 script.
-ORIGINAL = dict(
-  data_dir=None,
-  bert_config_file=None,
-  task_name=None,
-  vocab_file=None,
-  output_dir=None,
-  init_checkpoint=None,
-  do_lower_case=True,
-  max_seq_length=128,
-  do_train=False,
-  do_eval=False,
-  do_predict=False,
-  train_batch_size=32,
-  eval_batch_size=8,
-  predict_batch_size=8,
-  learning_rate=5e-5,
-  num_train_epochs=3.0,
-  warmup_proportion=0.1,
-  save_checkpoints_steps=1000,
-  iterations_per_loop=1000,
-  use_tpu=False,
-  tpu_name=None,
-  tpu_zone=None,
-  gcp_project=None,
-  master=None,
-  num_tpu_cores=8,
-)
-
-
-def test_the_flags_of_2018_keep_their_names_and_defaults():
-  ours = {field.name: field.default for field in options.all_flags()}
-  assert len(ORIGINAL) == 25
-  assert {name: ours[name] for name in ORIGINAL} == ORIGINAL
 
 
 def test_docs_list_the_flags_that_there_are():
