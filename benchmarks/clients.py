@@ -12,9 +12,9 @@ Both sides get the same mechanical edits (EDITS, below), the same TensorFlow,
 and the same inputs, which are made here: a vocabulary, texts, pairs, questions
 and a random checkpoint of two layers. Dropout is 0. Each pair runs with the
 variables of TensorFlow 1 (`tf.disable_v2_behavior()`) and with those of
-TensorFlow 2. The end is a table: client, edited lines, result, and the largest
-difference of each result; "checkpoint" stands for all variables after training,
-the optimizer's included.
+TensorFlow 2 (`tf.disable_eager_execution()`). The end is a table: client,
+edited lines, result, and the largest difference of each result; "checkpoint"
+stands for all variables after training, the optimizer's included.
 
   python benchmarks/clients.py bert --unit_tests      their unit tests instead
   python benchmarks/clients.py --carry_over PROJECT   EDITS, in your own project
@@ -105,12 +105,12 @@ COMPARED = (
   (r"\b(contrib_)?tpu\.RunConfig\(", r"\g<0>tf_random_seed=1, "),
   (r"\bkeep_prob=0\.9\b", "keep_prob=1.0"),
 )
-REFERENCE = (
-  (r"^import tensorflow.compat.v1 as tf$", r"\g<0>\ntf.disable_v2_behavior()"),
-)
-
+# Variables of TensorFlow 1, or a graph with those of TensorFlow 2.
+VARIABLES = {
+  "reference": "tf.disable_v2_behavior()",
+  "resource": "tf.disable_eager_execution()",
+}
 SIDES = ("own", "ours")
-VARIABLES = ("reference", "resource")
 MODEL = (
   "--vocab_file={inputs}/vocab.txt --init_checkpoint={inputs}/bert_model.ckpt "
   "--bert_config_file={inputs}/bert_config.json"
@@ -306,7 +306,8 @@ def write_copy(checkout, folder, side, variables):
     variables: "reference" or "resource".
   """
   folder.mkdir(parents=True, exist_ok=True)
-  last = (*COMPARED, *(REFERENCE if variables == "reference" else ()))
+  line = rf"\g<0>\n{VARIABLES[variables]}"
+  last = (*COMPARED, (r"^import tensorflow.compat.v1 as tf$", line))
   for name in (*CLIENTS, *UNIT_TESTS):
     text = (checkout / f"{name}.py").read_text()
     (folder / f"{name}.py").write_text(edit(text, (*EDITS, *last))[0])
