@@ -29,6 +29,7 @@ two cores.
 """
 
 import argparse
+from importlib.util import find_spec
 import json
 import os
 from pathlib import Path
@@ -358,7 +359,7 @@ def run_script(folder, name, flags, report=None):
   """
   env = {
     **os.environ,
-    "TF_USE_LEGACY_KERAS": "1",
+    **({"TF_USE_LEGACY_KERAS": "1"} if find_spec("tf_keras") else {}),
     "TF_CPP_MIN_LOG_LEVEL": "2",
     "CUDA_VISIBLE_DEVICES": "-1",
   }
