@@ -335,9 +335,9 @@ def carry_over(project):
   for path in sorted(project.rglob("*.py")):
     if path.name in MODULES:
       continue
-    text, changed = edit(path.read_text(), EDITS)
+    text, changed = edit(path.read_bytes().decode(), EDITS)
     if changed:
-      path.write_text(text)
+      path.write_bytes(text.encode())
     remains = sorted(set(left.findall(text)))
     if changed or remains:
       print(f"{path}: {changed} lines", *remains, sep="  ")
