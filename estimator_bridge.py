@@ -337,14 +337,16 @@ def use_keras_2():
     ImportError: if tf_keras is not installed.
     RuntimeError: if tf.keras is in use as Keras 3 already.
   """
-  if NATIVE:
-    return
+  if NATIVE or os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True"):
+    return  # it is so already
   if not importlib.util.find_spec("tf_keras"):
     raise ImportError(_no_keras("use_keras_2()"))
   v1, tensorflow = tf.compat.v1, sys.modules["tensorflow"]
-  for loader in (tensorflow.__dict__["keras"], v1.keras, v1.layers):
-    if getattr(loader, "_tfll_keras_version", "keras_3") == "keras_3" and (
-      not _is_keras(loader) or loader._tfll_initialized
+  for part in (tensorflow.__dict__["keras"], v1.keras, v1.layers):
+    # A loader; or the module itself, once somebody has used it.
+    version = part.__dict__.get("_tfll_keras_version")
+    if version == "keras_3" or not (
+      _is_keras(part) or part.__name__.startswith("tf_keras")
     ):
       raise RuntimeError(
         "tf.keras is in use as Keras 3 already: call use_keras_2() right after "

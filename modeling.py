@@ -29,12 +29,14 @@ import zlib
 from absl import logging
 import tensorflow.compat.v1 as tf
 
+LAYER_NORM_EPSILON = 1e-12
+
 # ---------------------------------------------------------------------------
 # Configuration
 
 
 def _integer(low):
-  """A test for whole numbers from `low` on, and the words for it."""
+  """Returns a test for whole numbers from `low` on, and its description."""
   return (
     lambda value: (
       isinstance(value, numbers.Integral)
@@ -46,7 +48,7 @@ def _integer(low):
 
 
 def _real(low, high=math.inf):
-  """A test for numbers in [low, high), and the words for it."""
+  """Returns a test for numbers in [low, high), and its description."""
   return (
     lambda value: (
       isinstance(value, numbers.Real)
@@ -60,7 +62,7 @@ def _real(low, high=math.inf):
 
 
 def _only(*allowed):
-  """A test for the values this architecture computes with, and their list."""
+  """Returns a test for the values that are computed, and its description."""
   return (
     lambda value: value in allowed,
     " or ".join(map(repr, allowed)) + " (nothing else is computed here)",
@@ -68,6 +70,7 @@ def _only(*allowed):
 
 
 def _is_activation(value):
+  """Returns True for what `get_activation` takes."""
   if callable(value) or value is None:
     return True
   return isinstance(value, str) and value.lower() in _ACTIVATIONS
@@ -102,7 +105,9 @@ _RELEASED_UNUSED = (
 )
 
 # Keys of Hugging Face configurations. Those that would change what is computed
-# must have the one value that is computed here; the others are only kept.
+# must have the one value that is computed here; the others are only kept. They
+# are known in this file because its `to_dict` writes them back: a configuration
+# that was saved must be read again, and checked, wherever this file is copied.
 _HUGGING_FACE_FIXED = {
   "model_type": _only("bert"),
   "layer_norm_eps": _only(1e-12),
@@ -265,11 +270,6 @@ class BertConfig:
     except ValueError as error:  # JSON and Unicode errors are ValueErrors too
       raise ValueError(f"{json_file}: {error}") from error
 
-  def read_as_hugging_face(self):
-    """Takes `hidden_act` as Hugging Face means it: "gelu" is the exact form."""
-    if isinstance(self.hidden_act, str) and self.hidden_act.lower() == "gelu":
-      self.hidden_act = "gelu_erf"
-
   def check_heads(self):
     """Raises a ValueError where the heads do not divide the hidden size."""
     if self.hidden_size % self.num_attention_heads:
@@ -297,17 +297,17 @@ class BertConfig:
 
 
 def gelu(x):
-  """Gaussian error linear unit, tanh approximation: <float>[...], any shape.
+  """Returns the Gaussian error linear unit of x, by its tanh approximation.
 
-  0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), section 2 of
-  https://arxiv.org/abs/1606.08415.
+  0.5 x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) for <float>[...], section 2
+  of https://arxiv.org/abs/1606.08415.
   """
   inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * (x * x * x))
   return 0.5 * x * (1.0 + tf.tanh(inner))
 
 
 def gelu_erf(x):
-  """The exact unit x Phi(x), Phi the normal distribution: same shape."""
+  """Returns x Phi(x), the exact unit, Phi the normal distribution."""
   return 0.5 * x * (1.0 + tf.math.erf(x * math.sqrt(0.5)))
 
 
@@ -398,6 +398,9 @@ class Forms:
     self, query, key, value, mask, num_heads, dropout, rate, only_first=False
   ):
     """Returns what `dot_product_attention` does, whose arguments these are.
+
+    Forms that know them from `for_batch` ignore `mask` and `num_heads`, which
+    `attention_layer` takes from its caller, as in 2018.
 
     Args:
       only_first: whether the queries are those of the first tokens alone.
@@ -642,16 +645,19 @@ class BertModel:
 
   @functools.cached_property
   def embedding_output(self):
+    """Returns what the first layer reads: <float32>[B, S, H]."""
     return self._forms.as_batch(self._embedded)
 
   @functools.cached_property
   def all_encoder_layers(self):
+    """Returns the list of what every layer gives: <float32>[B, S, H] each."""
     if self._only_pooled:
       raise ValueError("with only_pooled the last layer is not all computed")
     return [self._forms.as_batch(layer) for layer in self._layers]
 
   @functools.cached_property
   def sequence_output(self):
+    """Returns what the last layer gives: <float32>[B, S, H]."""
     return [self.embedding_output, *self.all_encoder_layers][-1]
 
   def get_embedding_table(self):
@@ -827,7 +833,7 @@ def transformer_model(
   dropout=None,
   only_pooled=False,
 ):
-  """The stack of layers (https://arxiv.org/abs/1706.03762, the encoder).
+  """Builds the stack of encoder layers (https://arxiv.org/abs/1706.03762).
 
     attention:     x <- LayerNorm(x + dropout(dense(attend(x))))
     feed-forward:  x <- LayerNorm(x + dropout(dense(activation(dense(x)))))
@@ -921,7 +927,7 @@ def attention_layer(
   dropout=None,
   only_first=False,
 ):
-  """Attention of every head: from each position of one tensor to another.
+  """Computes multi-head attention from one tensor to another.
 
   Args:
     from_tensor: <float32>[B, Q, any width], or [B * Q, width].
@@ -970,7 +976,9 @@ def attention_layer(
 
 
 def dot_product_attention(query, key, value, mask, num_heads, dropout, rate):
-  """softmax(query . key / sqrt(D)) . value, head by head (arXiv:1706.03762).
+  """Returns softmax(Q K^T / sqrt(D)) V, head by head.
+
+  Section 3.2 of https://arxiv.org/abs/1706.03762.
 
   Args:
     query: <float32>[B, Q, H].
@@ -1027,7 +1035,7 @@ def create_attention_mask_from_input_mask(from_tensor, to_mask):
 def dense(
   input_tensor, width, name="dense", activation=None, initializer_range=0.02
 ):
-  """activation(x . kernel + bias): <float32>[..., width].
+  """Returns activation(x . kernel + bias): <float32>[..., width].
 
   Args:
     input_tensor: <float32>[..., any width].
@@ -1048,11 +1056,8 @@ def dense(
     return activation(output) if activation else output
 
 
-LAYER_NORM_EPSILON = 1e-12
-
-
 def layer_norm(input_tensor, name=None, *, forms=PLAIN):
-  """Layer normalization over the last axis (https://arxiv.org/abs/1607.06450).
+  """Normalizes over the last axis (https://arxiv.org/abs/1607.06450).
 
   Args:
     input_tensor: <float32>[..., H].
@@ -1073,7 +1078,7 @@ def layer_norm(input_tensor, name=None, *, forms=PLAIN):
 def layer_norm_and_dropout(
   input_tensor, dropout_prob, name=None, *, forms=PLAIN, dropout=None
 ):
-  """dropout(layer_norm(x)): the same shape.
+  """Returns dropout(layer_norm(x)), of the same shape.
 
   Args:
     input_tensor, name: as of `layer_norm`.
@@ -1101,7 +1106,7 @@ def new_vector(name, width, initializer=None):
 
 
 def create_initializer(initializer_range=0.02, name=None):
-  """Truncated normal of that standard deviation, cut at two of them.
+  """Returns a truncated normal initializer, cut at two standard deviations.
 
   With `name` and a graph seed (`tf.set_random_seed`) the values are a function
   of the two, whatever else the graph holds.
@@ -1166,7 +1171,7 @@ class Dropout:
     return tf.cast(drawn >= dropout_prob, tf.float32)
 
   def scaled_up(self, input_tensor, dropout_prob):
-    """Makes up for the elements that are lost."""
+    """Scales a tensor up for the elements that are lost."""
     if not dropout_prob:
       return input_tensor
     return input_tensor * (1.0 / (1.0 - dropout_prob))
@@ -1192,7 +1197,7 @@ no_dropout = _NoDropout()
 
 
 def _shape(tensor):
-  """A list of numbers where it is static, else <int32>[rank]."""
+  """Returns the shape: a list of numbers where static, else <int32>[rank]."""
   static = tensor.shape.as_list()
   return tf.shape(tensor) if None in static else static
 
@@ -1213,7 +1218,7 @@ def dropout_key(seed, step, replica=0):
 
 
 def dropout(input_tensor, dropout_prob):
-  """Dropout with a mask of its own in every step; see `Dropout`."""
+  """Applies dropout with a new mask in every step; see `Dropout`."""
   return Dropout()(input_tensor, dropout_prob)
 
 
@@ -1288,7 +1293,7 @@ def reshape_to_vector(values):
 
 
 def _width(tensor):
-  """The static size of the last axis, a number also where v1 shapes are on."""
+  """Returns the last axis's static size, a number also with v1 shapes."""
   return tensor.shape.as_list()[-1]
 
 

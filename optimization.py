@@ -1,4 +1,4 @@
-"""The learning rate's course and AdamW, as BERT was trained with.
+"""The learning-rate schedule and the AdamW that BERT was trained with.
 
 A step has four parts, each a function of its own, so that devices can come
 between them: gradients, their mean over the replicas, clipping, the update.
@@ -177,7 +177,7 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     )
 
   def decays(self, variable):
-    """Tells whether weight decay applies to a variable."""
+    """Returns whether weight decay applies to a variable."""
     name = variable.name.partition(":")[0]
     return bool(self.weight_decay_rate) and not any(
       re.search(pattern, name) for pattern in self.exclude_from_weight_decay
@@ -253,5 +253,5 @@ def clip(gradients):
 
 
 def _as_tensor(gradient):
-  """Makes it dense; rows of IndexedSlices that name one index are summed."""
+  """Returns a gradient made dense: rows that name one index are summed."""
   return None if gradient is None else tf.convert_to_tensor(gradient)

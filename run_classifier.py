@@ -28,6 +28,8 @@ import numpy as np
 try:  # first: it keeps TensorFlow's banner away, and checks the versions
   import estimator_bridge
 except ImportError as error:
+  if __name__ != "__main__":
+    raise
   sys.exit(str(error))
 
 import tensorflow.compat.v1 as tf
@@ -92,8 +94,8 @@ def file_based_input_fn_builder(
   """Returns an input_fn over a TFRecord file of features.
 
   Training goes through the file again and again, each epoch in an order that
-  is a function of seed and epoch, so that a run taken up at a step goes on
-  with the examples that one never stopped would have had there.
+  is a function of seed and epoch, so that a resumed run sees the examples that
+  one never stopped would have seen.
 
   Args:
     input_file: TFRecord file, or a list of them, read one after the other.
@@ -156,9 +158,10 @@ def input_fn_builder(
   if not features:
     raise ValueError("there are no features: the list is empty")
   spec = feature_spec(seq_length, features[0].target)
+  examples = [example.as_dict() for example in features]
   columns = {
     name: np.reshape(
-      [example.as_dict()[name] for example in features], [-1, *feature.shape]
+      [example[name] for example in examples], [-1, *feature.shape]
     ).astype(np.int32 if feature.dtype == tf.int64 else np.float32)
     for name, feature in spec.items()
   }
@@ -236,9 +239,6 @@ def model_fn_builder(
   use_one_hot_embeddings,
   *,
   seed=0,
-  target=None,
-  metrics=(),
-  loss_batch_size=8,
   collector=None,
   fresh_variables=(),
   placement=None,
@@ -258,10 +258,10 @@ def model_fn_builder(
     use_tpu: whether the graph is made for the cores of a TPU.
     use_one_hot_embeddings: look words up by a product with a one-hot matrix.
     seed: of dropout.
-    target: what is predicted, see `targets`; one class of L where not given.
-    metrics, loss_batch_size, collector: see `evaluation.metric_fn_builder`.
+    collector: `evaluation.Collector`, which knows the target, too; by default
+      that of one class of L.
     fresh_variables: names that are not to be taken from init_checkpoint.
-    placement: see `devices`; that of `use_tpu` where not given.
+    placement: see `devices`; by default that of `use_tpu`.
     forms: how the layers are computed, see `modeling.PLAIN`.
     optimizer_class: `optimization.AdamWeightDecayOptimizer` or a subclass.
   """
@@ -271,11 +271,13 @@ def model_fn_builder(
     use_one_hot_embeddings=use_one_hot_embeddings,
     forms=forms,
   )
-  target = target or targets.OneClass(map(str, range(num_labels)))
+  collector = collector or evaluation.Collector(
+    targets.OneClass(map(str, range(num_labels)))
+  )
+  target = collector.target
   placement = placement or devices.make_placement(
     options.DeviceOptions(use_tpu=use_tpu)
   )
-  collector = collector or evaluation.Collector()
 
   def model_fn(features, labels, mode, params, config=None):
     del labels, params
@@ -299,13 +301,9 @@ def model_fn_builder(
     losses = target.per_example_loss(logits, features)
     loss = tf.reduce_mean(losses)
     if mode == tf.estimator.ModeKeys.EVAL:
-      metric_fn = evaluation.metric_fn_builder(
-        target, metrics, loss_batch_size, collector
-      )
-      tensors = evaluation.list_tensors(losses, logits, features, target)
       return make_spec(
         loss=loss,
-        eval_metrics=(metric_fn, tensors),
+        eval_metrics=collector.eval_metrics(losses, logits, features),
         evaluation_hooks=[collector],
       )
     rate = optimization.learning_rate_schedule(
@@ -346,7 +344,6 @@ def make_estimator(run, init_checkpoint, collector):
   """
   asked, placement = run.options, run.placement
   schedule = run.schedule or preparation.NO_STEPS
-  processor = run.task.processor
   model_fn = model_fn_builder(
     run.model.config,
     run.task.target.width,
@@ -357,13 +354,10 @@ def make_estimator(run, init_checkpoint, collector):
     placement.use_tpu,
     placement.use_one_hot_embeddings,
     seed=asked.training.seed,
-    target=run.task.target,
-    metrics=[processor.metric] if processor.metric else [],
-    loss_batch_size=asked.inference.eval_batch_size,
     collector=collector,
     fresh_variables=run.coverage.fresh if run.coverage else (),
     placement=placement,
-    forms=fast_modeling.forms(placement.skip_padding),
+    forms=fast_modeling.forms(placement.skip_padding, placement.on_cpu),
     optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
   )
   return tf.estimator.tpu.TPUEstimator(
@@ -377,26 +371,6 @@ def make_estimator(run, init_checkpoint, collector):
     predict_batch_size=run.predict_batch_size,
     export_to_tpu=False,
   )
-
-
-@contextlib.contextmanager
-def convert_weights(run):
-  """Gives the prefix of init_checkpoint, converted where it must be, or None.
-
-  What is converted lies in output_dir, where a TPU can read it too, as long as
-  it is needed.
-  """
-  if run.coverage is None:
-    yield None
-    return
-  run.coverage.log()
-  folder = run.options.run.output_dir
-  try:
-    yield run.model.weights.convert_to_tensorflow(
-      output_dir.converted_prefix(folder)
-    )
-  finally:
-    output_dir.remove_own_files(folder, [output_dir.CONVERTED_WEIGHTS])
 
 
 def input_fn_for(run, *splits):
@@ -478,15 +452,19 @@ def train(estimator, run):
   return results
 
 
-def evaluation_hooks(run, split, training=None):
-  """Returns the hooks that tell how far an evaluation is."""
+def evaluation_hooks(run, split, training_hook=None):
+  """Returns the hooks that report the progress of an evaluation.
+
+  Args:
+    training_hook: `progress.ProgressHook` of a training that waits, or None.
+  """
   if not run.placement.sees_every_step:
     return []
   return [
     progress.EvaluationHook(
       examples=run.count(split),
       batch_size=run.eval_batch_size,
-      training=training,
+      training_hook=training_hook,
     )
   ]
 
@@ -515,11 +493,14 @@ def evaluate(estimator, run, split, results=None):
       name=output_dir.evaluation_name(split),
     )
   results = evaluation.tidy_results(results)
-  path = output_dir.results_path(run.options.run.output_dir, split)
-  evaluation.write_results(path, results)
-  logging.info("results of %s, in %s:", split, path)
-  evaluation.log_results(results)
-  return path, results
+  evaluation.check_finite(results, weights_in_use(estimator, run))
+  folder = run.options.run.output_dir
+  return evaluation.write_results(folder, split, results), results
+
+
+def weights_in_use(estimator, run):
+  """Returns the path of the weights that are evaluated or predict."""
+  return estimator.latest_checkpoint() or run.model.weights.path
 
 
 def predict(estimator, run, splits):
@@ -538,34 +519,26 @@ def predict(estimator, run, splits):
   predicted = estimator.predict(
     input_fn_for(run, *splits), yield_single_examples=False
   )
-  outputs = single_outputs(predicted, counter)
-  written = {}
+  outputs = evaluation.split_batches(
+    predicted, weights_in_use(estimator, run), counter
+  )
+  written, gone = {}, []
   for split in splits:
-    written[split] = output_dir.prediction_paths(
-      run.options.run.output_dir, split
-    )
-    evaluation.write_predictions(
-      run.cache.converted_examples(split),
-      itertools.islice(outputs, run.count(split)),
-      run.task.target,
-      *written[split],
-    )
+    try:
+      written[split] = evaluation.write_predictions(
+        run.options.run.output_dir,
+        split,
+        run.cache.converted_examples(split),
+        itertools.islice(outputs, run.count(split)),
+        run.task.target,
+      )
+    except evaluation.TextsGoneError as error:
+      gone.append(error)
   collections.deque(outputs, maxlen=0)  # lets the session end properly
   logging.info("%s", counter)
+  if gone:
+    raise gone[0]
   return written
-
-
-def single_outputs(batches_of_outputs, counter):
-  """Yields the outputs of each example, counted by a `progress.Counter`.
-
-  Args:
-    batches_of_outputs: iterable of dictionaries of arrays, each [B, ...].
-  """
-  for batch in batches_of_outputs:
-    count = len(next(iter(batch.values())))
-    counter.add(count)
-    for i in range(count):
-      yield {name: values[i] for name, values in batch.items()}
 
 
 # ---------------------------------------------------------------------------
@@ -582,30 +555,49 @@ def explain_not_training(run):
   )
 
 
-def explain_interruption():
-  """Returns what the same command would do after Ctrl-C."""
-  asked = options.read().run
-  if not asked.do_train:
-    return "the same command begins again"
-  checkpoint = f"goes on from the last checkpoint in {asked.output_dir}"
-  if asked.overwrite_output_dir:
-    return f"the same command without --overwrite_output_dir {checkpoint}"
-  return f"the same command {checkpoint}"
+@contextlib.contextmanager
+def explain_interruption(asked):
+  """Gives a KeyboardInterrupt the advice what the same command would do.
+
+  Args:
+    asked: `options.RunOptions`.
+  """
+  try:
+    yield
+  except KeyboardInterrupt as interruption:
+    advice = "the same command begins again"
+    if asked.do_train:
+      without = " without --overwrite_output_dir" * asked.overwrite_output_dir
+      advice = (
+        f"the same command{without} goes on from the last checkpoint in"
+        f" {asked.output_dir}"
+      )
+    raise KeyboardInterrupt(advice) from interruption
 
 
 def main(argv):
+  """Runs the command line: prepares, trains, evaluates and predicts.
+
+  Ends the process with 1 after a mistake or a mishap, 70 after a bug and 130
+  after Ctrl-C. Resource variables and the handling of big blocks of memory
+  stay set for the process.
+  """
   progress.set_up_logging()
   estimator_bridge.quiet()
-  with errors.exit_with_a_sentence(explain_interruption):
+  with errors.exit_with_a_sentence():
     options.refuse_stray_words(argv)
-    run = preparation.prepare(options.read())
-    run.placement.prepare_process()
-    tf.enable_resource_variables()  # which XLA and strategies need
-    with (
-      output_dir.claim(run.options.run, run.found),
-      convert_weights(run) as init_checkpoint,
-    ):
-      last_lines = carry_out(run, init_checkpoint)
+    asked = options.read()
+    with explain_interruption(asked.run):
+      run = preparation.prepare(asked)
+      run.placement.prepare_process()
+      tf.enable_resource_variables()  # which XLA and strategies need
+      with (
+        output_dir.claim(asked.run, run.found),
+        output_dir.convert_weights(
+          asked.run.output_dir, run.coverage and run.coverage.checkpoint
+        ) as init_checkpoint,
+      ):
+        last_lines = carry_out(run, init_checkpoint)
     for line in last_lines:
       logging.info("%s", line)
 
@@ -616,7 +608,12 @@ def carry_out(run, init_checkpoint):
   Returns:
     List of what to say at the end.
   """
-  estimator = make_estimator(run, init_checkpoint, evaluation.Collector())
+  collector = evaluation.Collector(
+    run.task.target,
+    run.task.metrics,
+    run.options.inference.eval_batch_size,
+  )
+  estimator = make_estimator(run, init_checkpoint, collector)
   last_lines = []
   known = {}  # results of training's own evaluation, by split
   if run.options.run.do_train and run.is_finished:

@@ -31,7 +31,7 @@ import unicodedata
 import tensorflow.compat.v1 as tf
 
 UNKNOWN = "[UNK]"
-# What a vocabulary must hold for any text to become a row of ids.
+# What a vocabulary must hold for any text to become a list of ids.
 REQUIRED_TOKENS = (UNKNOWN, "[CLS]", "[SEP]")
 
 # Unicode's blocks of ideographs that Chinese, Japanese and Korean share. Kana
@@ -66,7 +66,7 @@ _CASED_RELEASES = (
 
 
 def _is_whitespace(char):
-  """Tells what becomes a space: tab, newline, return, Unicode's Zs.
+  """Returns True for what becomes a space: tab, newline, return, Unicode's Zs.
 
   >>> [_is_whitespace(char) for char in "\\t\\u3000x"]
   [True, True, False]
@@ -75,7 +75,7 @@ def _is_whitespace(char):
 
 
 def _is_control(char):
-  """Tells what is dropped: control (Cc) and format (Cf) characters.
+  """Returns True for what is dropped: control (Cc) and format (Cf) characters.
 
   >>> [_is_control(char) for char in "\\x07\\u200d\\n"]
   [True, True, False]
@@ -84,7 +84,7 @@ def _is_control(char):
 
 
 def _is_punctuation(char):
-  """Tells what is a word of its own: ASCII symbols, Unicode's P*.
+  """Returns True for what is a word of its own: ASCII symbols, Unicode's P*.
 
   All of ASCII's symbols count, "$" and "^" as well, though Unicode has them
   elsewhere.
@@ -411,7 +411,7 @@ class BasicTokenizer:
     )
 
   def _is_chinese_char(self, cp):
-    """Tells whether a code point is in a block of `IDEOGRAPH_BLOCKS`."""
+    """Returns True where a code point is in one of `IDEOGRAPH_BLOCKS`."""
     return any(first <= cp <= last for first, last in IDEOGRAPH_BLOCKS)
 
   def _run_strip_accents(self, text):
@@ -469,6 +469,7 @@ class WordpieceTokenizer:
     return [piece for word in words for piece in self._pieces(word)]
 
   def _pieces(self, word):
+    """Returns the pieces of one word."""
     if len(word) > self.max_input_chars_per_word:
       return [self.unk_token]
     pieces, start = [], 0

@@ -1,4 +1,4 @@
-"""Measures conversion: rows/s from a task's file to cached TFRecord records.
+"""Measures conversion: examples/s from a task's file to cached records.
 
   pip install transformers    # here, or where --hf_python is
   python benchmarks/conversion.py --task=cola:glue/CoLA:uncased/vocab.txt \\
@@ -9,27 +9,28 @@ Three sides take turns on each task, none of them while another is at work, and
 every one with a tokenizer that has seen nothing:
 
   ours      as run_classifier.py does it: the file is read once to check and
-            count its rows (`FeatureCache.count`), then again, and its rows
-            become ids, records, a TFRecord file and its digest; one process
+            count its examples (`FeatureCache.count`), then again to make
+            ids, records, a TFRecord file and its digest; one process
   two       the same with `--processes` of them
   theirs    `BertTokenizerFast` on lists of the same texts, which it is given
-            for nothing: `--batch` rows a call, cut and padded to the length,
-            one thread; its lists are thrown away
+            for nothing: `--batch` examples a call, cut and padded to the
+            length, one thread; its lists are thrown away
 
-For each task it prints rows/s by wall time, and ratios to `theirs`, round by
+For each task it prints examples/s by wall time, and ratios to `theirs` of each
 round: the median and the range. Where others use the machine, wall time holds
-their work too: `cpu` is the ratio by processor time, which holds less of it,
-and the one to hold on to. For `two` only wall time means something, and only
-where so many cores are free.
+their work too; `cpu`, the ratio by processor time, holds less of it and is the
+one to trust. For `two` only wall time means something, and only where as many
+cores are free.
 
-One round, the first, is not counted. The first 10 000 rows of a file are
-always converted by one process, so `two` differs from `ours` on larger ones
-only: `--rows` repeats a task's file up to so many rows. The more of them, the
-more words are known already, as in a set of that size.
+The first round is not counted. The first 10 000 examples of a set are always
+converted by one process, so `two` differs from `ours` on larger sets only:
+`--examples` repeats a task's file up to that many. The more there are, the more
+words are known already, as in a set of that size.
 
   --memory=10000,1000000   instead: the peak memory (resident) of a conversion
-                           of so many rows, each with a word of its own, in one
-                           process and in `--processes`; the file's size beside
+                           of so many examples, each with a word of its own, in
+                           one process and in `--processes`; beside it the size
+                           of the file
 """
 
 import argparse
@@ -52,6 +53,7 @@ SIDES = ("ours", "two", "theirs")
 
 
 def arguments():
+  """Returns the arguments of the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -67,17 +69,19 @@ def arguments():
   )
   parser.add_argument("--rounds", type=int, default=5)
   parser.add_argument("--length", type=int, default=128, help="positions, S")
-  parser.add_argument("--rows", type=int, default=0, help="0: the file's")
-  parser.add_argument("--batch", type=int, default=1000, help="theirs, in rows")
+  parser.add_argument("--examples", type=int, default=0, help="0: the file's")
+  parser.add_argument(
+    "--batch", type=int, default=1000, help="theirs, in examples"
+  )
   parser.add_argument("--processes", type=int, default=2, help="of side two")
   parser.add_argument(
     "--hf_python", default=sys.executable, help="a Python with transformers"
   )
   parser.add_argument(
     "--memory",
-    type=lambda text: [int(rows) for rows in text.split(",")],
-    metavar="ROWS,ROWS",
-    help="measure memory instead, on so many rows",
+    type=lambda text: [int(number) for number in text.split(",")],
+    metavar="NUMBER,NUMBER",
+    help="measure memory instead, with so many examples",
   )
   return parser.parse_args()
 
@@ -103,13 +107,13 @@ def main():
 
 
 def measure(args, name, data_dir, vocab_file, theirs, folder):
-  """Runs the rounds of a task and prints what they gave."""
+  """Runs the rounds of a task and prints their rates and ratios."""
   from bert_classifier.catalogue import PROCESSORS
   from bert_classifier.tasks import TaskData
 
   processor = PROCESSORS[name]()
-  if args.rows:
-    write_repeated(processor, data_dir, "train", args.rows, folder)
+  if args.examples:
+    write_repeated(processor, data_dir, "train", args.examples, folder)
     data_dir = folder
   texts = os.path.join(folder, "texts.json")
   with open(texts, "w") as file:
@@ -131,10 +135,18 @@ def measure(args, name, data_dir, vocab_file, theirs, folder):
   report(name, {side: values[1:] for side, values in rounds.items()})
 
 
-def write_repeated(processor, data_dir, split, rows, folder, own_words=False):
-  """Writes to `folder` a task's file of so many rows, repeated or cut.
+def write_repeated(
+  processor, data_dir, split, num_examples, folder, own_words=False
+):
+  """Writes a task's file to `folder`, repeated or cut, and returns its path.
 
-  With `own_words` each has a word in text_a that no other has.
+  Args:
+    processor: `tasks.DataProcessor`.
+    data_dir: folder of the task's files.
+    split: whose file it is.
+    num_examples: number of examples to write.
+    folder: where to.
+    own_words: whether each example gets a word in text_a that no other has.
   """
   from bert_classifier.tasks import TaskData
 
@@ -146,7 +158,7 @@ def write_repeated(processor, data_dir, split, rows, folder, own_words=False):
   target.parent.mkdir(parents=True, exist_ok=True)
   lines = source.read_text(encoding="utf-8").rstrip("\n").split("\n")
   header, body = lines[: table.header], lines[table.header :]
-  repeated = itertools.islice(itertools.cycle(body), rows)
+  repeated = itertools.islice(itertools.cycle(body), num_examples)
   with target.open("w", encoding="utf-8") as file:
     file.writelines(f"{line}\n" for line in header)
     for number, line in enumerate(repeated):
@@ -163,23 +175,25 @@ def measure_memory(args, name, data_dir, vocab_file):
   from bert_classifier.catalogue import PROCESSORS
 
   processor = PROCESSORS[name]()
-  for rows in args.memory:
+  for num_examples in args.memory:
     with tempfile.TemporaryDirectory() as folder:
       written = write_repeated(
-        processor, data_dir, "train", rows, folder, own_words=True
+        processor, data_dir, "train", num_examples, folder, own_words=True
       )
       job = dict(name=name, data_dir=folder, vocab_file=vocab_file)
       job.update(length=args.length, do_lower_case=not args.cased)
       peaks = {}
       for job["processes"] in (1, args.processes):
-        told = subprocess.run(
+        printed = subprocess.run(
           [sys.executable, __file__, "--peak", json.dumps(job)],
           stdout=subprocess.PIPE,
           check=True,
         ).stdout
-        peaks[job["processes"]] = json.loads(told)
+        peaks[job["processes"]] = json.loads(printed)
       size = written.stat().st_size / 2**20
-    print(f"{name}: {rows} rows, a file of {size:.0f} MiB", flush=True)
+    print(
+      f"{name}: {num_examples} examples, a file of {size:.0f} MiB", flush=True
+    )
     for processes, (own, others) in peaks.items():
       beside = f", each of {processes} others {others:.0f}" * (processes > 1)
       print(f"  peak {own:.0f} MiB{beside}", flush=True)
@@ -197,7 +211,7 @@ def print_peak(job):
 
 
 def convert(processor, name, data_dir, job, processes):
-  """Converts once; rows, seconds, and seconds of processor time."""
+  """Converts once; returns the triple of `timed`."""
   from bert_classifier.feature_cache import FeatureCache
   from bert_classifier.tasks import TaskData
   import tokenization
@@ -223,11 +237,11 @@ def convert(processor, name, data_dir, job, processes):
 
 
 def timed(work):
-  """What `work` returns, the number of rows; seconds; processor seconds."""
+  """Returns what `work` does, the number of examples; seconds; CPU seconds."""
   gc.collect()  # of what earlier turns left
   began, used = time.perf_counter(), sum(os.times()[:4])
-  rows = work()
-  return rows, time.perf_counter() - began, sum(os.times()[:4]) - used
+  num_examples = work()
+  return num_examples, time.perf_counter() - began, sum(os.times()[:4]) - used
 
 
 def serve_theirs():
@@ -246,7 +260,7 @@ def serve_theirs():
 
 
 def tokenize(tokenizer, texts, job):
-  """Tokenizes all texts; the number of rows."""
+  """Tokenizes all texts and returns their number."""
   first, second = map(list, zip(*texts))
   pairs = second[0] is not None
   for start in range(0, len(texts), job["batch"]):
@@ -263,14 +277,14 @@ def tokenize(tokenizer, texts, job):
 
 def report(name, rounds):
   """Prints rates and ratios of a task."""
-  rows = rounds["ours"][0][0]
+  num_examples = rounds["ours"][0][0]
   rates = {
     side: statistics.median(count / wall for count, wall, _ in values)
     for side, values in rounds.items()
   }
   print(
-    f"{name}: {rows} rows;",
-    ", ".join(f"{side} {rate:.0f} rows/s" for side, rate in rates.items()),
+    f"{name}: {num_examples} examples;",
+    ", ".join(f"{side} {rate:.0f} examples/s" for side, rate in rates.items()),
   )
   for side, against, clock in (
     ("ours", "theirs", "cpu"),
@@ -278,7 +292,7 @@ def report(name, rounds):
     ("two", "theirs", "wall"),
     ("two", "ours", "wall"),
   ):
-    index = ["rows", "wall", "cpu"].index(clock)
+    index = ["examples", "wall", "cpu"].index(clock)
     ratios = (
       other[index] / own[index]
       for own, other in zip(rounds[side], rounds[against])

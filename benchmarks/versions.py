@@ -3,6 +3,7 @@
   python benchmarks/versions.py                       everything that is missing
   python benchmarks/versions.py --pairs 2.21/3.13     of one pair alone
   python benchmarks/versions.py --redo tests sample   these parts afresh
+  python benchmarks/versions.py --parts plain         these parts alone
   python benchmarks/versions.py --pairs               only the table
 
 A pair is a TensorFlow release with the lowest or the highest Python that it has
@@ -14,7 +15,10 @@ a wheel for. In this order, one pair at a time, each of them
   "tests": runs the quick part of the tests, which holds the golden figures;
   "sample": trains, evaluates and predicts the sample as sample/README.md says,
   but with one thread, so that equal versions give equal bits;
-  "reads": evaluates the trained sample of every other pair as its own.
+  "reads": evaluates the trained sample of every other pair as its own;
+  "plain": trains an Estimator in another environment, deleted afterwards, which
+  pip made without our pins: pip install tensorflow-cpu==X
+  tensorflow-estimator==2.15.0 six.
 
 What is finished is kept in versions.json beside this file after each part, so
 the same command goes on where it was stopped. It takes some two minutes of
@@ -73,7 +77,28 @@ EARLY = ("1", "100", "200")
 LOSSES = re.compile(r"step (\d+)/\d+, .*?loss ([\d.]+)")
 OURS = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} \[[A-Z]+ *\] ")
 
-PARTS = ("tests", "sample", "reads")
+PARTS = ("tests", "sample", "reads", "plain")
+
+# Two steps of gradient descent on (w - 1)^2 from 0, rate 0.25: 0.5, then 0.75.
+PLAIN = """
+import tempfile
+import estimator_bridge
+import tensorflow.compat.v1 as tf
+
+def model_fn(features, labels, mode):
+  weight = tf.get_variable("weight", [], initializer=tf.zeros_initializer())
+  loss = tf.reduce_mean(tf.square(weight - features))
+  step = tf.train.get_or_create_global_step()
+  update = tf.train.GradientDescentOptimizer(0.25).minimize(loss, step)
+  return tf.estimator.EstimatorSpec(mode, loss=loss, train_op=update)
+
+def ones():
+  return tf.data.Dataset.from_tensors([1.0]).repeat()
+
+with tempfile.TemporaryDirectory() as folder:
+  estimator = tf.estimator.Estimator(model_fn, folder).train(ones, steps=2)
+  assert estimator.get_variable_value("weight") == 0.75
+"""
 
 # Versions of packages, without importing them.
 PROBE = """
@@ -304,6 +329,24 @@ def read_others(python, own_cache, folders):
   return found
 
 
+def run_plain(release, python, work):
+  """Trains an Estimator in an environment as pip resolves it; its packages."""
+  folder = work / "envs" / "plain"
+  inside = folder / "bin/python"
+  must([interpreter(python), "-m", "venv", "--clear", folder])
+  try:
+    wanted = [f"tensorflow-cpu=={release}", "tensorflow-estimator==2.15.0"]
+    must([inside, "-m", "pip", "install", "--quiet", *wanted, "six"])
+    packages = installed(inside)
+    done = run([inside, "-c", PLAIN])
+  finally:
+    shutil.rmtree(folder)
+  found = {name: packages[name] for name in ("numpy", "protobuf", "keras")}
+  if done.returncode:
+    found["error"] = done.stderr.strip().splitlines()[-1][:300]
+  return found
+
+
 # ---------------------------------------------------------------------------
 # The table
 
@@ -337,6 +380,12 @@ def row(pair, kept):
   equal = sum(away <= 1e-6 for away in reads)
   cells.append(f"{equal} of {len(reads)}" if reads else None)
   cells.append(sum(sample["foreign"].values()) if sample else None)
+  plain = own.get("plain")
+  if plain:
+    outcome = "fails" if "error" in plain else "trains"
+    cells.append(f"{outcome} (protobuf {plain['protobuf']})")
+  else:
+    cells.append(None)
   return cells
 
 
@@ -345,7 +394,7 @@ def table(kept):
   head = [
     "TensorFlow", "Python", "NumPy", "Keras", "tests passed", "golden equal",
     "sample accuracy", f"training loss at steps {', '.join(EARLY)}",
-    "reads the others", "lines not ours",
+    "reads the others", "lines not ours", "as pip resolves it",
   ]  # fmt: skip
   rows = [head, ["---"] * len(head), *(row(pair, kept) for pair in PAIRS)]
   lines = [
@@ -357,6 +406,8 @@ def table(kept):
       lines.append(f"\n{pair} failed {name}: {message.splitlines()[:1]}")
     if "error" in own.get("sample", {}):
       lines.append(f"\n{pair} sample: {own['sample']['error']}")
+    if "error" in own.get("plain", {}):
+      lines.append(f"\n{pair} as pip resolves it: {own['plain']['error']}")
     for writer, read in own.get("reads", {}).items():
       if distance(kept, writer, read) > 1e-6:
         lines.append(f"\n{pair} read {writer}: {read}")
@@ -394,6 +445,7 @@ def main():
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--pairs", nargs="*", choices=PAIRS, default=list(PAIRS))
+  parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
   parser.add_argument("--redo", nargs="+", choices=PARTS, default=[])
   parser.add_argument(
     "--work", type=Path, default=Path(tempfile.gettempdir(), "versions")
@@ -424,25 +476,32 @@ def main():
     sample = kept[pair].get("sample", {})
     return "global_step" in sample and folder[pair].exists()
 
+  def missing(pair, part):
+    return part in arguments.parts and part not in kept.setdefault(pair, {})
+
   for pair in arguments.pairs:
-    python, own = start(pair)
-    if "tests" not in own:
+    if missing(pair, "plain"):
+      kept[pair]["plain"] = run_plain(*PAIRS[pair], work)
+      say(pair, "plain", kept[pair]["plain"])
+    if missing(pair, "tests"):
+      python, own = start(pair)
       own["tests"] = {**run_tests(python), "commit": commit}
       say(pair, "tests", own["tests"])
-    if "sample" not in own or not folder[pair].exists():
+    if "sample" in arguments.parts and not trained(pair):
+      python, own = start(pair)
       forget(kept, [pair], ["sample"])
       own["sample"] = {**run_sample(python, folder[pair]), "commit": commit}
       say(pair, "sample", own["sample"])
-  for pair in arguments.pairs:
+  for pair in arguments.pairs if "reads" in arguments.parts else ():
     reads = kept[pair].setdefault("reads", {})
-    missing = {
+    unread = {
       other: folder[other] / "output"
       for other in kept
       if other not in (pair, *reads) and trained(other)
     }
-    if missing:
+    if unread:
       python, _ = start(pair)
-      reads.update(read_others(python, folder[pair] / "cache", missing))
+      reads.update(read_others(python, folder[pair] / "cache", unread))
       say(pair, "reads", reads)
   print(table(kept))
 

@@ -195,7 +195,12 @@ class Coverage:
       logging.info("%s", line)
 
   def accept(
-    self, *, allow_partial_init=False, reinit_head=False, trained_needed=False
+    self,
+    *,
+    allow_partial_init=False,
+    reinit_head=False,
+    trained_needed=False,
+    is_resumed=False,
   ):
     """Returns the coverage to initialize from, this one or `leave_out_head`.
 
@@ -205,6 +210,8 @@ class Coverage:
       allow_partial_init: accept an encoder that is only partly covered.
       reinit_head: leave the head out; it starts fresh.
       trained_needed: nothing will be trained, so nothing may start fresh.
+      is_resumed: this is output_dir's own checkpoint, which replaces
+        init_checkpoint, so nothing may start fresh either.
 
     Raises:
       UserError: says what does not fit, and the flag that lets it pass.
@@ -215,7 +222,11 @@ class Coverage:
     there = self.checkpoint.shapes
     has_head = any(name in there for name in HEAD)
     if differences and not allow_partial_init:
-      raise errors.UserError(usable._explain_sizes(differences))
+      may_be_partial = not (trained_needed or is_resumed)
+      sentence = usable._explain_sizes(differences, may_be_partial)
+      raise errors.UserError(sentence)
+    if is_resumed and usable.fresh:
+      raise errors.UserError(usable._explain_other_model())
     if not encoder_fits and not usable.encoder_complete:
       raise errors.UserError(usable._explain_foreign(differences))
     if trained_needed and usable.fresh:
@@ -245,7 +256,7 @@ class Coverage:
       )
     return list(phrases.values())
 
-  def _explain_sizes(self, differences):
+  def _explain_sizes(self, differences, may_be_partial):
     beside = self.checkpoint.config_file
     return (
       f"{self.checkpoint.path} is of another size than the model:"
@@ -253,6 +264,14 @@ class Coverage:
       " configuration that belongs to this checkpoint"
       + (f" (--bert_config_file={beside})" if beside else "")
       + ", or give --allow_partial_init to start fresh what does not fit"
+      * may_be_partial
+    )
+
+  def _explain_other_model(self):
+    return (
+      f"{self.checkpoint.path} was trained for another task or model; of this"
+      f" one it lacks {self._describe_fresh()}. Give the task and the"
+      " configuration that it was trained with, or another --output_dir"
     )
 
   def _explain_foreign(self, differences):
@@ -396,13 +415,25 @@ def _open_folder(folder):
   )
 
 
+def read_state(folder):
+  """Returns the path of a folder's newest checkpoint as its state file has it.
+
+  None where the state file is missing or damaged.
+  """
+  try:
+    state = tf.train.get_checkpoint_state(folder)
+  except ValueError:  # it is empty, as a power cut may leave it
+    return None
+  return state.model_checkpoint_path if state else None
+
+
 def _read_latest(folder, prefixes):
   """Returns the name that the state file gives; None where it gives none."""
-  state = tf.train.get_checkpoint_state(folder)
-  if state is None or not state.model_checkpoint_path:
+  latest = read_state(folder)
+  if latest is None:
     return None
   # By its last part: a folder that was moved still names its old place.
-  name = os.path.basename(state.model_checkpoint_path)
+  name = os.path.basename(latest)
   if name not in prefixes:
     there = ", ".join(prefixes) or "no other one"
     raise errors.MissingFileError(

@@ -1,7 +1,7 @@
 """Converts examples to records in several processes, in order.
 
-This process reads and writes; copies of it convert what comes after the first
-examples of a large set. The records are the same to the byte.
+This process reads and writes; forked worker processes convert what comes after
+the first examples of a large set. The records are the same to the byte.
 """
 
 import collections
@@ -21,11 +21,11 @@ from absl import logging
 
 from bert_classifier import features
 
-# Examples that are converted before other processes are asked to help. To
-# begin takes them a tenth of a second: with two of them CoLA's 8 551 examples
-# took 1.3 times as long, 120 000 0.7 (benchmarks/conversion.py, two cores).
+# Examples converted before worker processes start. Starting takes a tenth of a
+# second: with two processes CoLA's 8 551 examples took 1.3 times as long as
+# with one, 120 000 examples 0.7 times (benchmarks/conversion.py, two cores).
 EXAMPLES_ALONE = 10000
-# Examples that go to another process at a time.
+# Examples sent to a worker process at a time.
 CHUNK_EXAMPLES = 512
 
 
@@ -35,8 +35,8 @@ def make_records(examples, converter, num_processes):
   Args:
     examples: iterable of `tasks.InputExample`.
     converter: `features.Converter`.
-    num_processes: processes that help with a large set; 1, and where the
-      system is not Linux: none.
+    num_processes: worker processes for a large set. With 1, and where the
+      system is not Linux, this process converts everything.
   """
   if num_processes == 1 or sys.platform != "linux":
     yield from features.make_records(examples, converter)
@@ -50,10 +50,10 @@ def make_records(examples, converter, num_processes):
 
 
 def _records_of_processes(inputs, converter, num_processes):
-  """Yields the records of inputs in order, converted in other processes.
+  """Yields the records of inputs in order, converted in worker processes.
 
-  This process reads and writes. Few chunks are under way at a time, so that
-  memory stays bounded whatever reads faster than it is converted.
+  Few chunks are under way at a time, so that memory stays bounded although
+  reading is faster than converting.
   """
   chunks = iter(lambda: list(itertools.islice(inputs, CHUNK_EXAMPLES)), [])
   first = next(chunks, None)
@@ -70,7 +70,7 @@ def _records_of_processes(inputs, converter, num_processes):
 
 
 def _finished(future, tally):
-  """Returns the records of a chunk; adds its counts to the tally."""
+  """Returns the records of a chunk, and adds its tally to `tally`."""
   records, counts = future.result()
   longest = max(tally["longest"], counts["longest"])
   tally.update(counts)
@@ -80,11 +80,12 @@ def _finished(future, tally):
 
 @contextlib.contextmanager
 def _forked(converter, num_processes):
-  """Gives a pool of processes that are copies of this one.
+  """Yields a pool of processes forked from this one.
 
-  A copy begins within milliseconds and knows the words met so far, where a new
-  process would import TensorFlow first, for seconds. It lacks the threads of
-  TensorFlow's runtime, so that it must not call TensorFlow, and never does.
+  A forked process starts within milliseconds and has the words remembered so
+  far; a new one would import TensorFlow first, for seconds. It lacks the
+  threads of TensorFlow's runtime, so it must not call TensorFlow, and never
+  does.
   """
   before = multiprocessing.active_children()
   pool = futures.ProcessPoolExecutor(
@@ -95,9 +96,9 @@ def _forked(converter, num_processes):
   )
   try:
     with warnings.catch_warnings():
-      # Python warns of copying a process with threads; see above.
+      # Python warns of forking a process with threads; see above.
       warnings.simplefilter("ignore", DeprecationWarning)
-      gc.freeze()  # so that no copy collects, and closes, a session of this one
+      gc.freeze()  # so that no child collects, and closes, a session of ours
       try:
         pool.submit(os.getpid).result()  # makes all of them
       finally:
@@ -112,10 +113,16 @@ def _forked(converter, num_processes):
     pool.shutdown(cancel_futures=True)
 
 
-_converter = None  # of a process that converts chunks
+_converter = None  # of a worker process
 
 
 def _begin_chunks(converter, parent):
+  """Prepares a worker process.
+
+  Args:
+    converter: `features.Converter`.
+    parent: process id of the parent.
+  """
   global _converter
   _converter = converter
   # Ctrl-C reaches every process of the terminal: the parent deals with it, and
@@ -126,13 +133,13 @@ def _begin_chunks(converter, parent):
 
 
 def _end_with(parent):
-  """Ends this process when its parent has, be it killed."""
+  """Ends this process when its parent has ended, even if it was killed."""
   while os.getppid() == parent:
     time.sleep(0.5)
   os._exit(1)
 
 
 def _convert_chunk(inputs):
-  """Returns the records of a chunk, and the counts of them alone."""
+  """Returns the records of a chunk and its own tally."""
   _converter.tally = collections.Counter()
   return list(map(_converter.record, inputs)), _converter.tally

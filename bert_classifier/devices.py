@@ -3,10 +3,11 @@
 `make_placement` chooses it from the flags. A placement knows the batch sizes,
 the session's and the run's configuration, which copy of the model this is, how
 gradients become those of one device, static or dynamic shapes, paths that can
-be read, and its own words for the log. No other room asks which it is.
+be read, and its own words for the log. No other module asks which it is.
 """
 
 import ctypes
+import functools
 import os
 import pathlib
 import re
@@ -20,7 +21,14 @@ import estimator_bridge  # noqa: F401 - tf.estimator
 import optimization
 
 _GIBIBYTE = 1 << 30
-_CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
+CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+
+# Examples, and tokens, that are computed at a time where no flag says it. The
+# 6-layer model on two cores, its time for an example in batches of 16, 64 and
+# 128 divided by that in batches of 32: CoLA (11 tokens) 1.11, 0.91 and 0.91,
+# MNLI (40 tokens) 1.08, 1.14 and 1.11, MRPC (54 tokens) 1.05, 1.21 and 1.08.
+_MOST_EXAMPLES, _MOST_TOKENS = 64, 2048
 
 
 class Placement:
@@ -50,15 +58,21 @@ class Placement:
 
   @property
   def skip_padding(self):
-    """Whether only real tokens are computed, in shapes of their number."""
+    """Returns whether only real tokens are computed, in dynamic shapes."""
     return self.options.skip_padding
 
-  def check(self, batch_sizes, paths):
-    """Raises a UserError where batches or paths do not suit the device.
+  @property
+  def on_cpu(self):
+    """Returns whether the CPU of this machine computes."""
+    return not tf.config.list_physical_devices("GPU")
+
+  def check(self, batch_sizes, paths, do_eval):
+    """Raises a UserError where the device cannot do what is asked for.
 
     Args:
       batch_sizes: {flag: examples}.
       paths: {flag: path or None}.
+      do_eval: whether an evaluation is asked for.
     """
 
   def prepare_process(self):
@@ -118,7 +132,7 @@ class Placement:
 
   def _run_config(self, training):
     del training
-    # ProgressHook tells, and writes, more than the Estimator would.
+    # ProgressHook reports, and writes, more than the Estimator would.
     return dict(
       master=self.options.master,
       log_step_count_steps=None,
@@ -128,13 +142,6 @@ class Placement:
   def describe(self):
     """Returns a few words on the devices, for the log."""
     return describe(self.options.num_threads)
-
-
-# Of the 6-layer model on two cores: against 32 examples at a time one of CoLA
-# (11 tokens) takes 1.11 of the time in batches of 16 and 0.91 in those of 64
-# and of 128, one of MNLI (40) 1.08, 1.14, 1.11, one of MRPC (54) 1.05, 1.21,
-# 1.08.
-_MOST_EXAMPLES, _MOST_TOKENS = 64, 2048
 
 
 class TpuPlacement(Placement):
@@ -148,6 +155,7 @@ class TpuPlacement(Placement):
   needs_whole_batches = True
   sees_every_step = False
   shares_folders = False
+  on_cpu = False
   skip_padding = False
 
   def __init__(self, options=None):
@@ -158,7 +166,7 @@ class TpuPlacement(Placement):
   def steps_per_call(self):
     return self.options.iterations_per_loop
 
-  def check(self, batch_sizes, paths):
+  def check(self, batch_sizes, paths, do_eval):
     cores = self.options.num_tpu_cores
     for name, size in batch_sizes.items():
       if size % cores:
@@ -167,6 +175,8 @@ class TpuPlacement(Placement):
           f" --num_tpu_cores={cores}: every core takes as many examples"
         )
     refuse_local_paths(self._name, paths)
+    if do_eval:
+      refuse_remote_evaluation(self._name)
     self._cluster = tpu_cluster(
       self._name, self.options.tpu_zone, self.options.gcp_project
     )
@@ -187,6 +197,7 @@ class TpuPlacement(Placement):
     return -(-examples // batch_size)
 
   def replica_id(self):
+    # Loaded only for a TPU.
     from tensorflow.compiler.tf2xla.python import xla
 
     return xla.replica_id()
@@ -202,6 +213,7 @@ class TpuPlacement(Placement):
       step: <int64>[].
       model_dir: where to write.
     """
+    # Loaded only for a TPU.
     from tensorflow.python.ops import summary_ops_v2
 
     def write(loss, rate, step):
@@ -228,7 +240,7 @@ class TpuPlacement(Placement):
     )
 
   def describe(self):
-    return f"TPU {self.options.tpu_name}, {self.options.num_tpu_cores} cores"
+    return f"TPU {self._name}, {self.options.num_tpu_cores} cores"
 
 
 def make_placement(options):
@@ -275,9 +287,6 @@ def reuse_big_blocks():
     mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-
-
 def describe(num_threads):
   """Returns a few words on TensorFlow's devices and their memory."""
   gpus = tf.config.list_physical_devices("GPU")
@@ -293,23 +302,24 @@ def describe(num_threads):
 
 def _describe_gpus(gpus):
   """Returns the names of the GPUs, and their memory where it is known."""
-  told = _told_by_driver()
+  rows = _query_nvidia_smi()
   # The tool names all of the machine's, of which fewer may be visible here.
-  if len(told) == len(gpus):
+  if len(rows) == len(gpus):
     return ", ".join(
-      f"GPU:{i} ({name}, {free} of {total} of memory free)"
-      for i, (name, total, free) in enumerate(told)
+      f"GPU:{i} ({name}, {free} of {total} of memory free at the start)"
+      for i, (name, total, free) in enumerate(rows)
     )
   details = map(tf.config.experimental.get_device_details, gpus)
-  names = [detail.get("device_name", "of no name") for detail in details]
+  names = [detail.get("device_name", "unnamed") for detail in details]
   return ", ".join(f"GPU:{i} ({name})" for i, name in enumerate(names))
 
 
-def _told_by_driver():
+@functools.cache  # the tool may take its ten seconds
+def _query_nvidia_smi():
   """Returns name, memory and free memory of each GPU; [] without a driver."""
   query = "--query-gpu=name,memory.total,memory.free"
   try:
-    told = subprocess.run(
+    lines = subprocess.run(
       ["nvidia-smi", query, "--format=csv,noheader"],
       capture_output=True,
       check=True,
@@ -318,7 +328,7 @@ def _told_by_driver():
     ).stdout.splitlines()
   except (OSError, subprocess.SubprocessError, ValueError):
     return []
-  rows = [line.split(", ") for line in told]
+  rows = [line.split(", ") for line in lines]
   return rows if all(len(row) == 3 for row in rows) else []
 
 
@@ -336,14 +346,14 @@ def _usable_cores():
 def free_memory():
   """Returns the bytes of memory that may still be used, None where unknown.
 
-  It is the smaller of what the machine has left and what a container's control
-  group (version 2) allows.
+  It is the smaller of what the machine has left and what a container allows.
   """
-  free = [_meminfo_available(), _control_group_left()]
+  free = [free_in_machine(), free_in_container()]
   return min((amount for amount in free if amount is not None), default=None)
 
 
-def _meminfo_available():
+def free_in_machine():
+  """Returns the bytes that the system calls available, None where unknown."""
   try:
     with open("/proc/meminfo", encoding="ascii") as reader:
       for line in reader:
@@ -357,13 +367,18 @@ def _meminfo_available():
     return None
 
 
-def _control_group_left():
+def free_in_container(group=CONTROL_GROUP):
+  """Returns the bytes that a control group (version 2) leaves, None for any.
+
+  Args:
+    group: pathlib.Path of its folder.
+  """
   try:
     limit, used = (
-      int((_CONTROL_GROUP / name).read_text())
+      int((group / name).read_text())
       for name in ("memory.max", "memory.current")
     )
-    statistics = (_CONTROL_GROUP / "memory.stat").read_text()
+    statistics = (group / "memory.stat").read_text()
   except (OSError, ValueError):  # not in a group, or "max": no limit
     return None
   # What was read of files is counted as used, but makes room for who needs it.
@@ -398,6 +413,7 @@ def tpu_cluster(tpu_name, tpu_zone, gcp_project):
 
 def _require_local_tpu(cluster):
   """Raises a RuntimeError where this machine has no TPU."""
+  # Loaded only for a TPU.
   from tensorflow.python.tpu import tpu_system_metadata
 
   metadata = tpu_system_metadata._query_tpu_system_metadata(
@@ -434,4 +450,25 @@ def refuse_local_paths(tpu_name, paths):
     raise UserError(
       f"the TPU {tpu_name!r} cannot read {' and '.join(local)}: use gs://"
       " paths, or --tpu_name=local on the machine that holds the TPU"
+    )
+
+
+def refuse_remote_evaluation(tpu_name):
+  """Refuses an evaluation by a TPU on another host.
+
+  The metrics are computed in this process, where an evaluation's session cannot
+  call them from there.
+
+  Args:
+    tpu_name: "local" for the TPU in this machine, which is no such TPU.
+
+  Raises:
+    UserError: the TPU is on another host; says where to evaluate.
+  """
+  if tpu_name != "local":
+    raise UserError(
+      f"--do_eval needs the TPU in this machine, but {tpu_name!r} is on another"
+      " host: leave out --do_eval, and then give the same command with it and"
+      " without --use_tpu; or run on the machine that holds the TPU, with"
+      " --tpu_name=local"
     )

@@ -12,8 +12,6 @@ import traceback
 
 from absl import logging
 
-from bert_classifier import progress
-
 
 class UserError(ValueError):
   """A mistake of the user, as a sentence: what, where, and how to mend it."""
@@ -23,16 +21,17 @@ class MissingFileError(UserError, FileNotFoundError):
   """A file that the user named, or that belongs to one, is not there."""
 
 
-# Errors of TensorFlow that the machine or a file system causes.
+# Errors of TensorFlow that a file system or exhausted memory causes, and what
+# the message of each has where a bug in a graph does.
 _MISHAPS = {
-  "AlreadyExistsError",
-  "DataLossError",
-  "FailedPreconditionError",
-  "NotFoundError",
-  "PermissionDeniedError",
-  "ResourceExhaustedError",
-  "UnavailableError",
-  "UnimplementedError",  # a file system that is not built in, such as s3://
+  "AlreadyExistsError": r"^Resource ",
+  "DataLossError": None,
+  "FailedPreconditionError": r"initialized",
+  "NotFoundError": r"^Key |^Could not find|^Container ",
+  "PermissionDeniedError": None,
+  "ResourceExhaustedError": None,
+  "UnavailableError": None,
+  "UnimplementedError": r"^(?!File system scheme)",
 }
 
 
@@ -45,39 +44,48 @@ def describe(error):
   if isinstance(error, (UserError, OSError)):
     return str(error)
   if isinstance(error, MemoryError):
-    return (
-      f"the memory is exhausted{f' ({error})' if str(error) else ''}: give a"
-      " smaller batch, or a smaller --max_seq_length"
-    )
-  if type(error).__name__ in _MISHAPS and hasattr(error, "message"):
-    # The sentence stands between the graph's node and its own traceback.
-    text = re.sub(r"(?s)^.*\nNode: \S+\n", "", error.message)
-    return text.partition("[[")[0].strip()
-  return None
+    return f"{_OUT_OF_MEMORY}{f' ({error})' if str(error) else ''}"
+  if not _is_mishap(error):
+    return None
+  # The sentence stands between the graph's node and its own traceback.
+  text = re.sub(r"(?s)^.*\nNode: \S+\n", "", error.message)
+  text = text.partition("[[")[0].strip()
+  return f"{_OUT_OF_MEMORY} ({text})" if text.startswith("OOM") else text
+
+
+_OUT_OF_MEMORY = (
+  "the memory is exhausted: give a smaller --train_batch_size or"
+  " --eval_batch_size, or a smaller --max_seq_length"
+)
+
+
+def _is_mishap(error):
+  """Returns whether an error is one of TensorFlow's, but no bug."""
+  name, text = type(error).__name__, getattr(error, "message", None)
+  if text is None or name not in _MISHAPS:
+    return False
+  bug = _MISHAPS[name]
+  return bug is None or not re.search(bug, text)
 
 
 @contextlib.contextmanager
-def exit_with_a_sentence(explain_interruption):
+def exit_with_a_sentence():
   """Ends the program where an error leaves the block.
 
-  With 1 after a sentence for a mistake or a mishap, 130 after Ctrl-C, and 70
-  after the traceback of a bug.
-
-  Args:
-    explain_interruption: function that returns what to do after Ctrl-C.
+  With 1 after a sentence for a mistake or a mishap, 130 after Ctrl-C, whose
+  KeyboardInterrupt may carry advice, and 70 after the traceback of a bug.
   """
   try:
     yield
-  except KeyboardInterrupt:
-    progress.STATUS.clear()
-    logging.error("interrupted; %s", explain_interruption())
+  except KeyboardInterrupt as interruption:
+    advice = str(interruption) or "the same command begins again"
+    logging.error("interrupted; %s", advice)
     sys.exit(130)
   except Exception as error:
-    progress.STATUS.clear()
     sentence = describe(error)
     if sentence is None:
+      logging.error("this is a bug: please report it with these lines")
       traceback.print_exc()
-      logging.error("this is a bug: please report it with the lines above")
       sys.exit(70)
     logging.error("%s", sentence)
     sys.exit(1)

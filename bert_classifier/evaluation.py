@@ -13,8 +13,8 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import files
-from bert_classifier.errors import UserError
+from bert_classifier import files, output_dir
+from bert_classifier.errors import UserError, describe
 import estimator_bridge  # noqa: F401 - tf.estimator
 
 
@@ -33,17 +33,48 @@ class Evaluated(NamedTuple):
 
 
 class Collector(tf.train.SessionRunHook):
-  """Collects what an evaluation computes, batch by batch.
+  """Collects what an evaluation computes and computes the metrics from it.
 
   As a hook of the evaluation it begins anew with each session.
+
+  Args:
+    target: see `targets`.
+    metrics: names in `METRICS` beside those of the target.
+    loss_batch_size: examples of a batch as `loss` sees it.
   """
 
-  def __init__(self):
+  def __init__(self, target, metrics=(), loss_batch_size=8):
+    self.target = target
+    self._metrics = tuple(dict.fromkeys((*target.metrics, *metrics)))
+    self._loss_batch_size = loss_batch_size
     self._batches = []
 
   def after_create_session(self, session, coord):
     del session, coord
     self._batches = []
+
+  def eval_metrics(self, losses, logits, features):
+    """Returns the metric_fn and its tensors for TPUEstimatorSpec.
+
+    Args:
+      losses: <float32>[B].
+      logits: <float32>[B, width of the target].
+      features: dictionary of the batch; without `is_real_example` all are real.
+    """
+    real = features.get("is_real_example")
+    if real is None:
+      real = tf.ones(tf.shape(losses), tf.int32)
+    labels = features[self.target.label_feature]
+    return self._metric_fn, [losses, logits, labels, real]
+
+  def _metric_fn(self, *tensors):
+    """Returns {name: (value, update)}; the tensors are those of `add`."""
+    names = ["eval_loss", _MEAN_OF_BATCHES]
+    names += [f"eval_{name}" for name in self._metrics]
+    update = tf.numpy_function(self.add, tensors, tf.float32)
+    values = tf.numpy_function(self.compute, [], tf.float32)
+    values = tf.unstack(tf.ensure_shape(values, [len(names)]))
+    return {name: (value, update) for name, value in zip(names, values)}
 
   def add(self, losses, logits, labels, is_real_example):
     """Adds a batch, less the examples that only fill it up; returns 0.
@@ -62,53 +93,13 @@ class Collector(tf.train.SessionRunHook):
     """Returns the `Evaluated` of all batches so far."""
     return Evaluated(*map(np.concatenate, zip(*self._batches)))
 
-
-def metric_fn_builder(target, metrics, loss_batch_size, collector):
-  """Returns a metric_fn for TPUEstimatorSpec.
-
-  Args:
-    target: see `targets`.
-    metrics: names in `METRICS` beside those of the target.
-    loss_batch_size: examples of a batch as `loss` sees it.
-    collector: `Collector`.
-  """
-  names = ["eval_loss", _MEAN_OF_BATCHES]
-  computed = tuple(dict.fromkeys((*target.metrics, *metrics)))
-  names += [f"eval_{name}" for name in computed]
-
-  def compute():
-    """Returns <float32>[number of names]."""
-    evaluated = collector.evaluated()
-    values = mean_losses(evaluated.losses, loss_batch_size)
-    decided = target.decide(evaluated.logits)
-    values += [METRICS[name](evaluated.labels, decided) for name in computed]
+  def compute(self):
+    """Returns both losses, see `mean_losses`, and the metrics: <float32>[n]."""
+    losses, logits, labels = self.evaluated()
+    values = mean_losses(losses, self._loss_batch_size)
+    decided = self.target.decide(logits)
+    values += [METRICS[name](labels, decided) for name in self._metrics]
     return np.float32(values)
-
-  def metric_fn(losses, logits, labels, is_real_example):
-    """Returns {name: (value, update)}; arguments as of `Collector.add`."""
-    update = tf.numpy_function(
-      collector.add, [losses, logits, labels, is_real_example], tf.float32
-    )
-    values = tf.numpy_function(compute, [], tf.float32)
-    values = tf.unstack(tf.ensure_shape(values, [len(names)]))
-    return {name: (value, update) for name, value in zip(names, values)}
-
-  return metric_fn
-
-
-def list_tensors(losses, logits, features, target):
-  """Returns the arguments of `Collector.add`, as tensors.
-
-  Args:
-    losses: <float32>[B].
-    logits: <float32>[B, width].
-    features: dictionary of the batch; without `is_real_example` all are real.
-    target: see `targets`.
-  """
-  real = features.get("is_real_example")
-  if real is None:
-    real = tf.ones(tf.shape(losses), tf.int32)
-  return [losses, logits, features[target.label_feature], real]
 
 
 # The Estimator has a result of its own that is named `loss`.
@@ -129,7 +120,7 @@ def mean_losses(losses, batch_size):
 
 
 # ---------------------------------------------------------------------------
-# Metrics: functions of labels and what was decided, each <int32>[n]
+# Metrics: functions of labels and decisions, both as the target has them
 
 
 def accuracy(labels, decided):
@@ -164,6 +155,15 @@ METRICS = {
   "matthews_correlation": matthews_correlation,
   "f1": f1,
 }
+
+
+def check_metric(name, owner):
+  """Raises a UserError where a task names a metric that there is not."""
+  if name is not None and name not in METRICS:
+    raise UserError(
+      f"the metric of {owner} is {name!r}, but must be None or one of"
+      f" {', '.join(METRICS)}"
+    )
 
 
 # ---------------------------------------------------------------------------
@@ -212,49 +212,112 @@ class IntermediateResults(tf.estimator.Exporter):
       log_results(tidy_results(eval_result))
 
 
-def write_results(path, results):
-  """Writes `format_results` to a file."""
+def write_results(folder, split, results):
+  """Writes and logs the results of a split; returns the path of their file."""
+  path = output_dir.results_path(folder, split)
   files.write_text(path, (f"{line}\n" for line in format_results(results)))
+  logging.info("results of %s, in %s:", split, path)
+  log_results(results)
+  return path
 
 
-def write_predictions(
-  examples, outputs, target, results_path, predictions_path
-):
-  """Writes the predictions of a test set, example by example in its order.
+def check_finite(results, checkpoint):
+  """Raises a UserError where the loss of an evaluation is not finite."""
+  if not np.isfinite(results["eval_loss"]):
+    raise UserError(
+      f"eval_loss is {results['eval_loss']}: {_explain_no_use(checkpoint)}"
+    )
 
-  `results_path` gets the numbers of the target, separated by tabs, and nothing
-  else; `predictions_path` has a header and says what was predicted of what.
-  Both are written whole or not at all. Where the examples turn out not to be
-  those that were predicted, `results_path` is written all the same.
+
+def _explain_no_use(checkpoint):
+  return (
+    f"the weights of {checkpoint} give numbers that are not finite. Train from"
+    " the start with a lower --learning_rate (--overwrite_output_dir), or take"
+    " another checkpoint"
+  )
+
+
+def split_batches(batches, checkpoint, counter):
+  """Yields the outputs of each example, and counts them.
 
   Args:
+    batches: iterable of dictionaries of arrays, each [B, ...].
+    checkpoint: path of the weights, for the error.
+    counter: `progress.Counter`.
+
+  Raises:
+    UserError: a number is not finite.
+  """
+  for batch in batches:
+    if not all(np.isfinite(values).all() for values in batch.values()):
+      raise UserError(f"there is no prediction: {_explain_no_use(checkpoint)}")
+    count = len(next(iter(batch.values())))
+    counter.add(count)
+    for i in range(count):
+      yield {name: values[i] for name, values in batch.items()}
+
+
+class TextsGoneError(UserError):
+  """The texts cannot be read again as they were when they were converted."""
+
+
+def write_predictions(folder, split, examples, outputs, target):
+  """Writes the predictions of a test set, example by example in its order.
+
+  test_results.tsv gets the numbers of the target, separated by tabs, and
+  nothing else; test_predictions.tsv has a header and says what was predicted of
+  what. Both are written whole or not at all. Where the texts cannot be read
+  again as they were when they were converted, the first is written all the
+  same, and of the second none stays, nor an earlier one.
+
+  Args:
+    folder: output_dir.
+    split: "test", or a second test set.
     examples: iterable of `tasks.InputExample`, which raises a UserError where
       they are not those that were converted.
     outputs: iterable of what was predicted of each, a dictionary of arrays.
     target: see `targets`.
 
+  Returns:
+    The two paths.
+
   Raises:
-    UserError: as the examples.
+    TextsGoneError: the texts cannot be read again.
   """
+  results_path, predictions_path = output_dir.prediction_paths(folder, split)
   with _open_table(results_path) as write_result:
 
-    def results():
+    def write_and_pass_on():
       for output in outputs:
         write_result(target.result_cells(output))
         yield output
 
-    results = results()
-    changed = None
+    passed_on = write_and_pass_on()
+    gone = None
     try:
       with _open_table(predictions_path) as write_prediction:
-        for cells in _predictions(iter(examples), results, target):
+        for cells in _predictions(_guard(examples), passed_on, target):
           write_prediction(cells)
-    except UserError as error:
-      changed = error
-      for _ in results:  # the rest of them
+    except TextsGoneError as error:
+      gone = error
+      for _ in passed_on:  # the rest of the results
         pass
-  if changed:
-    raise changed
+  if gone:
+    if tf.io.gfile.exists(predictions_path):
+      tf.io.gfile.remove(predictions_path)
+    raise gone
+  return results_path, predictions_path
+
+
+def _guard(examples):
+  """Yields the examples; an error in reading them becomes a TextsGoneError."""
+  try:
+    yield from examples
+  except Exception as error:
+    sentence = describe(error)
+    if sentence is None:
+      raise
+    raise TextsGoneError(sentence) from error
 
 
 def _predictions(examples, outputs, target):
@@ -281,7 +344,7 @@ def _predictions(examples, outputs, target):
 
 
 def _miscounted(number, more):
-  return UserError(
+  return TextsGoneError(
     f"the test set has other examples than were predicted: after {number} there"
     f" are more {more}. Did its file change meanwhile? Give the same command"
     " again"

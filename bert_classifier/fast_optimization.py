@@ -55,7 +55,7 @@ class FusedAdamWeightDecayOptimizer(optimization.AdamWeightDecayOptimizer):
       )
 
   def _scalars(self, rate):
-    """Makes what the variables of one dtype share: rate * decay, arguments."""
+    """Returns rate * decay and the kernel's scalars, made once a dtype."""
     dtype = rate.dtype
     if dtype not in self._shared:
       numbers = dict(

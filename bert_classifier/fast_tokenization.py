@@ -12,8 +12,8 @@ import unicodedata
 
 import tokenization
 
-# What the cache knows the results of, by class: whoever replaces one of these,
-# in a subclass or in an object, gets the results of the replacement.
+# The methods whose results the cache reproduces, by class: whoever replaces one
+# of them, in a subclass or in an object, gets the results of the replacement.
 _KNOWN = {
   tokenization.FullTokenizer: ("tokenize", "convert_tokens_to_ids"),
   tokenization.BasicTokenizer: (
@@ -33,7 +33,7 @@ _METHODS = {
 
 
 def _is_plain(part, kind):
-  """Tells whether an object has all methods of `_KNOWN` as they are there."""
+  """Returns True where an object has all methods of `_KNOWN` unchanged."""
   return isinstance(part, kind) and all(
     getattr(type(part), name) is method and name not in vars(part)
     for name, method in _METHODS[kind].items()
@@ -101,23 +101,31 @@ class WordCache:
     return list(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)))
 
 
-class _Memory(dict):
-  """A dictionary that makes what it lacks, and starts anew when it is full.
+class Memory(dict):
+  """A dictionary that makes the values it lacks, and is emptied when full.
+
+    >>> squares = Memory(lambda number: number**2, max_entries=2)
+    >>> squares[3], squares[4], squares[5]
+    (9, 16, 25)
+    >>> squares
+    {5: 25}
 
   Args:
     make: function from key to value.
-    size: number of entries that bounds the memory.
-    longest: length of the longest key that is kept, where keys have a length.
+    max_entries: the most entries that are kept.
+    longest_key: length of the longest key that is kept; None where any is, and
+      for keys without a length.
   """
 
-  def __init__(self, make, size, longest=None):
+  def __init__(self, make, max_entries, longest_key=None):
     super().__init__()
-    self.make, self.size, self.longest = make, size, longest
+    self.make = make
+    self.max_entries, self.longest_key = max_entries, longest_key
 
   def __missing__(self, key):
     value = self.make(key)
-    if self.longest is None or len(key) <= self.longest:
-      if len(self) >= self.size:
+    if self.longest_key is None or len(key) <= self.longest_key:
+      if len(self) >= self.max_entries:
         self.clear()
       self[key] = value
     return value
@@ -142,8 +150,8 @@ class _RememberedIds:
     pieces: a `tokenization.WordpieceTokenizer`.
   """
 
-  # Entries of a dictionary; some 30 MB when full.
-  SIZE = 1 << 17
+  # Of each dictionary; some 30 MB when full.
+  MAX_ENTRIES = 1 << 17
   # Longer chunks, such as whole Chinese sentences, do not come again.
   LONGEST_CHUNK = 24
   # Stands for a character that the dictionary of characters cannot answer; that
@@ -168,10 +176,10 @@ class _RememberedIds:
       for token, number in self.vocab.items()
       if token[:2] == "##"
     }
-    self.of_chunk = _Memory(self._chunk, self.SIZE, self.LONGEST_CHUNK)
-    self.of_word = _Memory(self._word, self.SIZE, self.LONGEST_CHUNK)
-    self.of_lone = _Memory(self._lone, self.SIZE)
-    self.of_character = _Memory(self._character, self.SIZE)
+    self.of_chunk = Memory(self._chunk, self.MAX_ENTRIES, self.LONGEST_CHUNK)
+    self.of_word = Memory(self._word, self.MAX_ENTRIES, self.LONGEST_CHUNK)
+    self.of_lone = Memory(self._lone, self.MAX_ENTRIES)
+    self.of_character = Memory(self._character, self.MAX_ENTRIES)
 
   def ids(self, text):
     """Returns the ids of a text, as a list."""
@@ -226,6 +234,7 @@ class _RememberedIds:
     )
 
   def _ids_of_words(self, words):
+    """Returns the ids of words, as a list."""
     numbers = []
     for word in words:
       number = self.vocab.get(word)

@@ -37,6 +37,17 @@ class Features(NamedTuple):
   records: int
   tokens: int
 
+  @classmethod
+  def from_manifest(cls, base, manifest):
+    """Returns the features of a split by its manifest.
+
+    Args:
+      base: path of both files without ending.
+      manifest: dictionary with `records` and `tokens`.
+    """
+    path = f"{base}.tf_record"
+    return cls(path, manifest["records"], manifest["tokens"])
+
 
 class FeatureCache:
   """The features of a task's splits.
@@ -49,8 +60,7 @@ class FeatureCache:
     tokenizer_inputs: dictionary of all that the tokens depend on (digest of
       the vocabulary, casing).
     tokenizer: a `tokenization.FullTokenizer`.
-    num_processes: processes that convert what comes after the first examples
-      of a large set; see `conversion`.
+    num_processes: worker processes for a large set; see `conversion`.
   """
 
   def __init__(
@@ -72,7 +82,7 @@ class FeatureCache:
     self._known, self._counts = {}, {}
 
   def count(self, split):
-    """Returns the number of a split's examples, without the blank of training.
+    """Returns the number of a split's examples that have or get a record.
 
     Reads and checks every example of a split that is not converted yet.
 
@@ -91,7 +101,7 @@ class FeatureCache:
     if split not in self._known:
       base, _ = self._base_and_inputs(split)
       manifest = _usable_manifest(base)
-      known = _features(base, manifest) if manifest else None
+      known = manifest and Features.from_manifest(base, manifest)
       if known is not None:
         logging.info(
           "%s: %d examples, converted before, in %s",
@@ -120,15 +130,16 @@ class FeatureCache:
       manifest = _write_to_cache(
         records, converter.tally, base, inputs, self._counts.get(split)
       )
-      cached = self._known[split] = _features(base, manifest)
-    if split == "train":  # whose texts nobody asks for again
+      cached = Features.from_manifest(base, manifest)
+      self._known[split] = cached
+    if split == "train":  # whose texts are not needed again
       self._data.release(split)
     return cached
 
   def converted_examples(self, split):
     """Yields the examples that the records of a split were made of, in order.
 
-    To be sure of it, go on to the end: what a file holds is known only then.
+    A change of the file may be found only at its end: read to the end.
 
     Raises:
       UserError: the examples are no longer those; names the file.
@@ -140,10 +151,9 @@ class FeatureCache:
       yield example
 
   def _inputs(self, split):
-    """Returns all that the records of a split are made of, by name.
+    """Returns the dictionary of all that decides the records of a split.
 
-    The fingerprint is made of it, and the manifest keeps it: what decides the
-    records of a split belongs here.
+    The fingerprint is made of it, and the manifest keeps it.
     """
     return {
       "format_version": FORMAT_VERSION,
@@ -165,10 +175,6 @@ class FeatureCache:
     return os.path.join(self._cache_dir, name), inputs
 
 
-def _features(base, manifest):
-  return Features(f"{base}.tf_record", manifest["records"], manifest["tokens"])
-
-
 def _write_to_cache(records, tally, base, inputs, total):
   """Writes the records, then a manifest, which makes them valid.
 
@@ -177,7 +183,7 @@ def _write_to_cache(records, tally, base, inputs, total):
     tally: counts, complete when the generator has ended.
     base: path of both files without ending.
     inputs: what the records are made of.
-    total: how many records are expected; None where nobody has counted.
+    total: number of records expected; None where it is unknown.
 
   Returns:
     The manifest.
@@ -206,7 +212,7 @@ def _write_to_cache(records, tally, base, inputs, total):
 
 
 def _report(manifest, path, seconds):
-  """Logs what was converted, and what of it was cut or left out."""
+  """Logs how many examples were converted, cut and left out."""
   split = manifest["inputs"]["split"]
   records, truncated = manifest["records"], manifest["truncated"]
   logging.info(
@@ -234,7 +240,7 @@ def _report(manifest, path, seconds):
 
 
 def _usable_manifest(base):
-  """Returns the manifest of a cached file that is whole, or None."""
+  """Returns the manifest of a cached file; None where it is not usable."""
   manifest = _read_manifest(f"{base}.json")
   if manifest is None:
     return None
@@ -257,13 +263,16 @@ def _read_manifest(path):
   """Returns a manifest, or None where it is missing or broken."""
   keys = {"inputs", "records", "tokens", "blank", "truncated"}
   keys |= {"bytes", "sha256"}
-  manifest = files.read_json(path)
+  try:
+    manifest = files.read_json(path)
+  except tf.errors.PermissionDeniedError:  # another user's
+    return None
   whole = isinstance(manifest, dict) and keys <= manifest.keys()
   return manifest if whole else None
 
 
 def _explain(base, inputs):
-  """Logs which inputs differ from the newest cached file of the same name."""
+  """Logs which inputs differ from those of the newest file of the same name."""
   folder, name = os.path.split(base)
   pattern = re.escape(name.rpartition("_")[0]) + r"_[0-9a-f]{12}\.json"
   paths = files.list_matching(folder, pattern)
@@ -289,4 +298,5 @@ def _explain(base, inputs):
 
 
 def _modified(path):
+  """Returns the time of a file's last change, in nanoseconds."""
   return tf.io.gfile.stat(path).mtime_nsec

@@ -1,4 +1,4 @@
-"""Features: examples as ids in fixed length, and the bytes of their records.
+"""Features: examples as ids in fixed length.
 
 An example becomes `[CLS] a [SEP]` or `[CLS] a [SEP] b [SEP]`, segment 0 up to
 the first [SEP] and 1 from there on, padded with zeros to S positions:
@@ -8,15 +8,12 @@ the first [SEP] and 1 from there on, padded with zeros to S positions:
   input_mask       1   1   1  1     1 1     1     0     0
   segment_ids      0   0   0  0     0 0     0     0     0
 
-What of the label stands beside them is for the task's target to say; see
-`targets`.
+The label's features beside them are those of the task's target; see `targets`.
 """
 
 import collections
 import contextlib
 import itertools
-import numbers
-import struct
 
 from absl import logging
 import tensorflow.compat.v1 as tf
@@ -28,11 +25,12 @@ from bert_classifier import (
   progress,
   targets,
 )
+from bert_classifier.records import RecordEncoder, serialize
 from bert_classifier.tasks import PaddingInputExample
 import tokenization
 
 LOGGED_EXAMPLES = 5
-# What the files of 2018 hold: one class, whatever the labels are.
+# The label of the files of 2018: one class, whatever its names.
 ONE_CLASS = targets.OneClass(())
 
 
@@ -100,21 +98,26 @@ class Converter:
     max_seq_length: S, at least 3; a pair needs 5 to show both its texts.
     tokenizer: a `tokenization.FullTokenizer`, or anything with `tokenize` and
       `convert_tokens_to_ids`.
+    remember_words: whether to remember the ids of words, which pays for many
+      examples only: the memory begins with a look at the whole vocabulary.
 
   Attributes:
-    tally: counts by "records", "truncated" (examples that lost tokens),
-      "truncated_tokens" (how many in all), "tokens" (how many the records have,
-      the special ones included), and "longest" (the most of them that an
-      example had before it was cut).
+    tally: `collections.Counter` of "records", "truncated" (examples that lost
+      tokens), "truncated_tokens" (tokens lost), "tokens" (those in the records,
+      special ones included) and "longest" (tokens of the longest example before
+      it was cut).
   """
 
-  def __init__(self, target, max_seq_length, tokenizer):
+  def __init__(self, target, max_seq_length, tokenizer, *, remember_words=True):
     self.target, self.max_seq_length = target, max_seq_length
     self.tokenizer = tokenizer
     self.cls, self.sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
     self.tally = collections.Counter()
-    self._ids = fast_tokenization.WordCache(tokenizer).ids
-    self._encode = _RecordEncoder(max_seq_length, target)
+    if remember_words:
+      self._ids = fast_tokenization.WordCache(tokenizer).ids
+    else:
+      self._ids = self._ids_of_tokens
+    self._encode = RecordEncoder(max_seq_length, target)
 
   def __call__(self, example):
     """Returns the `InputFeatures` of one example.
@@ -136,8 +139,13 @@ class Converter:
       target=self.target,
     )
 
+  def _ids_of_tokens(self, text):
+    """Returns the ids of a text, as a list."""
+    tokenizer = self.tokenizer
+    return list(tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text)))
+
   def inputs(self, example):
-    """Returns what of an example is converted: (text_a, text_b, value).
+    """Returns (text_a, text_b, label value) of an example.
 
     The value is what the target makes of the label. None stands for a
     `PaddingInputExample`.
@@ -193,7 +201,7 @@ def padding_features(max_seq_length, target=ONE_CLASS):
 
 
 def truncate(first, second, max_seq_length):
-  """Cuts a pair, or a single text, to what fits between the special tokens.
+  """Cuts a pair, or a single text, to fit between the special tokens.
 
   A single text keeps its first S - 2 tokens. Of a pair the longer loses its
   last token, the second on a tie, until both fit in S - 3. A second text that
@@ -225,20 +233,20 @@ def truncate(first, second, max_seq_length):
 
 
 def log_example(example, features, tokenizer):
-  """Logs an example and its features, so that a person can check them."""
-  shown = [
-    ("guid", getattr(example, "guid", "padding")),
-    (
-      "tokens",
-      " ".join(
-        tokenization.printable_text(token)
-        for token, real in zip(
-          tokenizer.convert_ids_to_tokens(features.input_ids),
-          features.input_mask,
-        )
-        if real
-      ),
-    ),
+  """Logs an example and its features, so that a person can check them.
+
+  Args:
+    example: `InputExample` or `PaddingInputExample`.
+    features: its `InputFeatures`.
+    tokenizer: the tokens are logged if it has `convert_ids_to_tokens`.
+  """
+  shown = [("guid", getattr(example, "guid", "padding"))]
+  if hasattr(tokenizer, "convert_ids_to_tokens"):
+    ids = list(itertools.compress(features.input_ids, features.input_mask))
+    tokens = tokenizer.convert_ids_to_tokens(ids)
+    printable = map(tokenization.printable_text, tokens)
+    shown.append(("tokens", " ".join(printable)))
+  shown += [
     ("input_ids", " ".join(map(str, features.input_ids))),
     ("input_mask", " ".join(map(str, features.input_mask))),
     ("segment_ids", " ".join(map(str, features.segment_ids))),
@@ -268,7 +276,8 @@ def convert_single_example(
     UserError: a label that is not in the list.
   """
   target = targets.OneClass(label_list)
-  features = Converter(target, max_seq_length, tokenizer)(example)
+  converter = Converter(target, max_seq_length, tokenizer, remember_words=False)
+  features = converter(example)
   if ex_index < LOGGED_EXAMPLES:
     log_example(example, features, tokenizer)
   return features
@@ -315,12 +324,12 @@ def make_records(examples, converter):
 
 
 def write_records(records, path, total=None):
-  """Writes a generator's records to a TFRecord file, and tells how far it is.
+  """Writes a generator's records to a TFRecord file, and reports progress.
 
   Args:
     records: generator of bytes; it is closed, whatever happens.
     path: the file.
-    total: how many are expected; None where nobody knows.
+    total: number of records expected; None where it is unknown.
   """
   counter = progress.Counter("converted", total)
   with (
@@ -332,134 +341,7 @@ def write_records(records, path, total=None):
 
 
 def _convert_and_log(example, converter):
+  """Returns the `InputFeatures` of an example, and logs them."""
   features = converter(example)
   log_example(example, features, converter.tokenizer)
   return features
-
-
-# ---------------------------------------------------------------------------
-# Records: the bytes of tf.train.Example
-
-
-def serialize(features):
-  """Returns the bytes of the `tf.train.Example` of an `InputFeatures`.
-
-  A list of whole numbers becomes an int64 list, any other a float list.
-  """
-  return _delimited(1, _features(features.as_dict()))
-
-
-def _features(lists):
-  """Returns the entries of tf.train.Features of lists of numbers by name."""
-  return b"".join(_feature(name, *_packed(lists[name])) for name in lists)
-
-
-def _packed(values):
-  """Returns the number of a list's field in tf.train.Feature, its bytes."""
-  if all(isinstance(value, numbers.Integral) for value in values):
-    return 3, b"".join(map(_varint, values))
-  return 2, struct.pack(f"<{len(values)}f", *values)
-
-
-class _RecordEncoder:
-  """Encodes records from parts that repeat; the same as `serialize` gives.
-
-  But for ids and label, a record depends on two small numbers and S alone: it
-  is put together from cuts of the same zeros and ones, and the bytes of ids
-  and labels are kept. Lists that go through tf.train.Example took as long as
-  all the rest of a conversion.
-  """
-
-  def __init__(self, seq_length, target):
-    self.seq_length, self.target = seq_length, target
-    self.zeros = bytes(seq_length)
-    self.ones_and_zeros = b"\1" * seq_length + self.zeros
-    self.bytes_of_id = _Remembered(_varint)
-    self.head_of_size = _Remembered(self._head)
-    self.end_of_value = _Remembered(self._end)
-    self.mask_head = self._before_values("input_mask")
-    self.segments_head = self._before_values("segment_ids")
-
-  def __call__(self, ids, in_first, value):
-    """Returns the record of ids, the first `in_first` of them of segment 0."""
-    values = b"".join(map(self.bytes_of_id.__getitem__, ids))
-    blank = self.seq_length - len(ids)
-    mask = self.ones_and_zeros[blank : blank + self.seq_length]
-    end = self.end_of_value[value]
-    return b"".join(
-      (
-        self.head_of_size[len(values) + blank, len(end)],
-        values,
-        self.zeros[:blank],
-        self.mask_head,
-        mask,
-        self.segments_head,
-        self.zeros[:in_first],
-        mask[in_first:],
-        end,
-      )
-    )
-
-  def _head(self, sizes):
-    """Returns what precedes the ids' values, by their size and the end's."""
-    size, end = sizes
-    rest = 2 * self.seq_length + len(self.mask_head + self.segments_head) + end
-    whole = _delimited(1, _feature("input_ids", 3, bytes(size)) + bytes(rest))
-    return whole[: len(whole) - size - rest]
-
-  def _before_values(self, name):
-    """Returns what precedes the values of S numbers of one byte."""
-    return _feature(name, 3, self.zeros)[: -self.seq_length]
-
-  def _end(self, value):
-    """Returns the features after those of S numbers."""
-    return _features({**self.target.features(value), "is_real_example": [1]})
-
-
-class _Remembered(dict):
-  """What a function gives, by its argument; begins anew when it is large."""
-
-  MOST = 1 << 18  # more than a vocabulary has
-
-  def __init__(self, make):
-    super().__init__()
-    self.make = make
-
-  def __missing__(self, key):
-    if len(self) == self.MOST:
-      self.clear()
-    self[key] = value = self.make(key)
-    return value
-
-
-def _feature(name, kind, values):
-  """Returns an entry of tf.train.Features.
-
-  Args:
-    name: of the feature.
-    kind: number of the list's field in tf.train.Feature: 2 for floats of 4
-      bytes, 3 for varints.
-    values: bytes of the list's values.
-  """
-  packed = _delimited(kind, _delimited(1, values))
-  return _delimited(1, _delimited(1, name.encode()) + _delimited(2, packed))
-
-
-def _delimited(number, content):
-  """Returns a field of a protocol buffer: its number, length and content."""
-  return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _varint(number):
-  """Returns a whole number in groups of 7 bits, the lowest first.
-
-  >>> _varint(5), _varint(300)
-  (b'\\x05', b'\\xac\\x02')
-  """
-  number = int(number) & (1 << 64) - 1  # a negative one counts from 2**64
-  groups = bytearray()
-  while number > 127:
-    groups.append(number & 127 | 128)
-    number >>= 7
-  groups.append(number)
-  return bytes(groups)

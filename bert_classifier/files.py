@@ -13,12 +13,14 @@ import os
 import re
 import secrets
 import socket
+import time
 
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import errors
 
 _CHUNK_BYTES = 1 << 20
+_SECONDS_A_DAY = 24 * 60 * 60
 
 
 @contextlib.contextmanager
@@ -28,11 +30,10 @@ def atomic_write(path):
   A reader finds the old file or the whole new one, also when the process is
   killed or another one writes the same file. A local file is on the disk before
   it is renamed, so that a power cut leaves no empty one. An exception removes
-  the temporary file; that of a killed process is removed by the next write.
+  the temporary file; that of a killed process is removed by a later write,
+  from a day on.
   """
-  _remove_abandoned(path)
-  # Containers may share host name and process id: hence the random part.
-  temporary = f"{_name_temporary(path)}{os.getpid()}-{secrets.token_hex(4)}"
+  temporary = _make_temporary_path(path)
   try:
     yield temporary
     if not _is_remote(path):
@@ -44,6 +45,28 @@ def atomic_write(path):
     raise
   if not _is_remote(path):
     _sync_folder(os.path.dirname(path) or ".")
+
+
+@contextlib.contextmanager
+def temporary_folder(path):
+  """Yields the path of a folder beside `path`, and removes it in the end.
+
+  It is not made yet. That of a killed process is removed by a later call of the
+  same `path`, from a day on.
+  """
+  folder = _make_temporary_path(path)
+  try:
+    yield folder
+  finally:
+    if tf.io.gfile.isdir(folder):
+      tf.io.gfile.rmtree(folder)
+
+
+def _make_temporary_path(path):
+  """Returns a path beside `path` that no other process uses."""
+  _remove_abandoned(path)
+  # Containers may share host name and process id: hence the random part.
+  return f"{_name_temporary(path)}{os.getpid()}-{secrets.token_hex(4)}"
 
 
 def _name_temporary(path):
@@ -85,21 +108,27 @@ def list_matching(folder, pattern):
   A glob would not find a folder with a name such as `runs[1]`.
   """
   names = tf.io.gfile.listdir(folder) if tf.io.gfile.isdir(folder) else []
+  names = (name.rstrip("/") for name in names)  # gs:// marks folders so
   names = (name for name in names if re.fullmatch(pattern, name))
   return [os.path.join(folder, name) for name in sorted(names)]
 
 
 def _remove_abandoned(path):
-  """Removes temporary files that ended processes of this machine left."""
+  """Removes what ended processes of this machine left, a day or more ago.
+
+  A host name may be that of several containers with one storage, in each of
+  which other processes run: hence the day.
+  """
   folder, name = os.path.split(path)
   start = _name_temporary(name)
   # Names without a random part are those of the version before.
   ours = re.escape(start) + r"\d+(-[0-9a-f]+)?"
   for temporary in list_matching(folder or ".", ours):
     process = os.path.basename(temporary)[len(start) :].partition("-")[0]
-    if not _is_running(process):
-      with contextlib.suppress(tf.errors.NotFoundError):  # another was faster
-        tf.io.gfile.remove(temporary)
+    # Another process may be faster, or the file may be another user's.
+    with contextlib.suppress(tf.errors.OpError):
+      if not _is_running(process) and _is_a_day_old(temporary):
+        _remove(temporary)
 
 
 def _is_running(pid):
@@ -115,11 +144,26 @@ def _is_running(pid):
   return True
 
 
+def _is_a_day_old(path):
+  """Returns True where nothing was written to a file or folder for a day."""
+  paths = [path]
+  if tf.io.gfile.isdir(path):
+    paths += list_matching(path, ".*")
+  written = max(tf.io.gfile.stat(path).mtime_nsec for path in paths) / 1e9
+  return time.time() - written > _SECONDS_A_DAY
+
+
+def _remove(path):
+  """Removes a file, or a folder with all that it holds."""
+  if tf.io.gfile.isdir(path):
+    tf.io.gfile.rmtree(path)
+  else:
+    tf.io.gfile.remove(path)
+
+
 def is_writable(folder):
   """Returns True where a file can be made in a folder."""
-  probe = os.path.join(
-    folder, f".writable-{socket.gethostname()}-{os.getpid()}"
-  )
+  probe = os.path.join(folder, f".writable-{secrets.token_hex(8)}")
   try:
     with tf.io.gfile.GFile(probe, "w") as writer:
       writer.write("")
@@ -151,11 +195,15 @@ def write_json(path, value):
 
 
 def read_json(path):
-  """Returns the value in a JSON file, None where it is missing or broken."""
+  """Returns the value in a JSON file, None where it is missing or broken.
+
+  Raises:
+    tf.errors.OpError: it is there, but cannot be read.
+  """
   try:
     with tf.io.gfile.GFile(path, "r") as reader:
       return json.loads(reader.read())
-  except (tf.errors.OpError, ValueError):
+  except (tf.errors.NotFoundError, ValueError):
     return None
 
 

@@ -11,12 +11,11 @@ Axis letters: V vocabulary, P positions, Y token types, H hidden, F
 feed-forward, L labels.
 """
 
-import atexit
+import contextlib
 import functools
 import json
 import os
 import re
-import shutil
 import tempfile
 from typing import NamedTuple, Optional
 
@@ -206,7 +205,7 @@ class Source(NamedTuple):
   """Where the weight of a variable is.
 
   Attributes:
-    path: local path of a safetensors file.
+    path: a safetensors file, which may be remote.
     name: the tensor's name in it.
     is_transposed: True where its axes are in the opposite order.
   """
@@ -234,7 +233,7 @@ def open_weights(path):
 
   Args:
     path: a safetensors file, or the index of a model in several; may be
-      remote, then the files are copied to a temporary folder.
+      remote.
 
   Raises:
     MissingFileError: the index lists a file that is not there.
@@ -243,8 +242,7 @@ def open_weights(path):
   """
   shapes, sources = {}, {}
   for shard in _list_shards(path):
-    local = _copy_if_remote(shard)
-    for name, shape, dtype in _read_header(shard, local):
+    for name, shape, dtype in _read_header(shard):
       variable = find_variable_by_their_name(name)
       if variable is None or variable.name in shapes:
         shapes[name] = shape
@@ -256,14 +254,15 @@ def open_weights(path):
         )
       is_transposed = variable.is_transposed
       shapes[variable.name] = shape[::-1] if is_transposed else shape
-      sources[variable.name] = Source(local, name, is_transposed)
+      sources[variable.name] = Source(shard, name, is_transposed)
   return Weights(shapes, sources)
 
 
 def write_tensorflow_checkpoint(sources, prefix):
   """Writes weights as float32 to a TensorFlow checkpoint.
 
-  Memory holds the weights once.
+  Memory holds the weights once; remote files are copied to this machine
+  meanwhile.
 
   Args:
     sources: {name: `Source`}.
@@ -273,9 +272,18 @@ def write_tensorflow_checkpoint(sources, prefix):
   # Read inside the graph: as constants the weights could not pass 2 GB, and
   # fed they would be held twice. A GPU would be claimed for nothing.
   on_cpu = tf.ConfigProto(device_count={"GPU": 0})
-  with tf.Graph().as_default(), tf.Session(config=on_cpu) as session:
+  with (
+    contextlib.ExitStack() as copies,
+    tf.Graph().as_default(),
+    tf.Session(config=on_cpu) as session,
+  ):
+    local = {
+      path: copies.enter_context(_local_copy(path))
+      for path in {source.path for source in sources.values()}
+    }
     readers = [
-      functools.partial(_read_weight, source) for source in sources.values()
+      functools.partial(_read_weight, source._replace(path=local[source.path]))
+      for source in sources.values()
     ]
     tensors = [tf.numpy_function(read, [], tf.float32) for read in readers]
     save = tf.raw_ops.SaveV2(
@@ -319,22 +327,45 @@ def _list_shards(path):
   return shards
 
 
-def _copy_if_remote(path):
-  """Returns a path that the library can open, of a copy where need be."""
+@contextlib.contextmanager
+def _local_copy(path, *, header_only=False):
+  """Yields a path that the library can open, of a copy where need be.
+
+  Args:
+    path: a safetensors file.
+    header_only: the copy needs no weights, only the length that they give it.
+  """
   if "://" not in path:
-    return path
-  folder = tempfile.mkdtemp()
-  atexit.register(shutil.rmtree, folder, ignore_errors=True)
-  copy = os.path.join(folder, os.path.basename(path))
-  tf.io.gfile.copy(path, copy)
-  return copy
+    yield path
+    return
+  with tempfile.TemporaryDirectory() as folder:
+    copy = os.path.join(folder, os.path.basename(path))
+    if header_only:
+      _copy_header(path, copy)
+    else:
+      tf.io.gfile.copy(path, copy)
+    yield copy
 
 
-def _read_header(path, local):
+def _copy_header(path, copy):
+  """Copies the header of a remote file; a hole takes the place of the rest."""
+  length = tf.io.gfile.stat(path).length
+  with tf.io.gfile.GFile(path, "rb") as reader, open(copy, "wb") as writer:
+    start = reader.read(8)  # the length of the header
+    writer.write(start)
+    wanted = int.from_bytes(start, "little")
+    writer.write(reader.read(min(wanted, length - len(start))))
+    writer.truncate(length)
+
+
+def _read_header(path):
   """Returns (name, shape, type) of each tensor."""
   library = _import_safetensors()
   try:
-    with library.safe_open(local, framework="np") as tensors:
+    with (
+      _local_copy(path, header_only=True) as local,
+      library.safe_open(local, framework="np") as tensors,
+    ):
       names = tensors.keys()
       slices = [(name, tensors.get_slice(name)) for name in names]
       return [(n, tuple(s.get_shape()), s.get_dtype()) for n, s in slices]

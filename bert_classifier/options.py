@@ -68,7 +68,8 @@ class DataOptions:
   """The task and its files"""
 
   task_name: Optional[str] = flag(
-    None, "Task, in any case: cola, mnli, mrpc, xnli or one of your own."
+    None,
+    "Task, in any case: a built-in one (docs/data.md) or one of your own.",
   )
   data_dir: Optional[str] = flag(
     None, "Folder of the task's files.", is_path=True
@@ -288,7 +289,11 @@ def make_options(**values):
 
   Raises:
     UserError: a value out of its range; names flag, value and range.
+    TypeError: there is no flag of that name.
   """
+  unknown = values.keys() - {field.name for field in all_flags()}
+  if unknown:
+    raise TypeError(f"there is no flag {', '.join(sorted(unknown))}")
   for field in all_flags():
     value, metadata = values.get(field.name), field.metadata
     if value is None:

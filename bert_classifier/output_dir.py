@@ -15,7 +15,7 @@ from typing import NamedTuple, Optional
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files
+from bert_classifier import checkpoints, errors, files
 
 try:
   import fcntl
@@ -28,9 +28,9 @@ except ImportError:  # under Windows
 MANIFEST = "run_manifest.json"
 # Copies of what the model was trained with, named as in a released folder.
 CONFIG, VOCABULARY = "bert_config.json", "vocab.txt"
-# Folder of init_checkpoint in TensorFlow's form, as long as it is needed.
-CONVERTED_WEIGHTS = "converted_weights"
-_CONVERTED_PREFIX = "converted.ckpt"
+# init_checkpoint in TensorFlow's form: prefix, in a temporary folder beside a
+# path of the other name, which was the folder itself in the version before.
+_CONVERTED_WEIGHTS, _CONVERTED_PREFIX = "converted_weights", "converted.ckpt"
 
 # Written for a split; `{}` stands for what follows dev or test in its name.
 _RESULTS = "eval_results{}.txt"
@@ -54,7 +54,7 @@ _OWN_FILES = {
       ),
     ]
   ),
-  CONVERTED_WEIGHTS: re.escape(_CONVERTED_PREFIX) + ".*",
+  _CONVERTED_WEIGHTS: re.escape(_CONVERTED_PREFIX) + ".*",
   "eval": _EVENTS,
   "eval_mismatched": _EVENTS,
 }
@@ -81,50 +81,58 @@ def evaluation_name(split):
   return split.partition("_")[2] or None
 
 
-def converted_prefix(output_dir):
-  """Returns the prefix of init_checkpoint in TensorFlow's form."""
-  return os.path.join(output_dir, CONVERTED_WEIGHTS, _CONVERTED_PREFIX)
-
-
 def _path_for(output_dir, name, split):
   _, separator, rest = split.partition("_")
   return os.path.join(output_dir, name.format(separator + rest))
 
 
-def list_own_files(output_dir, folders=tuple(_OWN_FILES)):
-  """Returns the paths of what a run wrote.
-
-  Args:
-    output_dir: the folder.
-    folders: names of folders below it to look into, "" for itself.
-  """
+def list_own_files(output_dir):
+  """Returns the paths of what runs wrote into a folder to stay there."""
   return [
     path
-    for folder in folders
-    for path in files.list_matching(
-      os.path.join(output_dir, folder), _OWN_FILES[folder]
-    )
+    for folder, names in _OWN_FILES.items()
+    for path in files.list_matching(os.path.join(output_dir, folder), names)
   ]
 
 
-def remove_own_files(output_dir, folders=tuple(_OWN_FILES)):
-  """Removes what a run wrote, and nothing else.
+def remove_own_files(output_dir):
+  """Removes what a run wrote, but its manifest, and nothing else.
 
-  Args:
-    output_dir: the folder.
-    folders: see `list_own_files`.
+  The manifest says which files are a run's own until the next training replaces
+  it, also where this removal or what follows is stopped in between.
 
   Returns:
     The number of files removed.
   """
-  own = list_own_files(output_dir, folders)
+  own = list_own_files(output_dir)
+  own = [path for path in own if os.path.basename(path) != MANIFEST]
   for path in own:
     tf.io.gfile.remove(path)
-  for name in filter(None, folders):
+  for name in filter(None, _OWN_FILES):
     folder = os.path.join(output_dir, name)
     if tf.io.gfile.isdir(folder) and not tf.io.gfile.listdir(folder):
       tf.io.gfile.rmtree(folder)
   return len(own)
+
+
+@contextlib.contextmanager
+def convert_weights(output_dir, checkpoint):
+  """Yields the prefix of a TensorFlow checkpoint with the given weights.
+
+  What is converted lies in output_dir, where a TPU can read it too, and is
+  removed in the end. Several processes may do so in one folder.
+
+  Args:
+    output_dir: the folder.
+    checkpoint: `checkpoints.Checkpoint`, or None, which yields None.
+  """
+  if checkpoint is None:
+    yield None
+    return
+  path = os.path.join(output_dir, _CONVERTED_WEIGHTS)
+  with files.temporary_folder(path) as folder:
+    prefix = os.path.join(folder, _CONVERTED_PREFIX)
+    yield checkpoint.convert_to_tensorflow(prefix)
 
 
 # ---------------------------------------------------------------------------
@@ -156,8 +164,7 @@ def inspect(output_dir):
     UserError: its manifest is damaged.
   """
   # Not latest_checkpoint, to which a checkpoint whose files are gone is none.
-  state = tf.train.get_checkpoint_state(output_dir)
-  checkpoint = state.model_checkpoint_path if state else None
+  checkpoint = checkpoints.read_state(output_dir)
   step = re.search(r"-(\d+)$", checkpoint) if checkpoint else None
   settings = _read_manifest(output_dir).get("settings", {})
   return OutputDir(
@@ -206,7 +213,7 @@ def _read_manifest(output_dir):
   settings = manifest.get("settings") if isinstance(manifest, dict) else None
   if not isinstance(settings, dict):
     raise errors.UserError(
-      f"{path} is damaged, so nobody can tell how the model beside it was"
+      f"{path} is damaged, so it is unknown how the model beside it was"
       " trained: give another --output_dir, or remove the file if you know"
     )
   return manifest
@@ -345,7 +352,7 @@ def lock_for_training(output_dir):
 
 @contextlib.contextmanager
 def claim(options, found):
-  """Keeps a second training out of a folder; empties it where asked to.
+  """Keeps a second training out of a folder; removes a run where asked to.
 
   Args:
     options: `options.RunOptions`.

@@ -16,6 +16,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   checkpoints,
   devices,
+  evaluation,
   files,
   hugging_face,
   output_dir,
@@ -28,6 +29,12 @@ from bert_classifier.tasks import DataProcessor, TaskData
 import modeling
 import tokenization
 
+_MOST_PROCESSES = 4  # what more would gain was not measured
+# Of a serialized example: three features of up to three bytes each; names, a
+# tensor and its slot in the buffer.
+_BYTES_A_POSITION, _BYTES_A_RECORD = 5, 400
+_BUFFER_SIZE = "buffer_rows"  # in manifests, since the first of them
+
 
 class Task(NamedTuple):
   """What a run is about.
@@ -36,12 +43,14 @@ class Task(NamedTuple):
     name: as in --task_name, in lower case.
     processor: `tasks.DataProcessor`.
     target: what is predicted, see `targets`.
+    metrics: names in `evaluation.METRICS` beside those of the target.
     data: `tasks.TaskData`.
   """
 
   name: str
   processor: DataProcessor
   target: object
+  metrics: tuple
   data: TaskData
 
 
@@ -117,12 +126,12 @@ class Run(NamedTuple):
 
   @property
   def first_step(self):
-    """The step that training goes on from."""
+    """Returns the step that training resumes from."""
     return self.found.step
 
   @property
   def is_finished(self):
-    """Whether output_dir has all the steps that are asked for."""
+    """Returns whether output_dir has all the steps that are asked for."""
     return bool(
       self.found.checkpoint and self.first_step >= self.schedule.steps
     )
@@ -148,7 +157,7 @@ def prepare(options):
   """
   check_flags(options)
   placement = prepare_placement(options)
-  task = prepare_task(options.data, options.model.max_seq_length)
+  task = prepare_task(options.data, options.model.max_seq_length, options.given)
   model = prepare_model(options.model, options.run.output_dir, task)
   cache = prepare_cache(options, placement, task, model)
   settings = make_settings(options, task, model)
@@ -159,8 +168,13 @@ def prepare(options):
   counts = {split: cache.count(split) for split in splits}
   schedule = None
   if options.run.do_train:
-    schedule = make_schedule(options, counts["train"], found)
-    settings["order"] = {"buffer_rows": schedule.buffer_size}
+    schedule = make_schedule(
+      options.training,
+      options.model.max_seq_length,
+      counts["train"],
+      found,
+    )
+    settings["order"] = {_BUFFER_SIZE: schedule.buffer_size}
   tf.io.gfile.makedirs(options.run.output_dir)
   features = {split: cache.features(split) for split in splits}
   return Run(
@@ -188,7 +202,7 @@ def prepare(options):
 
 
 def check_flags(options):
-  """Holds the flags against each other.
+  """Checks that all flags are there and go with each other.
 
   Raises:
     UserError: a flag is needed, or does not go with another.
@@ -235,16 +249,21 @@ def prepare_placement(options):
       "cache_dir": options.data.cache_dir,
       "init_checkpoint": options.model.init_checkpoint,
     },
+    do_eval=options.run.do_eval,
   )
   return placement
 
 
-def prepare_task(options, max_seq_length):
+def prepare_task(options, max_seq_length, given=frozenset()):
   """Returns the `Task` that `options.DataOptions` name.
 
+  Args:
+    max_seq_length: S.
+    given: names of the flags that were given.
+
   Raises:
-    UserError: there is no such task, its labels are not texts, or the length
-      is too short for its texts.
+    UserError: there is no such task, its labels or its metric make no sense,
+      or the length is too short for its texts.
   """
   processors = {name.lower(): PROCESSORS[name] for name in PROCESSORS}
   name = options.task_name.lower()
@@ -253,17 +272,21 @@ def prepare_task(options, max_seq_length):
       f"--task_name={options.task_name} is not one of {', '.join(processors)}"
     )
   processor = processors[name]()
-  if isinstance(processor, XnliProcessor):
+  if isinstance(processor, XnliProcessor) and "xnli_language" in given:
     processor.language = options.xnli_language
+  owner = type(processor).__name__
   target = processor.get_target()
-  target.check(type(processor).__name__)
+  target.check(owner)
+  metrics = () if processor.metric is None else (processor.metric,)
+  for metric in (*target.metrics, *metrics):
+    evaluation.check_metric(metric, owner)
   if processor.has_pairs() and max_seq_length < 5:
     raise UserError(
       f"--max_seq_length={max_seq_length} leaves no room for the pairs of texts"
       f" of {name}: it must be at least 5"
     )
   data = TaskData(processor, options.data_dir)
-  return Task(name, processor, target, data)
+  return Task(name, processor, target, metrics, data)
 
 
 def choose_splits(options, data):
@@ -466,7 +489,7 @@ def check_weights(options, run, model, found):
   """
   if found.checkpoint:
     trained = checkpoints.open_checkpoint(found.checkpoint)
-    trained.compare_with(model.variables).accept(trained_needed=True)
+    trained.compare_with(model.variables).accept(is_resumed=True)
     if not found.step and not run.do_train:
       raise UserError(
         f"{trained.path} is of step 0: training began there, but was stopped"
@@ -484,11 +507,13 @@ def check_weights(options, run, model, found):
       )
     logging.warning("training from random weights: no --init_checkpoint")
     return None
-  return model.weights.compare_with(model.variables).accept(
+  coverage = model.weights.compare_with(model.variables).accept(
     allow_partial_init=options.allow_partial_init,
     reinit_head=options.reinit_head,
     trained_needed=not run.do_train,
   )
+  coverage.log()
+  return coverage
 
 
 # ---------------------------------------------------------------------------
@@ -517,35 +542,36 @@ def prepare_cache(options, placement, task, model):
   )
 
 
-_MOST_PROCESSES = 4  # what more would gain was not measured
+def make_schedule(options, max_seq_length, examples, found):
+  """Returns the `Schedule` of so many training examples.
 
+  A resumed run keeps its buffer size, since the order depends on it.
 
-def make_schedule(options, examples, found):
-  """Returns the steps that so many examples make, and the room to shuffle them.
-
-  A run that is taken up shuffles in the room that it began with: the order of
-  the examples depends on it.
+  Args:
+    options: `options.TrainingOptions`.
+    max_seq_length: S.
+    examples: number of training examples.
+    found: `output_dir.OutputDir`.
 
   Raises:
     UserError: there are too few examples for a single step.
   """
-  training = options.training
-  steps = int(examples / training.train_batch_size * training.num_train_epochs)
+  steps = int(examples / options.train_batch_size * options.num_train_epochs)
   if not steps:
     raise UserError(
       f"{examples} training examples in batches of --train_batch_size="
-      f"{training.train_batch_size} over --num_train_epochs="
-      f"{training.num_train_epochs} make no step: a smaller batch or more"
-      " epochs are needed"
+      f"{options.train_batch_size} over --num_train_epochs="
+      f"{options.num_train_epochs} are less than one step: give a smaller batch"
+      " or more epochs"
     )
-  buffer_size = training.shuffle_buffer_size
+  buffer_size = options.shuffle_buffer_size
   if not buffer_size and found.checkpoint:
-    buffer_size = found.settings.get("order", {}).get("buffer_rows")
+    buffer_size = found.settings.get("order", {}).get(_BUFFER_SIZE)
   return Schedule(
     examples,
     steps,
-    int(steps * training.warmup_proportion),
-    buffer_size or choose_buffer_size(examples, options.model.max_seq_length),
+    int(steps * options.warmup_proportion),
+    buffer_size or choose_buffer_size(examples, max_seq_length),
   )
 
 
@@ -563,11 +589,6 @@ def choose_buffer_size(examples, max_seq_length):
     examples,
   )
   return buffer_size
-
-
-# Of a serialized example: three features of up to three bytes each; names, a
-# tensor and its slot in the buffer.
-_BYTES_A_POSITION, _BYTES_A_RECORD = 5, 400
 
 
 def choose_batch_size(flag, options, placement, features, kind):

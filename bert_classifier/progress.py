@@ -75,7 +75,7 @@ class _Formatter(python_logging.Formatter):
     return super().format(record)
 
 
-def _tell(line):
+def _report(line):
   """Writes to the status line on a terminal, else to the log."""
   if STATUS.is_terminal:
     STATUS.show(line)
@@ -84,7 +84,7 @@ def _tell(line):
 
 
 class Counter:
-  """Tells how many examples are done, how fast, and the time left.
+  """Reports how many examples are done, how fast, and the time left.
 
   Every ten seconds in the log; on a terminal in the status line.
 
@@ -96,7 +96,7 @@ class Counter:
   def __init__(self, done, total=None):
     self._done, self._total = done, total
     self._count = self._first_count = 0
-    self._began = self._told = None
+    self._began = self._reported = None
 
   def add(self, examples):
     """Counts `examples` more; any beyond the total only fill a batch.
@@ -108,13 +108,13 @@ class Counter:
     if self._total is not None:
       self._count = min(self._count, self._total)
     if self._began is None:
-      self._began = self._told = now
+      self._began = self._reported = now
       self._first_count = self._count
-    elif now - self._told >= (
+    elif now - self._reported >= (
       _RENEW_SECONDS if STATUS.is_terminal else _LOG_SECONDS
     ):
-      self._told = now
-      _tell(str(self))
+      self._reported = now
+      _report(str(self))
 
   def __str__(self):
     """Returns "converted 20 of 60 examples, 10.0 examples/s, 4 s left"."""
@@ -132,7 +132,7 @@ class Counter:
 
 
 def count_examples(examples, counter, every=1000):
-  """Yields the examples; after so many of them a `Counter` counts them."""
+  """Yields the examples; after `every` of them a `Counter` counts them."""
   try:
     for number, example in enumerate(examples, 1):
       yield example
@@ -143,7 +143,7 @@ def count_examples(examples, counter, every=1000):
 
 
 class ProgressHook(tf.train.SessionRunHook):
-  """Tells step, epoch, loss, rate, speed and time left.
+  """Reports step, epoch, loss, rate, speed and time left.
 
   In the log at the first step, then every `log_steps`; on a terminal in the
   status line. At the same steps loss and rate are written for TensorBoard. On a
@@ -192,8 +192,8 @@ class ProgressHook(tf.train.SessionRunHook):
   def after_create_session(self, session, coord):
     del coord
     step = tf.train.get_global_step()
-    self._first = self._step = self._told_step = int(session.run(step))
-    self._told_time = time.monotonic()
+    self._first = self._step = self._reported_step = int(session.run(step))
+    self._reported_time = time.monotonic()
 
   def before_run(self, run_context):
     del run_context
@@ -208,9 +208,9 @@ class ProgressHook(tf.train.SessionRunHook):
     if is_due and self._writer:
       self._summarize(run_values.results)
     if STATUS.is_terminal:
-      is_due = time.monotonic() - self._told_time > _RENEW_SECONDS
+      is_due = time.monotonic() - self._reported_time > _RENEW_SECONDS
     if is_due:
-      self._tell(run_values.results)
+      self._report(run_values.results)
 
   def end(self, session):
     del session
@@ -220,7 +220,7 @@ class ProgressHook(tf.train.SessionRunHook):
 
   def pause(self, seconds):
     """Leaves `seconds` out of the speed in the next line."""
-    self._told_time += seconds
+    self._reported_time += seconds
 
   def _is_due(self):
     first = self._first + self._steps_per_run
@@ -239,7 +239,7 @@ class ProgressHook(tf.train.SessionRunHook):
     )
     self._writer.add_summary(summary, self._step)
 
-  def _tell(self, values):
+  def _report(self, values):
     parts = [
       f"step {self._step}/{self._total}",
       f"epoch {self._step * self._batch / self._examples:.2f}",
@@ -248,7 +248,7 @@ class ProgressHook(tf.train.SessionRunHook):
       parts.append(f"loss {values[self.LOSS]:.4f}")
       parts.append(f"learning rate {values[self.RATE]:.2e}")
     parts += self._speed()
-    _tell(", ".join(parts))
+    _report(", ".join(parts))
 
   def _speed(self):
     """Returns examples a second since the last line, and the time left.
@@ -256,9 +256,9 @@ class ProgressHook(tf.train.SessionRunHook):
     Returns [] at the first step, in which TensorFlow still prepares the graph.
     """
     now = time.monotonic()
-    seconds, steps = now - self._told_time, self._step - self._told_step
-    starting = self._told_step == self._first
-    self._told_step, self._told_time = self._step, now
+    seconds, steps = now - self._reported_time, self._step - self._reported_step
+    starting = self._reported_step == self._first
+    self._reported_step, self._reported_time = self._step, now
     if starting or not steps:
       return []
     left = (self._total - self._step) * seconds / steps
@@ -269,18 +269,18 @@ class ProgressHook(tf.train.SessionRunHook):
 
 
 class EvaluationHook(tf.train.SessionRunHook):
-  """Tells the progress of an evaluation.
+  """Reports the progress of an evaluation.
 
   Args:
     examples: number of examples.
     batch_size: examples that one call of the session takes.
-    training: the `ProgressHook` of a training that waits; the time that the
-      evaluation's session takes is left out of its speed.
+    training_hook: `ProgressHook` of a training that waits, or None; the time
+      that the evaluation's session takes is left out of its speed.
   """
 
-  def __init__(self, *, examples, batch_size, training=None):
+  def __init__(self, *, examples, batch_size, training_hook=None):
     self._examples, self._batch = examples, batch_size
-    self._training = training
+    self._training_hook = training_hook
 
   def begin(self):
     self._began = time.monotonic()
@@ -293,8 +293,8 @@ class EvaluationHook(tf.train.SessionRunHook):
   def end(self, session):
     del session
     logging.info("%s", self._counter)
-    if self._training:
-      self._training.pause(time.monotonic() - self._began)
+    if self._training_hook:
+      self._training_hook.pause(time.monotonic() - self._began)
 
 
 def format_duration(seconds):

@@ -8,29 +8,32 @@ A reader of another format is a function like `read_tsv`: it yields the line
 that a row begins in and the row's cells, and digests what it reads.
 """
 
+from collections.abc import Iterator
 import csv
-import sys
 from typing import NamedTuple
 
 from bert_classifier import errors, files
 
+# The most that Windows takes, where a long has 32 bits.
+_LONGEST_CELL = 2**31 - 1
 
-class Row(NamedTuple):
-  """A row of a file.
+
+class TableFile(NamedTuple):
+  """A file of a task that is being read.
 
   Attributes:
-    line: number of its line, from 1.
-    number: how many rows precede it, the header among them.
-    cells: list of the texts in its columns.
+    path: the file.
+    header: list of the names of the columns; empty where there is none.
+    table: `tasks.Table`, with a number for each column.
+    rows: iterator over (line number from 1, number of rows that precede it, the
+      header among them, list of cells) of each row behind the header. It raises
+      a `UserError` for a row that lacks a column.
   """
 
-  line: int
-  number: int
-  cells: list
-
-  def cell(self, column):
-    """Returns the text in a column, given by its number; None for None."""
-    return None if column is None else self.cells[column]
+  path: str
+  header: list
+  table: object
+  rows: Iterator
 
 
 def read_tsv(path, sha256=None):
@@ -48,23 +51,18 @@ def read_tsv(path, sha256=None):
 
 def read_quoted_tsv(path, quotechar):
   """Returns the list of all rows of a file whose cells may be in quotes."""
-  csv.field_size_limit(sys.maxsize)
+  csv.field_size_limit(_LONGEST_CELL)
   lines = (text for _, text in files.read_lines(path))
   return list(csv.reader(lines, delimiter="\t", quotechar=quotechar))
 
 
 def open_table(path, table, sha256=None):
-  """Opens a file whose columns a `tasks.Table` describes.
+  """Returns the `TableFile` of a file that a `tasks.Table` describes.
 
   Args:
     path: the file.
     table: `tasks.Table`.
     sha256: see `files.read_lines`.
-
-  Returns:
-    The header, a list of names that is empty where there is none; the table
-    with a number for each column; an iterator over the `Row`s behind the
-    header, which raises a `UserError` for a row that lacks a column.
 
   Raises:
     UserError: the header lacks a name that the table has.
@@ -74,35 +72,40 @@ def open_table(path, table, sha256=None):
   if table.header:
     _, header = next(rows, (1, []))
     if not header:
-      return header, table, iter(())
+      return TableFile(path, header, table, iter(()))
   table = table.numbered(header, path)
-  return header, table, _checked_rows(path, rows, table, header)
+  rows = _checked_rows(path, rows, table.columns(), header)
+  return TableFile(path, header, table, rows)
 
 
-def _checked_rows(path, rows, table, header):
-  """Yields the `Row`s of pairs (line number, cells) behind the header."""
-  columns = table.columns()
-  needed = 1 + max(columns)
-  from_end = header and min(columns) < 0
+def _checked_rows(path, rows, columns, header):
+  """Yields `TableFile.rows` of pairs (line number, cells).
+
+  Args:
+    columns: list of the numbers of the columns that every row must have.
+  """
+  needed = max(1 + max(columns), -min(columns))
+  # What is counted from the end is the same column in rows of one length only.
+  from_end, width = min(columns) < 0, len(header)
   for number, (line, cells) in enumerate(rows, start=bool(header)):
     if len(cells) < needed:
-      row = Row(line, number, cells)
-      raise _miscounted(path, row, f"at least {needed} are needed")
-    if from_end and len(cells) != len(header):
-      row = Row(line, number, cells)
-      raise _miscounted(path, row, f"the header has {len(header)}")
-    yield Row(line, number, cells)
+      raise _miscounted(path, line, cells, f"at least {needed} are needed")
+    if from_end and len(cells) != width:
+      if width:
+        first = "header" if header else "first row"
+        raise _miscounted(path, line, cells, f"the {first} has {width}")
+      width = len(cells)
+    yield line, number, cells
 
 
-def _miscounted(path, row, expected):
+def _miscounted(path, line, cells, expected):
   """Returns the error of a row that has not the columns that are expected."""
-  count = len(row.cells)
-  line = "\t".join(row.cells)
+  count, row = len(cells), "\t".join(cells)
   text = (
-    f"{path}:{row.line}: {count} column{'s' * (count != 1)} separated by tabs,"
-    f" but {expected}; the row begins {line[:60]!r}"
+    f"{path}:{line}: {count} column{'s' * (count != 1)} separated by tabs,"
+    f" but {expected}; the row begins {row[:60]!r}"
   )
-  if count == 1 and ("," in line or ";" in line):
+  if count == 1 and ("," in row or ";" in row):
     text += (
       "; is the file separated by commas or semicolons? README.md says how to"
       " convert it"
@@ -110,24 +113,24 @@ def _miscounted(path, row, expected):
   return errors.UserError(text)
 
 
-def wrong_label(path, row, table, header, reason):
+def wrong_label(file, line, number, reason):
   """Returns the error of a row whose label the task's target refuses.
 
   Args:
-    path, row: where the label stands.
-    table: `tasks.Table`, columns by number.
-    header: list of the columns' names; empty where there is none.
+    file: `TableFile`.
+    line, number: of the row; see `TableFile.rows`.
     reason: what the target says of the label.
   """
-  if header and table.label < len(header):
-    place = f"column {header[table.label]!r}"
-  elif table.label < 0:
+  header, column = file.header, file.table.label
+  if header and column < len(header):
+    place = f"column {header[column]!r}"
+  elif column == -1:
     place = "the last column"
   else:
-    place = f"column {table.label}, counted from 0"
+    place = f"column {column}, counted from {'0' if column >= 0 else 'the end'}"
   text = (
-    f"{path}:{row.line}: in {place}, {reason}; correct the row or take it out"
+    f"{file.path}:{line}: in {place}, {reason}; correct the row or take it out"
   )
-  if not header and not row.number:
+  if not header and not number:
     text += ", or, if it is a header, give the task's Table header=True"
   return errors.UserError(text)

@@ -1,4 +1,4 @@
-"""What is predicted of a text: for now one class of L.
+"""Targets: what is predicted of a text, for now one class of L.
 
 A target says how wide the head is, how a label becomes a number in a record,
 what the loss is, and what of the logits is written. Whatever depends on the
@@ -7,11 +7,12 @@ kind of target asks an object of this interface:
   width                 logits of an example
   labels                names of the classes, () where there are none
   metrics               names in `evaluation.METRICS` that are always computed
-  check(owner)          raises a UserError where the labels make no sense
+  check(owner)          raises a UserError where the labels are not usable
   settings()            what records and head depend on, by name, for JSON: the
                         labels, and where it is not one class, the kind
   feature_spec()        the features of a record that hold the label
-  encode(label)         text of a label to a value, hashable; None for no label
+  encode(label)         text of a label to a value, hashable; None stands for
+                        no label, in a test set and where a batch is filled
   features(value)       that value by the names of the features, a list each:
                         floats where the feature is one of floats
   label_feature         name of the feature that an evaluation collects
@@ -43,25 +44,25 @@ class OneClass:
   def __init__(self, labels):
     self.labels = tuple(labels)
     self._ids = {label: index for index, label in enumerate(self.labels)}
-    self._ids[None] = 0
 
   @property
   def width(self):
+    """Returns L."""
     return len(self.labels)
 
   def check(self, owner):
-    """Makes sure that files can hold the labels and tell them apart.
+    """Checks that the labels are two or more different strings.
 
     Args:
       owner: name of the task, for the error.
 
     Raises:
-      UserError: they are no texts, one of them twice, or fewer than two.
+      UserError: they are not.
     """
     if (
       not all(isinstance(label, str) for label in self.labels)
       or len(self.labels) < 2
-      or len(self._ids) < len(self.labels)
+      or len(set(self.labels)) < len(self.labels)
     ):
       raise UserError(
         f"the labels of {owner} are {self.labels}, but must be two or more"
@@ -85,6 +86,8 @@ class OneClass:
     try:
       return self._ids[label]
     except KeyError:
+      if label is None:
+        return 0
       raise ValueError(
         f"the label {label!r:.80} is not one of"
         f" {', '.join(map(str, self.labels))}"
@@ -114,6 +117,7 @@ class OneClass:
     return {"probabilities": tf.nn.softmax(logits)}
 
   def prediction_header(self):
+    """Returns the names of the columns of `prediction_cells`."""
     return [
       "label",
       "probability",

@@ -1,4 +1,4 @@
-"""Tasks: which files, columns and labels, and how they become examples.
+"""Tasks: files, columns and labels, and how they become examples.
 
 A task is data: a subclass of `DataProcessor` that names its labels and, for
 each split, a `Table`. Reading, headers, blank lines and errors live once, in
@@ -9,7 +9,9 @@ each split, a `Table`. Reading, headers, blank lines and errors live once, in
 """
 
 import collections
+import contextlib
 import dataclasses
+import functools
 import hashlib
 import os
 from typing import Optional, Union
@@ -20,7 +22,7 @@ from bert_classifier import errors, files, table_files, targets
 
 
 class InputExample:
-  """One text, or pair of texts, and what is known of it.
+  """A text, or a pair of texts, with its label.
 
   Args and attributes:
     guid: name of the example, unique in its split.
@@ -40,16 +42,16 @@ class InputExample:
 
 
 class PaddingInputExample:
-  """Stands for no example: fills the last batch where batches must be whole.
+  """Fills the last batch where batches must be whole, and is no example.
 
-  A TPU computes batches of one size only; this has weight 0 in every metric
-  and is left out of every output.
+  A TPU computes batches of one size only. A filling has weight 0 in every
+  metric and is left out of every output.
   """
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """Where a split's examples stand in a file.
+  """Describes the file and the columns of a split.
 
   A column is given as its number, from 0, or from the end where negative, or as
   its name in the header.
@@ -59,12 +61,11 @@ class Table:
     header: whether the first row is a header.
     text_a: column of the text.
     text_b: column of the second text, None for single texts.
-    label: column of the label, None where there is none to be trained or
-      measured on.
+    label: column of the label; None in a test set only.
     guid: column that makes the guid; the row's number where None.
     name: what the guid begins with; the split's name where None.
-    language: column to hold against the task's language; rows of another one
-      are passed over.
+    language: column that is compared with the task's language; rows of another
+      language are skipped.
     row_id, gold: columns of a test file's own id and of the label that it gives
       away; a header need not have them.
   """
@@ -181,14 +182,14 @@ class DataProcessor:
 class TaskData:
   """The examples of a task in a folder.
 
-  Every reading of a split gives the same examples, or ends with an error: what
-  is read is digested as it goes and held against what was read before. So
-  texts, features and predictions belong together, although a file is read
-  anew each time and never held.
+  Every reading of a split gives the same examples, or ends with an error: a
+  digest of what is read is compared with that of the first reading. So texts,
+  features and predictions belong together, although a file is read anew each
+  time and never kept in memory.
 
-  What a processor's own get_..._examples returns is kept, and asked for once,
-  so that an order that is new every time does no harm. An iterator cannot be
-  kept: the method is asked again, and must give the same examples.
+  A processor's own get_..._examples is called once and its list kept, so that
+  an order that is new every time does no harm. An iterator cannot be kept: the
+  method is called again, and must give the same examples.
 
   Args:
     processor: `DataProcessor`.
@@ -209,15 +210,21 @@ class TaskData:
     return os.path.join(self._data_dir, name)
 
   def has_split(self, split):
-    """Returns whether the split has a table and its file is there."""
+    """Returns whether the split can be read.
+
+    That is: the processor has a method of its own for it, or a table whose file
+    is there.
+    """
+    if self._own_method(split):
+      return True
     path = self.path(split)
     return path is not None and tf.io.gfile.exists(path)
 
   def source_digest(self, split):
-    """Returns the SHA-256 of what the examples are made of.
+    """Returns the SHA-256 of a split's file, or of its examples.
 
-    That is the bytes of the file, or the examples that the processor's own
-    method gives. It is that of the first reading in a run.
+    Of the examples where the processor's own method gives them. It is that of
+    the first reading in a run.
 
     Raises:
       UserError: as `examples`.
@@ -236,17 +243,18 @@ class TaskData:
       split: a key of the processor's `tables`, or what stands in the name of
         its own get_..._examples.
       tally: a `collections.Counter` in which to count, as "blank", the
-        examples of the training set that are left out for an empty text_a. In
-        other splits they stay, so that results keep to their examples.
+        examples of the training set that are left out for an empty text_a.
+        Other splits keep them, so that each example has its result.
 
     Yields:
       `InputExample`s.
 
     Raises:
       MissingFileError: the file is not there.
-      UserError: a row is too short, has an unknown label or is not UTF-8, or
-        there is no row; names file and line. At the end: these are not the
-        examples that were read before; names file or method.
+      UserError: a row is too short, has an unknown label or is not UTF-8;
+        there is no example; one that is no test example has no label. Names
+        file and line, or the processor's method. At the end: these are not the
+        examples that were read before.
     """
     method = self._own_method(split)
     if method is None:
@@ -258,7 +266,21 @@ class TaskData:
 
     Args, result and errors as of `examples`.
     """
-    return _with_text(self._examples_of_rows(split), split, tally)
+    synonyms = self.processor.synonyms
+    with self._open_table(split, tally) as (table, rows):
+      start = f"{table.name or split}-"
+      text_a, text_b, guid = table.text_a, table.text_b, table.guid
+      row_id, gold = table.row_id, table.gold
+      for number, cells, label in rows:
+        true_label = None if gold is None else cells[gold]
+        yield InputExample(
+          f"{start}{number if guid is None else cells[guid]}",
+          cells[text_a],
+          None if text_b is None else cells[text_b],
+          label,
+          row_id=None if row_id is None else cells[row_id],
+          gold=synonyms.get(true_label, true_label),
+        )
 
   def count(self, split):
     """Returns the number of `examples`: all are checked, and none is kept.
@@ -268,24 +290,20 @@ class TaskData:
     """
     if self._own_method(split):
       return sum(1 for _ in self.examples(split))
-    rows = self._rows(split)
-    if split != "train":
+    with self._open_table(split) as (_, rows):
       return sum(1 for _ in rows)
-    return sum(
-      1 for table, row, _ in rows if _has_text(row.cells[table.text_a])
-    )
 
   def release(self, split):
-    """Lets go of the examples of a split that were kept."""
+    """Frees the kept examples of a split."""
     self._kept.pop(split, None)
 
   def changed(self, split):
     """Returns the error that a split is not what was read of it before."""
     if self._own_method(split):
       return errors.UserError(
-        f"{type(self.processor).__name__}.get_{split}_examples gave other"
-        " examples when it was asked again: return a list, which is asked for"
-        " once, or yield the same examples in the same order"
+        f"{self._name_method(split)} gave other examples when it was asked"
+        " again: return a list, which is asked for once, or yield the same"
+        " examples in the same order"
       )
     return errors.UserError(
       f"{self.path(split)} changed while it was in use: it no longer holds what"
@@ -293,7 +311,7 @@ class TaskData:
     )
 
   def _hold(self, split, digest):
-    """Holds the digest of a reading against that of the first."""
+    """Compares the digest of a reading with that of the first."""
     if self._digests.setdefault(split, digest) != digest:
       raise self.changed(split)
 
@@ -304,81 +322,153 @@ class TaskData:
     theirs = getattr(type(self.processor), name, None)
     return None if theirs is ours else getattr(self.processor, name)
 
+  def _name_method(self, split):
+    """Returns the name of the processor's own get_..._examples."""
+    return f"{type(self.processor).__name__}.get_{split}_examples"
+
   def _own_examples(self, split, method, tally):
     """Yields the examples that the processor's own method gives."""
     found = self._kept.get(split)
     if found is None:
       found = method(self._data_dir)
+      if found is None:
+        found = ()
       if not isinstance(found, collections.abc.Iterator):
         self._kept[split] = found
-    sha256 = hashlib.sha256()
-    for example in _with_text(found, split, tally):
+    sha256, example = hashlib.sha256(), None
+    for given in found:
+      copy = self._copy_example(split, given)
+      if split == "train" and not copy.text_a.strip():
+        if tally is not None:
+          tally["blank"] += 1
+        continue
+      example = copy
       sha256.update(repr(sorted(vars(example).items())).encode())
       yield example
     self._hold(split, sha256.hexdigest())
-
-  def _examples_of_rows(self, split):
-    synonyms = self.processor.synonyms
-    for table, row, label in self._rows(split):
-      key = row.number if table.guid is None else row.cells[table.guid]
-      gold = row.cell(table.gold)
-      yield InputExample(
-        guid=f"{table.name or split}-{key}",
-        text_a=row.cells[table.text_a],
-        text_b=row.cell(table.text_b),
-        label=label,
-        row_id=row.cell(table.row_id),
-        gold=synonyms.get(gold, gold),
+    if example is None:
+      blank = " with a text" if split == "train" else ""
+      raise errors.UserError(
+        f"{self._name_method(split)} gave no examples{blank}"
       )
 
-  def _rows(self, split):
-    """Yields of each example its `Table`, columns by number, row and label."""
+  def _copy_example(self, split, given):
+    """Returns an `InputExample` of what a processor's own method gives.
+
+    That may be an object of any class, with attributes that this project does
+    not know: they are no part of the example, nor of its digest.
+
+    Raises:
+      UserError: it lacks an attribute of 2018's class, or a label.
+    """
+    try:
+      example = InputExample(
+        given.guid,
+        given.text_a,
+        given.text_b,
+        given.label,
+        row_id=getattr(given, "row_id", None),
+        gold=getattr(given, "gold", None),
+      )
+    except AttributeError as error:
+      raise errors.UserError(
+        f"{self._name_method(split)} gave a {type(given).__name__}, but must"
+        f" give InputExamples: {error}"
+      ) from error
+    if example.label is None and not _may_lack_labels(split):
+      raise errors.UserError(
+        f"{self._name_method(split)} gave {example.guid!r} without a label,"
+        " which only a test set may leave out"
+      )
+    return example
+
+  @contextlib.contextmanager
+  def _open_table(self, split, tally=None):
+    """Yields the `Table` of a split, columns by number, and its examples' rows.
+
+    They are read within the context; at its end the digest of what was read is
+    compared with that of the first reading.
+    """
     path = self._existing(split)
     sha256 = hashlib.sha256()
     try:
-      yield from self._labelled_rows(path, split, sha256)
+      file = table_files.open_table(path, self.processor.tables[split], sha256)
+      yield file.table, self._choose_rows(file, split, tally)
     except ValueError:
       # A change of the file explains more than what it led to.
       self._hold(split, files.hash_file(path))
       raise
     self._hold(split, sha256.hexdigest())
 
-  def _labelled_rows(self, path, split, sha256):
-    """Yields as `_rows`, of the rows of the task's language."""
-    processor = self.processor
-    header, table, rows = table_files.open_table(
-      path, processor.tables[split], sha256
-    )
-    encode = processor.get_target().encode
+  def _choose_rows(self, file, split, tally):
+    """Yields (row number, cells, label) of the rows that are examples.
+
+    They are those of the task's language, in a training set those with a text.
+
+    Args:
+      file: `table_files.TableFile`.
+      split, tally: see `examples`.
+    """
+    read_label = self._label_reader()
+    table, language = file.table, self.processor.language
+    text_column = table.text_a if split == "train" else None
     languages = collections.Counter()
-    label, found = None, False
-    for row in rows:
+    label, blank, found = None, 0, False
+    for line, number, cells in file.rows:
       if table.language is not None:
-        language = row.cells[table.language]
-        languages[language] += 1
-        if language != processor.language:
+        languages[cells[table.language]] += 1
+        if cells[table.language] != language:
           continue
       if table.label is not None:
-        label = row.cells[table.label]
-        label = processor.synonyms.get(label, label)
         try:
-          encode(label)
+          label = read_label(cells[table.label])
         except ValueError as error:
-          raise table_files.wrong_label(
-            path, row, table, header, error
-          ) from error
+          raise table_files.wrong_label(file, line, number, error) from error
+      if text_column is not None and not cells[text_column].strip():
+        blank += 1
+        continue
       found = True
-      yield table, row, label
+      yield number, cells, label
+    if tally is not None and blank:
+      tally["blank"] += blank
     if not found:
-      reason = _why_nothing(header, languages, processor.language)
-      raise errors.UserError(f"{path}: {reason}")
+      reason = _why_nothing(file.header, blank, languages, language)
+      raise errors.UserError(f"{file.path}: {reason}")
+
+  def _label_reader(self):
+    """Returns a function from a cell to the label, checked by the target."""
+    synonyms = self.processor.synonyms
+    encode = self.processor.get_target().encode
+
+    @functools.lru_cache(maxsize=1024)
+    def read_label(cell):
+      label = synonyms.get(cell, cell)
+      encode(label)
+      return label
+
+    return read_label
 
   def _existing(self, split):
+    """Returns the file of a split.
+
+    Raises:
+      MissingFileError: it is not there.
+      UserError: the task has no table of the split, or one without a label
+        where there must be one.
+    """
     path = self.path(split)
+    owner = type(self.processor).__name__
     if path is None:
       raise errors.UserError(
-        f"{type(self.processor).__name__} has neither a table {split!r} nor a"
-        f" method get_{split}_examples"
+        f"{owner} has neither a table {split!r} nor a method"
+        f" get_{split}_examples"
+      )
+    if self.processor.tables[split].label is None and not (
+      _may_lack_labels(split)
+    ):
+      raise errors.UserError(
+        f"{path}: the Table of {owner}.tables[{split!r}] names no label column,"
+        " which only a test set may leave out"
       )
     if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
       raise errors.MissingFileError(
@@ -387,22 +477,22 @@ class TaskData:
     return path
 
 
-def _with_text(examples, split, tally=None):
-  """Yields the examples, but of the training set those alone with a text."""
-  for example in examples:
-    if split != "train" or _has_text(example.text_a):
-      yield example
-    elif tally is not None:
-      tally["blank"] += 1
+def _may_lack_labels(split):
+  """Returns whether a split is predicted only, not trained or measured on."""
+  return split.startswith("test")
 
 
-def _has_text(text_a):
-  """Returns whether there is anything to train on."""
-  return bool(text_a.strip())
+def _why_nothing(header, blank, languages, language):
+  """Returns the reason why a file gave no example, for an error.
 
-
-def _why_nothing(header, languages, language):
-  """Returns why a file gave no example, for an error."""
+  Args:
+    header: list of the names of the columns.
+    blank: number of rows without a text.
+    languages: names of the languages of the rows, where a column holds them.
+    language: that of the task.
+  """
+  if blank:
+    return f"no example has a text: {blank} are blank"
   if languages:
     others = ", ".join(sorted(languages))
     return f"no row of the language {language!r}; there are rows of {others}"

@@ -13,9 +13,9 @@ From the grammar in this file it writes, always the same bytes for one seed:
 
 A sentence is about one of the eight rules below, and keeps it or breaks it;
 nothing else is wrong with it. Both come from the same draw, so that half of the
-rows are broken, and the words alone say little: what counts is their order, and
-which of them belong together. No sentence occurs twice, in one file or in two.
-Standard library only.
+examples are broken, and the words alone say little: what counts is their order,
+and which of them belong together. No sentence occurs twice, in one file or in
+two. Standard library only.
 
 To add a rule, write a function `(rng, kept) -> sentence` and name it in RULES.
 """
@@ -28,15 +28,15 @@ import string
 from typing import NamedTuple
 
 SEED = 2018
-# Rows of each split for each rule; even, so that half of them are broken.
-ROWS_OF_A_RULE = {"train": 750, "dev": 100, "test": 50}
+# Examples of each split for each rule; even, so that half of them are broken.
+EXAMPLES_OF_A_RULE = {"train": 750, "dev": 100, "test": 50}
 
 # ---------------------------------------------------------------------------
 # Words
 
 
 class Noun(NamedTuple):
-  """Forms by number, and the reflexive pronoun of the singular."""
+  """A noun's forms by number, and the reflexive pronoun of the singular."""
 
   singular: str
   plural: str
@@ -44,7 +44,7 @@ class Noun(NamedTuple):
 
 
 class Verb(NamedTuple):
-  """Forms; of these verbs the past is also the participle."""
+  """A verb's forms; of these verbs the past is also the participle."""
 
   base: str
   third: str
@@ -52,7 +52,7 @@ class Verb(NamedTuple):
 
 
 def _table(kind, text):
-  """One `kind` for each line of words."""
+  """Returns a list of one `kind` for each line of words."""
   return [kind(*line.split()) for line in text.strip().splitlines()]
 
 
@@ -129,16 +129,17 @@ def _chance(rng, probability):
 
 
 def _number(rng):
-  """0 or 1, and more often 1.
+  """Returns 0 or 1, more often 1.
 
-  Were they equally frequent, no single word would hint at the rules of number,
-  and a small model that starts from nothing finds some of them late or never.
+  If they were equally frequent, no single word would hint at the rules of
+  number, and a small model that starts from random weights finds some of them
+  late or never.
   """
   return int(_chance(rng, 0.7))
 
 
 def _noun_phrase(rng, nouns, number, *, determiner=None):
-  """Determiner and noun; the determiner shows the number half of the time."""
+  """Returns determiner and noun; half of the determiners show the number."""
   if determiner is None:
     marked = _chance(rng, 0.5)
     determiner = rng.choice(DETERMINERS[number]) if marked else "the"
@@ -150,7 +151,7 @@ def _object(rng):
 
 
 def _modifier(rng, phrase=None):
-  """What stands between a noun and its verb, and may mislead about it."""
+  """Returns words between a noun and its verb, which may mislead about it."""
   phrase = phrase or _noun_phrase(rng, PEOPLE, _number(rng))
   if _chance(rng, 0.3):
     return ["who", rng.choice(TRANSITIVE).past, *phrase]
@@ -158,20 +159,20 @@ def _modifier(rng, phrase=None):
 
 
 def _subject(rng, number):
-  """A noun phrase, modified half of the time."""
+  """Returns a noun phrase, modified half of the time."""
   modifier = _modifier(rng) if _chance(rng, 0.5) else []
   return [*_noun_phrase(rng, PEOPLE, number), *modifier]
 
 
 def _past_predicate(rng):
-  """A verb that agrees with any subject, and its object if it takes one."""
+  """Returns a verb that agrees with any subject, and its object if any."""
   if _chance(rng, 0.5):
     return [rng.choice(INTRANSITIVE).past]
   return [rng.choice(TRANSITIVE).past, *_object(rng)]
 
 
 def _sentence(rng, words, end="."):
-  """Sometimes an adverbial, then the capital and the mark."""
+  """Returns the text of words, sometimes with an adverbial at the end."""
   text = " ".join(words)
   if _chance(rng, 0.25):
     text = f"{text} {rng.choice(ADVERBIALS)}"
@@ -341,41 +342,41 @@ RULES = (
 
 
 def _pair(rng, rule):
-  """One draw that breaks the rule and keeps it: (broken, kept)."""
+  """Returns the two sentences of one draw: (broken, kept)."""
   draw = rng.getrandbits(32)
   return tuple(rule(random.Random(draw), kept) for kept in (False, True))
 
 
 def make_splits(seed=SEED):
-  """The rows of each split: {split: [(rule's name, label, sentence)]}."""
+  """Returns the examples: {split: [(name of the rule, label, sentence)]}."""
   rng = random.Random(seed)
   seen = set()
   splits = {}
-  for split, rows_of_a_rule in ROWS_OF_A_RULE.items():
-    rows = []
+  for split, examples_of_a_rule in EXAMPLES_OF_A_RULE.items():
+    examples = []
     for rule in RULES:
-      for _ in range(rows_of_a_rule // 2):
+      for _ in range(examples_of_a_rule // 2):
         broken, kept = _pair(rng, rule)
         while broken in seen or kept in seen:
           broken, kept = _pair(rng, rule)
         seen.update((broken, kept))
-        rows.append((rule.__name__, 0, broken))
-        rows.append((rule.__name__, 1, kept))
-    rng.shuffle(rows)
-    splits[split] = rows
+        examples.append((rule.__name__, 0, broken))
+        examples.append((rule.__name__, 1, kept))
+    rng.shuffle(examples)
+    splits[split] = examples
   return splits
 
 
 def make_vocabulary():
-  """The vocabulary, one token an entry, in the order of their ids."""
+  """Returns the list of the tokens, in the order of their ids."""
   letters = string.ascii_lowercase + string.digits
-  rows = [
+  groups = [
     *(PEOPLE + THINGS + INTRANSITIVE + TRANSITIVE),
     *(DETERMINERS + PRONOUNS),
     *(BE, HAVE, DO, MODALS, ADJECTIVES, PREPOSITIONS, OTHERS),
     *(adverbial.split() for adverbial in ADVERBIALS),
   ]
-  words = {word.lower() for row in rows for word in row}
+  words = {word.lower() for group in groups for word in group}
   return [
     *("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"),
     *string.punctuation,
@@ -386,7 +387,7 @@ def make_vocabulary():
 
 
 def _write(path, lines):
-  """Whole or not at all, with the same line ends everywhere."""
+  """Writes lines atomically, with the same line ends on every system."""
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = path.with_name(path.name + ".partial")
   partial.write_bytes("".join(f"{line}\n" for line in lines).encode())
@@ -398,11 +399,11 @@ def write_sample(folder, seed=SEED):
   folder = Path(folder)
   splits = make_splits(seed)
   for split in ("train", "dev"):
-    rows = [
+    lines = [
       f"{rule}\t{label}\t{'' if label else '*'}\t{sentence}"
       for rule, label, sentence in splits[split]
     ]
-    _write(folder / "data" / f"{split}.tsv", rows)
+    _write(folder / "data" / f"{split}.tsv", lines)
   test = [
     f"{index}\t{sentence}"
     for index, (_, _, sentence) in enumerate(splits["test"])

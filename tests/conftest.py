@@ -1,8 +1,13 @@
-"""What the test files share."""
+"""Fixtures, processes and readers that several test files use."""
 
 import io
+import json
 import logging
 import os
+from pathlib import Path
+import re
+import subprocess
+import sys
 from typing import NamedTuple
 
 # Before the first import of TensorFlow: its start-up banners are no warnings.
@@ -13,32 +18,43 @@ from absl.testing import flagsaver
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from tensorflow.python.client import session
+from tensorflow.python.tpu import tpu_system_metadata
 
 from bert_classifier import feature_cache
 from bert_classifier.catalogue import MrpcProcessor
 from bert_classifier.tasks import TaskData
 import tokenization
 
-GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
+ROOT = Path(__file__).resolve().parent.parent
+GOLDEN = ROOT / "tests" / "golden"  # measured on the 2018 scripts
+# Named one by one: a user's own my_task.py may lie beside them.
+SCRIPTS = [
+  "run_classifier",
+  "modeling",
+  "optimization",
+  "tokenization",
+  "estimator_bridge",
+]
 
 
 @pytest.fixture(scope="session")
 def golden():
   """Arrays measured on the 2018 model: inputs, outputs, training."""
-  with np.load(os.path.join(GOLDEN, "model.npz")) as arrays:
+  with np.load(GOLDEN / "model.npz") as arrays:
     return dict(arrays)
 
 
 @pytest.fixture(scope="session")
 def golden_checkpoint():
   """Prefix of the checkpoint that the arrays were measured with."""
-  return os.path.join(GOLDEN, "checkpoint", "bert_model.ckpt")
+  return str(GOLDEN / "checkpoint" / "bert_model.ckpt")
 
 
 @pytest.fixture(scope="session")
 def golden_config():
   """Path of the configuration that belongs to it."""
-  return os.path.join(GOLDEN, "checkpoint", "bert_config.json")
+  return str(GOLDEN / "checkpoint" / "bert_config.json")
 
 
 @pytest.fixture
@@ -62,13 +78,76 @@ def run(graph):
 
 
 # ---------------------------------------------------------------------------
+# Processes of their own: three seconds for TensorFlow's import alone
+
+
+def run_python(*arguments, folder=ROOT, **environment):
+  """Runs Python as a user's shell does; returns the CompletedProcess.
+
+  No variable of TensorFlow's is set but those of `environment`.
+  """
+  others = {n: v for n, v in os.environ.items() if not n.startswith("TF_")}
+  return subprocess.run(
+    [sys.executable, *map(str, arguments)],
+    cwd=folder,
+    env={**others, "PYTHONPATH": str(ROOT), **environment},
+    capture_output=True,
+    text=True,
+    timeout=900,
+  )
+
+
+def run_script(*flags):
+  """Runs run_classifier.py; returns the CompletedProcess."""
+  return run_python("run_classifier.py", *flags)
+
+
+NOISY = tf.__version__.startswith(("2.16.", "2.18."))  # docs/versions.md
+LOG_LINE = re.compile(r"\d{4}-\d\d-\d\d [\d:,]{12} \[[A-Z ]{5}\] ")
+
+
+def foreign_lines(process):
+  """Returns what it printed that is no line of this project's log.
+
+  Nothing of TensorFlow 2.16 and 2.18, which cannot be kept silent.
+  """
+  lines = process.stdout.splitlines() + process.stderr.splitlines()
+  return [line for line in lines if not (NOISY or LOG_LINE.match(line))]
+
+
+@pytest.fixture(scope="session")
+def sample_run(tmp_path_factory):
+  """The first command of README.md: its folder and CompletedProcess."""
+  folder = tmp_path_factory.mktemp("sample_run")
+  done = run_script(
+    "--flagfile=sample/run.flags",
+    f"--output_dir={folder}/sample/output",
+    f"--cache_dir={folder}/sample/data",
+  )
+  assert done.returncode == 0, done.stderr
+  return folder, done
+
+
+def read_results(path):
+  """Returns {key: number} of a file of `key = value` lines."""
+  lines = Path(path).read_text().splitlines()
+  return {k: float(v) for k, v in (line.split(" = ") for line in lines)}
+
+
+def read_table(path):
+  """Returns the cells of each line of a file of columns."""
+  with open(path, encoding="utf-8") as file:
+    return [line.rstrip("\n").split("\t") for line in file]
+
+
+# ---------------------------------------------------------------------------
 # The script itself, run in this process
 
 
 @pytest.fixture(scope="session")
 def golden_task():
   """Folder of the small MRPC-format task that the 2018 script was run on."""
-  return os.path.join(GOLDEN, "end_to_end")
+  return str(GOLDEN / "end_to_end")
 
 
 class Outcome(NamedTuple):
@@ -113,6 +192,59 @@ def classify(golden_task, tmp_path_factory):
 
   classify.defaults = defaults
   return classify
+
+
+@pytest.fixture(scope="session")
+def small_model(golden_task, tmp_path_factory):
+  """Flags of the golden task's model, cut to one layer, with dropout.
+
+  TensorFlow prepares its graphs in half the time.
+  """
+  folder = tmp_path_factory.mktemp("small_model")
+  golden = Path(golden_task, "checkpoint")
+  config = json.loads((golden / "bert_config.json").read_text())
+  config["num_hidden_layers"] = 1
+  config["hidden_dropout_prob"] = config["attention_probs_dropout_prob"] = 0.1
+  (folder / "bert_config.json").write_text(json.dumps(config))
+  kept = {
+    name: value
+    for name, value in read_checkpoint(golden / "bert_model.ckpt").items()
+    if not re.search("layer_[12]/", name)
+  }
+  write_checkpoint(folder / "bert_model.ckpt", kept)
+  return dict(
+    bert_config_file=folder / "bert_config.json", init_checkpoint=folder
+  )
+
+
+def read_checkpoint(path):
+  """Returns {name: array} of a prefix or an output_dir, slots included."""
+  reader = tf.train.load_checkpoint(str(path))
+  return {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
+
+
+def write_checkpoint(prefix, variables):
+  """Writes {name: array} as a checkpoint of TensorFlow."""
+  with tf.Graph().as_default(), tf.Session() as running:
+    save = tf.raw_ops.SaveV2(
+      prefix=str(prefix),
+      tensor_names=list(variables),
+      shape_and_slices=[""] * len(variables),
+      tensors=[tf.constant(value) for value in variables.values()],
+    )
+    running.run(save)
+
+
+def simulate_tpu(monkeypatch, cores):
+  """Lets TensorFlow see a TPU with so many cores in this machine."""
+  devices = tuple(
+    session._DeviceAttributes(f"/device:TPU:{core}", "TPU", 0, 0)
+    for core in range(cores)
+  )
+  system = tpu_system_metadata.TPUSystemMetadata(cores, 1, cores, None, devices)
+  monkeypatch.setattr(
+    tpu_system_metadata, "_query_tpu_system_metadata", lambda *_, **__: system
+  )
 
 
 # ---------------------------------------------------------------------------

@@ -1,22 +1,19 @@
-"""What a user can get wrong: one sentence, exit status 1, nothing written."""
+"""Mistakes of a user: one sentence, exit status 1, nothing written."""
 
 import json
 from pathlib import Path
 import shutil
-import subprocess
-import sys
 
+from conftest import read_checkpoint, run_script, write_checkpoint
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 
-ROOT = Path(__file__).resolve().parent.parent
 TRAIN = dict(do_train=True)
 
 
 @pytest.fixture
 def refused(classify, tmp_path):
-  """Runs the script, which must refuse; the sentence that it ends with."""
+  """Runs the script, which must refuse; returns the sentence at its end."""
 
   def refused(*arguments, **flags):
     there = set(tmp_path.rglob("*"))
@@ -162,17 +159,10 @@ def test_there_are_no_results_of_random_weights(
 
 def keep_variables(model, prefix, **others):
   """Writes the checkpoint again with those of its variables, and others."""
-  path = str(model / "bert_model.ckpt")
-  reader = tf.train.load_checkpoint(path)
-  names = reader.get_variable_to_shape_map()
-  kept = {n: reader.get_tensor(n) for n in names if n.startswith(prefix)}
-  with tf.Graph().as_default(), tf.Session() as session:
-    variables = {
-      name: tf.Variable(value, name=name)
-      for name, value in {**kept, **others}.items()
-    }
-    session.run(tf.global_variables_initializer())
-    tf.train.Saver(variables).save(session, path, write_meta_graph=False)
+  path = model / "bert_model.ckpt"
+  variables = read_checkpoint(path)
+  kept = {n: v for n, v in variables.items() if n.startswith(prefix)}
+  write_checkpoint(path, {**kept, **others})
 
 
 @pytest.mark.parametrize(
@@ -247,12 +237,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(refused, tmp_path, name):
   assert str(tmp_path / name) in said
 
 
-def script(*arguments):
-  command = [sys.executable, str(ROOT / "run_classifier.py"), *arguments]
-  return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
 def test_a_flag_that_is_not_known_is_an_error_with_the_nearest_one():
-  done = script("--do_train", "--learning_rat=1e-4")
+  done = run_script("--do_train", "--learning_rat=1e-4")
   assert done.returncode == 1 and "Traceback" not in done.stderr
   assert "no flag --learning_rat; the nearest is --learning_rate" in done.stderr

@@ -10,8 +10,10 @@ import pickle
 import shutil
 import types
 
+from conftest import GOLDEN, write_checkpoint
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import checkpoints
@@ -19,7 +21,6 @@ from bert_classifier.errors import MissingFileError, UserError
 
 pytestmark = pytest.mark.quick
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
 PREFIX = "bert_model.ckpt"
 DATA = PREFIX + ".data-00000-of-00001"
 
@@ -33,18 +34,6 @@ def a_config(**changes):
 def coverage_of(path, num_labels=3, **changes):
   variables = checkpoints.compute_shapes(a_config(**changes), num_labels)
   return checkpoints.open_checkpoint(path).compare_with(variables)
-
-
-def write_variables(prefix, variables):
-  """Writes {name: array} as a TensorFlow checkpoint."""
-  with tf.Graph().as_default(), tf.Session() as session:
-    save = tf.raw_ops.SaveV2(
-      prefix=str(prefix),
-      tensor_names=list(variables),
-      shape_and_slices=[""] * len(variables),
-      tensors=[tf.constant(value) for value in variables.values()],
-    )
-    session.run(save)
 
 
 @pytest.fixture
@@ -140,18 +129,36 @@ def test_a_pretrained_encoder_may_be_trained_but_not_evaluated(tmp_path):
   weights = {n: np.zeros(s, np.float32) for n, s in variables.items()}
   for name in checkpoints.HEAD:
     del weights[name]
-  write_variables(tmp_path / "a", weights)
+  write_checkpoint(tmp_path / "a", weights)
   coverage = coverage_of(tmp_path / "a", num_labels=2)
   assert coverage.accept() is coverage and coverage.missing == checkpoints.HEAD
   with pytest.raises(UserError, match="random numbers in.*--do_train"):
     coverage.accept(trained_needed=True)
 
 
+def test_no_flag_is_advised_that_has_no_effect(folder):
+  coverage = coverage_of(folder, vocab_size=300)
+  for needed in ({"trained_needed": True}, {"is_resumed": True}):
+    with pytest.raises(UserError, match="vocab_size is 300") as error:
+      coverage.accept(**needed)
+    assert "--allow_partial_init" not in str(error.value)
+    assert "--bert_config_file=" in str(error.value)
+
+
+def test_a_checkpoint_of_output_dir_must_be_of_the_task(folder):
+  with pytest.raises(UserError, match=r"\[3, 48\] in it.*--output_dir") as e:
+    coverage_of(folder, num_labels=2).accept(is_resumed=True)
+  for flag in ("--init_checkpoint", "--do_train", "--reinit_head"):
+    assert flag not in str(e.value)
+  whole = coverage_of(folder)
+  assert whole.accept(is_resumed=True) is whole
+
+
 def test_a_hole_in_the_encoder_needs_partial_init(tmp_path):
   variables = checkpoints.compute_shapes(a_config(), num_labels=3)
   weights = {n: np.zeros(s, np.float32) for n, s in variables.items()}
   del weights["bert/pooler/dense/bias"]
-  write_variables(tmp_path / "a", weights)
+  write_checkpoint(tmp_path / "a", weights)
   coverage = coverage_of(tmp_path / "a")
   with pytest.raises(
     UserError, match="lacks bert/pooler/dense/bias.*--allow_partial_init"
@@ -161,7 +168,7 @@ def test_a_hole_in_the_encoder_needs_partial_init(tmp_path):
 
 
 def test_a_checkpoint_of_another_model_is_refused_whatever_the_flags(tmp_path):
-  write_variables(tmp_path / "a", {"resnet/conv/kernel": np.zeros([3, 3])})
+  write_checkpoint(tmp_path / "a", {"resnet/conv/kernel": np.zeros([3, 3])})
   with pytest.raises(UserError, match="no variable that.*resnet/conv/kernel"):
     coverage_of(tmp_path / "a").accept(
       allow_partial_init=True, reinit_head=True
@@ -174,7 +181,7 @@ def test_slots_and_foreign_scopes_are_reported_in_one_short_line(tmp_path):
   slots = {f"{n}/adam_{s}": w for n, w in weights.items() for s in "mv"}
   others = {f"cls/{letter}": np.zeros(1) for letter in "abcdefg"}
   step = {"global_step": np.int64(7), "beta1_power": np.float32(0.9)}
-  write_variables(tmp_path / "a", {**weights, **slots, **others, **step})
+  write_checkpoint(tmp_path / "a", {**weights, **slots, **others, **step})
   coverage = coverage_of(tmp_path / "a").accept(trained_needed=True)
   assert coverage.describe()[1:] == [
     "not used: cls/* (7), optimizer slots (116)"
@@ -226,6 +233,11 @@ def test_a_state_file_that_names_nothing_there_is_an_error(folder):
     checkpoints.open_checkpoint(folder)
 
 
+def test_an_empty_state_file_is_passed_over(folder):
+  (folder / "checkpoint").write_text("")
+  assert checkpoints.open_checkpoint(folder).path == str(folder / PREFIX)
+
+
 def test_remote_folders_work_as_local_ones(folder):
   remote = "ram://test_checkpoints/bert"
   tf.io.gfile.makedirs(remote)
@@ -234,7 +246,41 @@ def test_remote_folders_work_as_local_ones(folder):
   assert coverage_of(remote).accept(trained_needed=True)
 
 
+def copy_to_ram(path, name, length=None):
+  """Writes the first bytes of a file to a remote one and returns its path."""
+  remote = f"ram://test_checkpoints/{name}"
+  with tf.io.gfile.GFile(remote, "wb") as writer:
+    writer.write(path.read_bytes()[:length])
+  return remote
+
+
+def test_copies_of_remote_weights_last_no_longer_than_they_are_read(
+  tmp_path, monkeypatch
+):
+  weights = np.arange(1 << 16, dtype=np.float32)
+  save_file({"bert.pooler.dense.bias": weights}, str(tmp_path / "weights"))
+  remote = copy_to_ram(tmp_path / "weights", "model.safetensors")
+  (tmp_path / "copies").mkdir()
+  monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "copies"))
+  checkpoint = checkpoints.open_checkpoint(remote)
+  assert checkpoint.shapes == {"bert/pooler/dense/bias": (1 << 16,)}
+  assert not os.listdir(tmp_path / "copies")
+  prefix = checkpoint.convert_to_tensorflow(str(tmp_path / "new"))
+  read = tf.train.load_variable(prefix, "bert/pooler/dense/bias")
+  np.testing.assert_array_equal(read, weights)
+  assert not os.listdir(tmp_path / "copies")
+
+
 # --- refusals ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("length", [0, 5, 40, -1])
+def test_remote_weights_that_are_cut_off_are_refused(tmp_path, length):
+  weights = {"bert.pooler.dense.bias": np.ones(9, np.float32)}
+  save_file(weights, str(tmp_path / "weights"))
+  remote = copy_to_ram(tmp_path / "weights", f"{length}.safetensors", length)
+  with pytest.raises(UserError, match=f"{remote} is damaged, cut off"):
+    checkpoints.open_checkpoint(remote)
 
 
 def test_a_missing_path_says_what_is_near_it(folder):

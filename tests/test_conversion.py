@@ -8,7 +8,7 @@ import sys
 import textwrap
 import time
 
-from conftest import read_records
+from conftest import ROOT, read_records
 import pytest
 import tensorflow.compat.v1 as tf
 
@@ -18,7 +18,6 @@ from bert_classifier.errors import UserError
 from bert_classifier.tasks import InputExample
 import tokenization
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 forks = pytest.mark.skipif(
   sys.platform != "linux", reason="forks on Linux only"
 )
@@ -141,7 +140,7 @@ import os, signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from bert_classifier import catalogue, conversion, feature_cache, tasks
 import tokenization
-task, folder, me = sys.argv[1:]
+task, folder, name = sys.argv[1:]
 conversion.EXAMPLES_ALONE, conversion.CHUNK_EXAMPLES = 0, 3
 class Tokenizer(tokenization.FullTokenizer):
   texts = 0
@@ -152,10 +151,10 @@ class Tokenizer(tokenization.FullTokenizer):
 def cache():
   data = tasks.TaskData(catalogue.MrpcProcessor(), task + "/data")
   return feature_cache.FeatureCache(
-    data, "mrpc", cache_dir=folder,
-    max_seq_length=24, tokenizer_inputs={"vocabulary": "v", "do_lower_case": 1},
+    data, "mrpc", cache_dir=folder, max_seq_length=24,
+    tokenizer_inputs={"vocabulary": "v", "do_lower_case": True},
     tokenizer=Tokenizer(task + "/vocab.txt"),
-    num_processes=2 if me == "several" else 1)
+    num_processes=2 if name == "several" else 1)
 """
 
 
@@ -169,49 +168,47 @@ def start(at, task, folder, name):
   )
 
 
-def convert(at, task, folder, *names):
-  """Runs a conversion in a process for each of `names`; their exit codes."""
-  runs = [start(at, task, folder, name) for name in names]
-  return [run.wait(timeout=120) for run in runs]
-
-
 def test_a_killed_conversion_leaves_nothing_under_the_real_name(
-  golden_task, tmp_path
+  cache, golden_task, tmp_path
 ):
   kill = """
     def at(text):
       if text == 30:
         os.kill(os.getpid(), 9)
   """
-  assert convert(kill, golden_task, tmp_path, "me") == [-9]
+  assert start(kill, golden_task, tmp_path, "alone").wait(timeout=120) == -9
   (left,) = os.listdir(tmp_path)
   assert ".tf_record.tmp-" in left
-  go_on = "def at(text): pass"
-  assert convert(go_on, golden_task, tmp_path, "me") == [0]
-  (path,) = tmp_path.glob("*.tf_record")
+  path = cache().features("dev").path
   assert len(os.listdir(tmp_path)) == 2  # and what was left is gone
-  assert read_records(str(path)) == read_records(
-    f"{golden_task}/eval.tf_record"
-  )
+  assert read_records(path) == read_records(f"{golden_task}/eval.tf_record")
 
 
-def test_two_conversions_at_once_leave_one_whole_file(golden_task, tmp_path):
+def test_two_conversions_at_once_leave_one_whole_file(
+  cache, tokenizer, golden_task, tmp_path
+):
   wait = """
     def at(text):
       if text == 20:  # both are in the middle of it
-        open(os.path.join(folder, me), "w").close()
+        open(os.path.join(folder, "there"), "w").close()
         began = time.time()
-        while not all(os.path.exists(os.path.join(folder, n)) for n in "ab"):
+        while not os.path.exists(os.path.join(folder, "here")):
           assert time.time() - began < 100
           time.sleep(0.01)
   """
-  assert convert(wait, golden_task, tmp_path, "a", "b") == [0, 0]
-  names = sorted(os.listdir(tmp_path))
-  assert [os.path.splitext(n)[1] for n in names if n not in "ab"] == [
-    ".json",
-    ".tf_record",
-  ]
-  path = str(tmp_path / names[-1])
+  plain = tokenizer.tokenize
+
+  def tokenize(text):
+    (tmp_path / "here").touch()
+    wait_for(lambda: (tmp_path / "there").exists())
+    return plain(text)
+
+  other = start(wait, golden_task, tmp_path, "alone")
+  tokenizer.tokenize = tokenize
+  path = cache().features("dev").path
+  assert other.wait(timeout=120) == 0
+  made = {os.path.basename(path), f"{Path(path).stem}.json"}
+  assert set(os.listdir(tmp_path)) == {"here", "there"} | made
   assert read_records(path) == read_records(f"{golden_task}/eval.tf_record")
 
 

@@ -1,14 +1,23 @@
-"""What is said about devices, and what a TPU is refused."""
+"""Devices: threads, memory, their words in the log, a TPU's paths."""
 
 import os
 import platform
 import re
-import subprocess
-import sys
 
+from conftest import run_python, simulate_tpu
 import pytest
 
 from bert_classifier import devices
+from bert_classifier.errors import UserError
+from bert_classifier.options import DeviceOptions
+
+
+@pytest.fixture(autouse=True)
+def _ask_the_driver_anew():
+  """Forgets what nvidia-smi printed, before each test and after it."""
+  devices._query_nvidia_smi.cache_clear()
+  yield
+  devices._query_nvidia_smi.cache_clear()
 
 
 def test_session_uses_the_threads_that_were_asked_for():
@@ -34,14 +43,7 @@ for _ in range(2):
   platform.libc_ver()[0] != "glibc", reason="the call is glibc's"
 )
 def test_a_big_block_that_was_freed_comes_without_page_faults():
-  run = subprocess.run(
-    [sys.executable, "-c", FAULTS],
-    cwd=os.path.dirname(os.path.dirname(devices.__file__)),
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  first, second = map(int, run.stdout.split())
+  first, second = map(int, run_python("-c", FAULTS).stdout.split())
   assert second < first / 4
 
 
@@ -78,14 +80,16 @@ def test_gpu_is_named_with_its_memory_where_the_driver_tells_it(
   monkeypatch.setattr(
     devices.tf.config, "list_physical_devices", lambda kind: [None]
   )
-  expected = "GPU:0 (A100, 40000 MiB of 40960 MiB of memory free)"
+  expected = "GPU:0 (A100, 40000 MiB of 40960 MiB of memory free at the start)"
   assert devices.describe(1) == expected
-  # A second line is a GPU that is hidden here; nobody knows which is which.
+  # Two lines for one visible GPU: the other is hidden, and may be either.
   tool.write_text("#!/bin/sh\necho 'A100, 4 MiB, 4 MiB\nT4, 2 MiB, 1 MiB'\n")
+  assert devices.describe(1) == expected  # the tool is run once
+  devices._query_nvidia_smi.cache_clear()
   monkeypatch.setattr(
     devices.tf.config.experimental, "get_device_details", lambda gpu: {}
   )
-  assert devices.describe(1) == "GPU:0 (of no name)"
+  assert devices.describe(1) == "GPU:0 (unnamed)"
 
 
 def test_free_memory_is_at_most_what_the_machine_has():
@@ -94,25 +98,24 @@ def test_free_memory_is_at_most_what_the_machine_has():
 
 
 def test_free_memory_is_the_smaller_of_machine_and_container(monkeypatch):
-  monkeypatch.setattr(devices, "_meminfo_available", lambda: 5 << 30)
+  monkeypatch.setattr(devices, "free_in_machine", lambda: 5 << 30)
   for left, expected in (
     (3 << 30, 3 << 30),
     (9 << 30, 5 << 30),
     (None, 5 << 30),
   ):
-    monkeypatch.setattr(devices, "_control_group_left", lambda left=left: left)
+    monkeypatch.setattr(devices, "free_in_container", lambda left=left: left)
     assert devices.free_memory() == expected
 
 
-def test_files_that_a_container_has_read_count_as_free(monkeypatch, tmp_path):
-  monkeypatch.setattr(devices, "_CONTROL_GROUP", tmp_path)
-  assert devices._control_group_left() is None
+def test_files_that_a_container_has_read_count_as_free(tmp_path):
+  assert devices.free_in_container(tmp_path) is None
   (tmp_path / "memory.max").write_text("1000\n")
   (tmp_path / "memory.current").write_text("700\n")
   (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 450\n")
-  assert devices._control_group_left() == 750
+  assert devices.free_in_container(tmp_path) == 750
   (tmp_path / "memory.max").write_text("max\n")
-  assert devices._control_group_left() is None
+  assert devices.free_in_container(tmp_path) is None
 
 
 def test_local_paths_are_refused_by_flag_name():
@@ -148,6 +151,20 @@ def test_local_tpu_that_is_not_there_is_said_to_be_missing():
 
 
 def test_local_tpu_is_in_this_process(monkeypatch):
-  monkeypatch.setattr(devices, "_require_local_tpu", lambda cluster: None)
+  simulate_tpu(monkeypatch, cores=8)
   cluster = devices.tpu_cluster("local", None, None)
   assert cluster.master() == ""
+
+
+def test_a_tpu_on_another_host_trains_and_predicts_but_does_not_evaluate(
+  monkeypatch,
+):
+  monkeypatch.setattr(devices, "tpu_cluster", lambda *_: None)
+  for flags in ({"tpu_name": "my-tpu"}, {"master": "grpc://10.0.0.2:8470"}):
+    asked = DeviceOptions(use_tpu=True, **flags)
+    placement = devices.make_placement(asked)
+    placement.check({}, {}, do_eval=False)
+    with pytest.raises(UserError, match="--do_eval.*without --use_tpu"):
+      placement.check({}, {}, do_eval=True)
+  local = DeviceOptions(use_tpu=True, tpu_name="local")
+  devices.make_placement(local).check({}, {}, do_eval=True)

@@ -17,6 +17,17 @@ from bert_classifier import errors
     (MemoryError(), "the memory is exhausted"),
     (tf.errors.ResourceExhaustedError(None, None, "f; no space"), "no space"),
     (tf.errors.NotFoundError(None, None, "f: gone [[node]]"), "f: gone"),
+    (
+      tf.errors.FailedPreconditionError(None, None, "f is not a directory"),
+      "f is not a directory",
+    ),
+    (
+      tf.errors.UnimplementedError(
+        None, None, "File system scheme 's3' not implemented"
+      ),
+      "scheme 's3'",
+    ),
+    (tf.errors.ResourceExhaustedError(None, None, "OOM when"), "smaller"),
   ],
 )
 def test_mistakes_and_mishaps_become_sentences(error, sentence):
@@ -30,6 +41,10 @@ def test_mistakes_and_mishaps_become_sentences(error, sentence):
     ValueError("3 is not in list"),
     KeyError("label"),
     tf.errors.InvalidArgumentError(None, None, "shapes"),
+    tf.errors.FailedPreconditionError(None, None, "uninitialized value w"),
+    tf.errors.FailedPreconditionError(None, None, "table not initialized"),
+    tf.errors.NotFoundError(None, None, "Key w not found in checkpoint"),
+    tf.errors.UnimplementedError(None, None, "Cast of int to string"),
   ],
 )
 def test_anything_else_is_a_bug(error):
@@ -40,7 +55,7 @@ def leave_with(error):
   """Exit status of a block that an error leaves."""
   with (
     pytest.raises(SystemExit) as exit_,
-    errors.exit_with_a_sentence(lambda: "go on"),
+    errors.exit_with_a_sentence(),
   ):
     raise error
   return exit_.value.code

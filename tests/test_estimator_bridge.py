@@ -1,17 +1,20 @@
 """tf.estimator on the installed TensorFlow, whichever of 2.15 to 2.21 it is."""
 
 import contextlib
+import importlib
 import importlib.metadata
 import importlib.util
 import json
 import logging
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
 
+from conftest import run_python
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -34,14 +37,10 @@ TARGETS = ROWS @ np.array([1.0, -2.0, 0.5], np.float32)
 
 def python(code, check=True):
   """Runs code in a process of its own, in which TensorFlow warns only."""
-  return subprocess.run(
-    [sys.executable, "-c", textwrap.dedent(code)],
-    cwd=os.path.dirname(estimator_bridge.__file__),
-    env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1"},
-    capture_output=True,
-    text=True,
-    check=check,
-  )
+  done = run_python("-c", textwrap.dedent(code), TF_CPP_MIN_LOG_LEVEL="1")
+  if check:
+    done.check_returncode()
+  return done
 
 
 def input_fn(params):
@@ -304,6 +303,146 @@ def test_what_has_no_stand_in_says_so():
   from tensorflow.estimator import Estimator
 
   assert Estimator is sys.modules["tensorflow"].estimator.Estimator
+
+
+def test_the_module_names_of_2_15_are_there():
+  packages = "canned export inputs inputs.queues"
+  modules = (
+    "estimator estimator_lib exporter gc keras model_fn run_config training"
+    " util canned.baseline canned.dnn canned.dnn_linear_combined canned.head"
+    " canned.linear canned.metric_keys canned.optimizers canned.parsing_utils"
+    " canned.prediction_keys export.export export.export_lib"
+    " export.export_output inputs.inputs inputs.numpy_io inputs.pandas_io"
+    " inputs.queues.feeding_functions inputs.queues.feeding_queue_runner"
+  )
+  for name in f"{packages} {modules}".split():
+    importlib.import_module(f"tensorflow.python.estimator.{name}")
+  from tensorflow.python.estimator import estimator, keras
+  from tensorflow.python.estimator.canned import head
+
+  assert estimator.Estimator is tf.estimator.Estimator
+  assert callable(keras.model_to_estimator) and head.LossSpec
+  with pytest.raises(ModuleNotFoundError):
+    importlib.import_module("tensorflow.python.estimator.mine")
+
+
+def test_the_nested_namespaces_have_it_too():
+  import tensorflow
+  import tensorflow.compat.v1.compat.v1 as nested
+
+  v1, v2 = tf.estimator.Estimator, tensorflow.estimator.Estimator
+  assert v1 is not v2
+  for outer in (tf, tensorflow, tensorflow.compat.v2):
+    assert outer.compat.v1.estimator.Estimator is v1
+    assert outer.compat.v2.estimator.Estimator is v2
+  assert nested.estimator.Estimator is v1
+
+
+def test_estimators_have_their_names_in_the_api():
+  import tensorflow
+  from tensorflow.python.util import tf_export
+
+  v1, v2 = tf.estimator, tensorflow.estimator
+  name = ["estimator.DNNClassifier"]
+  assert tf_export.get_v1_names(v1.DNNClassifier) == name
+  assert tf_export.get_v2_names(v2.DNNClassifier) == name
+  assert tf_export.get_v1_names(v2.DNNClassifier) == []
+  assert "Session" in tf_export.get_v1_names(tf.Session)
+
+
+@pytest.mark.skipif(NATIVE, reason="TensorFlow 2.15 has these tables")
+def test_embedding_tables_on_tpu_say_why_not():
+  from tensorflow.python.tpu import tpu_embedding
+
+  column = tf.feature_column.numeric_column("x")
+  for call in (
+    lambda: tpu_embedding.AdagradParameters(0.1),
+    lambda: tf.estimator.tpu.experimental.EmbeddingConfigSpec([column]),
+  ):
+    with pytest.raises(NotImplementedError, match="TensorFlow 2.15 only"):
+      call()
+
+
+KERAS_2 = importlib.util.find_spec("tf_keras") is not None
+needs_keras_2 = pytest.mark.skipif(
+  NATIVE or not KERAS_2, reason="this is about tf_keras"
+)
+
+
+def labelled():
+  """Batches of a feature and the class that its sign decides, for ever."""
+  data = ({"x": ROWS[:, :1]}, (ROWS[:, 0] > 0).astype(np.int64))
+  return tf.data.Dataset.from_tensor_slices(data).repeat().batch(16)
+
+
+def canned(tmp_path, v2=False):
+  """A DNNClassifier of tf.compat.v1, or of TensorFlow 2, on that feature."""
+  api = sys.modules["tensorflow"] if v2 else tf
+  column = api.feature_column.numeric_column("x")
+  return api.estimator.DNNClassifier([4], [column], str(tmp_path))
+
+
+@pytest.mark.skipif(NATIVE or KERAS_2, reason="this is about its absence")
+@pytest.mark.parametrize("v2", [False, True])
+def test_without_keras_2_a_canned_estimator_names_the_pip_line(tmp_path, v2):
+  with pytest.raises(ImportError) as refusal:
+    canned(tmp_path, v2).train(labelled, steps=1)
+  message, minor = str(refusal.value), tf.__version__.rpartition(".")[0]
+  assert message.endswith(f'pip install --no-deps "tf_keras=={minor}.*"')
+  with pytest.raises(ImportError, match="tf_keras"):
+    estimator_bridge.use_keras_2()
+
+
+@needs_keras_2
+@pytest.mark.parametrize("v2", [False, True])
+def test_canned_estimators_get_keras_2_and_nobody_else(tmp_path, v2):
+  classifier = canned(tmp_path, v2)
+  first, then = (
+    classifier.train(labelled, max_steps=steps).evaluate(labelled, steps=4)
+    for steps in (1, 40)
+  )
+  assert then["average_loss"] < first["average_loss"]
+  assert sys.modules["tensorflow"].keras.__version__.startswith("3.")
+  with pytest.raises(RuntimeError, match="in use as Keras 3"):
+    estimator_bridge.use_keras_2()
+
+
+@needs_keras_2
+def test_use_keras_2_gives_it_to_the_whole_program():
+  python("""
+    import estimator_bridge
+    estimator_bridge.use_keras_2()
+    import tensorflow as tf
+    from tensorflow.keras.layers import Dense
+    from tensorflow.compat.v1.keras.layers import Dense as V1Dense
+    assert Dense is V1Dense is tf.keras.layers.Dense
+    assert Dense.__module__.startswith("tf_keras.")
+    assert callable(tf.compat.v1.layers.dense)
+    estimator_bridge.use_keras_2()
+  """)
+
+
+def test_the_wheel_is_made_of_this_file_and_the_version_it_checks():
+  root = os.path.dirname(estimator_bridge.__file__)
+  with open(os.path.join(root, "bridge", "pyproject.toml")) as file:
+    project = file.read()
+  path = re.search(r'"(.*)" = "estimator_bridge.py"', project).group(1)
+  assert os.path.samefile(
+    os.path.join(root, "bridge", path), estimator_bridge.__file__
+  )
+  assert f"tensorflow-estimator=={estimator_bridge.ESTIMATOR}" in project
+
+
+def test_the_table_of_features_is_what_was_measured():
+  root = os.path.dirname(estimator_bridge.__file__)
+  table = subprocess.run(
+    [sys.executable, os.path.join(root, "benchmarks", "bridge_features.py")],
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout.partition("\n\n")[0]
+  with open(os.path.join(root, "docs", "bridge.md")) as page:
+    assert table.strip() in page.read()
 
 
 @pytest.mark.skipif(not NATIVE, reason="there is nothing native to leave")

@@ -1,5 +1,7 @@
 """Metrics, against scikit-learn and NumPy; the files of results."""
 
+from pathlib import Path
+import shutil
 import warnings
 
 import numpy as np
@@ -7,9 +9,10 @@ import pytest
 from sklearn import metrics
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import evaluation, targets
+from bert_classifier import evaluation, progress, targets
 from bert_classifier.errors import UserError
 from bert_classifier.tasks import InputExample
+import run_classifier
 
 pytestmark = pytest.mark.usefixtures("graph")
 
@@ -23,11 +26,11 @@ def evaluate(batches, num_labels, *, metrics=(), loss_batch_size=8):
     tf.placeholder(tf.int32, [None]),
   ]
   target = targets.OneClass(map(str, range(num_labels)))
-  collector = evaluation.Collector()
-  metric_fn = evaluation.metric_fn_builder(
-    target, metrics, loss_batch_size, collector
-  )
-  pairs = metric_fn(*feeds)
+  collector = evaluation.Collector(target, metrics, loss_batch_size)
+  losses, logits, labels, real = feeds
+  features = {"label_ids": labels, "is_real_example": real}
+  metric_fn, tensors = collector.eval_metrics(losses, logits, features)
+  pairs = metric_fn(*tensors)
   with tf.Session() as session:
     for batch in batches:
       session.run([u for _, u in pairs.values()], dict(zip(feeds, batch)))
@@ -132,7 +135,7 @@ def test_loss_is_the_mean_of_means_of_eight_examples(computed):
 
 
 def test_a_collector_begins_anew_with_each_session():
-  collector = evaluation.Collector()
+  collector = evaluation.Collector(TARGET)
   for _ in range(2):
     collector.after_create_session(None, None)
     columns = draw_examples([0, 1], [0, 0], 2)
@@ -146,16 +149,16 @@ def test_results_keep_their_loss_where_no_other_was_measured():
 
 
 def test_results_are_sorted_lines_with_numbers_of_eight_digits(tmp_path):
-  path = tmp_path / "eval_results.txt"
-  evaluation.write_results(
-    str(path),
+  path = evaluation.write_results(
+    str(tmp_path),
+    "dev",
     {
       "loss": np.float32(1.1),
       "global_step": np.int64(343),
       "eval_accuracy": np.float32(0.845588),
     },
   )
-  assert path.read_text() == (
+  assert Path(path).read_text() == (
     "eval_accuracy = 0.845588\nglobal_step = 343\nloss = 1.1\n"
   )
 
@@ -164,17 +167,16 @@ TARGET = targets.OneClass(["no", "yes"])
 
 
 def outputs(probabilities):
-  return ({"probabilities": row} for row in np.float32(probabilities))
+  return ({"probabilities": each} for each in np.float32(probabilities))
 
 
 def write_predictions(tmp_path, examples, probabilities):
   """The two files' lines, split into cells."""
-  paths = [tmp_path / "test_results.tsv", tmp_path / "test_predictions.tsv"]
-  evaluation.write_predictions(
-    examples, outputs(probabilities), TARGET, *map(str, paths)
+  paths = evaluation.write_predictions(
+    str(tmp_path), "test", examples, outputs(probabilities), TARGET
   )
   return [
-    [line.split("\t") for line in path.read_text().split("\n")[:-1]]
+    [line.split("\t") for line in Path(path).read_text().split("\n")[:-1]]
     for path in paths
   ]
 
@@ -219,16 +221,37 @@ def test_predictions_of_other_examples_are_kept_without_texts(
   assert path.read_text() == "0.25\t0.75\n" * count
 
 
-def test_texts_that_changed_leave_the_results_alone(tmp_path):
+@pytest.mark.parametrize(
+  "error", [UserError("test.tsv changed"), OSError("test.tsv changed")]
+)
+def test_texts_that_changed_leave_the_results_alone(tmp_path, error):
   def changed():
     yield InputExample("test-1", "a")
-    raise UserError("test.tsv changed")
+    raise error
 
+  (tmp_path / "test_predictions.tsv").write_text("of an earlier run")
   with pytest.raises(UserError, match="test.tsv changed"):
     write_predictions(tmp_path, changed(), [[0.25, 0.75]] * 3)
   (path,) = tmp_path.iterdir()
   assert path.name == "test_results.tsv"
   assert path.read_text() == "0.25\t0.75\n" * 3
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_numbers_that_are_not_finite_are_no_results(number):
+  with pytest.raises(UserError, match="model.ckpt-7 give numbers that are not"):
+    evaluation.check_finite({"eval_loss": np.float32(number)}, "model.ckpt-7")
+  batch = {"probabilities": np.float32([[0.5, 0.5], [number, 0.5]])}
+  counter = progress.Counter("predicted", 2)
+  with pytest.raises(UserError, match="no prediction: the weights of model.c"):
+    list(evaluation.split_batches([batch], "model.ckpt-7", counter))
+
+
+def test_a_metric_that_there_is_not_is_named_with_those_that_there_are():
+  evaluation.check_metric(None, "Own")
+  evaluation.check_metric("f1", "Own")
+  with pytest.raises(UserError, match="of Own is 'mcc', but .* one of accur"):
+    evaluation.check_metric("mcc", "Own")
 
 
 def test_predictions_that_fail_leave_no_file(tmp_path):
@@ -237,7 +260,34 @@ def test_predictions_that_fail_leave_no_file(tmp_path):
     raise RuntimeError("out of memory")
 
   examples = [InputExample(f"test-{i}", "a") for i in range(2)]
-  paths = (str(tmp_path / "results.tsv"), str(tmp_path / "predictions.tsv"))
   with pytest.raises(RuntimeError):
-    evaluation.write_predictions(examples, failing(), TARGET, *paths)
+    evaluation.write_predictions(
+      str(tmp_path), "test", examples, failing(), TARGET
+    )
   assert not list(tmp_path.iterdir())
+
+
+def test_a_test_set_reversed_during_the_run_gives_results_without_texts(
+  classify, golden_task, tmp_path, monkeypatch
+):
+  data = tmp_path / "data"
+  shutil.copytree(f"{golden_task}/data", data)
+  predict = run_classifier.predict
+
+  def reverse_and_predict(*arguments):
+    header, *lines = (data / "test.tsv").read_text().splitlines()
+    (data / "test.tsv").write_text("\n".join([header, *lines[::-1]]) + "\n")
+    return predict(*arguments)
+
+  monkeypatch.setattr(run_classifier, "predict", reverse_and_predict)
+  out = tmp_path / "out"
+  flags = dict(data_dir=data, cache_dir=tmp_path / "cache", output_dir=out)
+  outcome = classify("--do_predict", **flags)
+  assert outcome.status == 1
+  assert f"{data}/test.tsv" in outcome.log.splitlines()[-1]
+  assert not (out / "test_predictions.tsv").exists()
+  found, expected = (
+    np.loadtxt(folder / "test_results.tsv")
+    for folder in (out, Path(golden_task))
+  )
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

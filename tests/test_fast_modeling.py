@@ -1,19 +1,14 @@
 """The fast forms of the model, against the plain ones and composed ones."""
 
 import itertools
-import pathlib
-import sys
 
 import numpy as np
 import pytest
+import speed  # holds forms that are put together from operations
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import fast_modeling
 import modeling
-
-BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-import speed  # noqa: E402 - holds forms that are put together from operations
 
 pytestmark = pytest.mark.quick
 

@@ -1,11 +1,12 @@
 """Remembered words, against the figures of 2018 and the plain stages."""
 
+import doctest
 import json
-import os
 import pickle
 import random
 import unicodedata
 
+from conftest import GOLDEN
 import pytest
 
 from bert_classifier import fast_tokenization
@@ -13,8 +14,7 @@ import tokenization
 
 pytestmark = pytest.mark.quick
 
-GOLDEN = os.path.join(os.path.dirname(__file__), "golden", "unicode")
-VOCAB = os.path.join(GOLDEN, "vocab.txt")
+VOCAB = str(GOLDEN / "unicode" / "vocab.txt")
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +30,9 @@ def test_fast_ids_equal_the_original(tokenizers):
     lower: fast_tokenization.WordCache(tokenizer)
     for lower, tokenizer in tokenizers.items()
   }
-  with open(os.path.join(GOLDEN, "tokenization.jsonl"), encoding="utf-8") as f:
-    rows = [json.loads(line) for line in f]
+  path = GOLDEN / "unicode" / "tokenization.jsonl"
+  with open(path, encoding="utf-8") as file:
+    rows = [json.loads(line) for line in file]
   compared = 0
   for row in rows:
     if all(unicodedata.category(char) != "Cn" for char in row["text"]):
@@ -124,11 +125,30 @@ def test_a_very_long_word_is_unknown_though_it_is_in_the_vocabulary(tmp_path):
   assert differing(tokenizer, [text]) == []
 
 
+def test_memory_makes_a_value_once_and_keeps_no_long_key():
+  asked = []
+
+  def make(key):
+    asked.append(key)
+    return key.upper()
+
+  memory = fast_tokenization.Memory(make, max_entries=9, longest_key=3)
+  made = [memory[key] for key in ("abc", "abc", "abcd", "abcd")]
+  assert made == ["ABC", "ABC", "ABCD", "ABCD"]
+  assert asked == ["abc", "abcd", "abcd"]
+  assert memory == {"abc": "ABC"}
+
+
+def test_the_examples_of_the_docstrings_hold():
+  tried = doctest.testmod(fast_tokenization)
+  assert tried.attempted and not tried.failed
+
+
 def test_memory_of_the_fast_way_is_bounded(tokenizers, monkeypatch):
   cache = fast_tokenization.WordCache(tokenization.FullTokenizer(VOCAB))
   remembered = cache._remembered
   for memory in (remembered.of_chunk, remembered.of_word):
-    monkeypatch.setattr(memory, "size", 100)
+    monkeypatch.setattr(memory, "max_entries", 100)
   rng = random.Random(7)
   for _ in range(1000):
     text = f"{rng.random()} {'long' * 20}{rng.random()}"
@@ -145,7 +165,8 @@ def test_a_tokenizer_and_its_cache_can_be_sent_to_another_process(tokenizers):
   cache = fast_tokenization.WordCache(tokenizers[True])
   cache.ids("a word")
   sent = pickle.loads(pickle.dumps(cache))
-  assert sent.ids("a new word") == cache.ids("a new word")
+  for text in ("a word", "a new word", TEXT):
+    assert sent.ids(text) == plain_ids(tokenizers[True], text)
 
 
 @pytest.mark.parametrize("text", [None, 3, ["a"]])

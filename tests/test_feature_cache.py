@@ -67,7 +67,7 @@ def test_the_manifest_says_what_the_records_were_made_of(cache, golden_task):
     "split": "dev",
     "format_version": feature_cache.FORMAT_VERSION,
   }
-  lengths = [sum(row["input_mask"]) for row in read_records(str(path))]
+  lengths = [sum(record["input_mask"]) for record in read_records(str(path))]
   assert manifest["records"] == len(lengths) == 21
   assert manifest["truncated"] == 20 == lengths.count(24)
   assert manifest["truncated_tokens"] == 306 and manifest["blank"] == 0
@@ -318,7 +318,7 @@ def test_texts_of_an_unseeded_shuffle_are_in_the_order_of_the_records(
       features.convert_single_example(9, example, ["0", "1"], 24, tokenizer)
       for example in one.converted_examples("test")
     ]
-    assert [row.as_dict() for row in converted] == records
+    assert [example.as_dict() for example in converted] == records
 
 
 class Number:
@@ -348,7 +348,7 @@ def test_a_target_of_floats_is_cached_under_a_name_of_its_own(
   rows = [["Quality", *"bcde"], ["1.25", *"xyAB"], ["-3", *"xyCD"]]
   write_rows(tmp_path / "data" / "train.tsv", *rows)
   path = cache(Numbers(), folder=tmp_path / "data").features("train").path
-  assert [row["number"] for row in read_records(path)] == [[1.25], [-3.0]]
+  assert [record["number"] for record in read_records(path)] == [[1.25], [-3.0]]
   write_rows(tmp_path / "data" / "train.tsv", *rows, ["many", *"xyEF"])
   with pytest.raises(
     UserError, match="train.tsv:4: in column 'Quality', could"

@@ -1,4 +1,4 @@
-"""Examples to features, and these to the bytes of records."""
+"""Examples to features."""
 
 import itertools
 import random
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import features, targets
+from bert_classifier import fast_tokenization, features
 from bert_classifier.catalogue import MrpcProcessor
 from bert_classifier.errors import UserError
 from bert_classifier.features import convert_single_example, truncate
@@ -37,30 +37,31 @@ def test_pairs_are_cut_as_token_by_token():
 
 
 def test_a_single_text_keeps_its_beginning(tokenizer):
-  row = convert_single_example(9, InputExample("g", "t " * 9), [], 6, tokenizer)
+  long = InputExample("g", "t " * 9)
+  found = convert_single_example(9, long, [], 6, tokenizer)
   start, end, word = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", "t"])
-  assert row.input_ids == [start, word, word, word, word, end]
-  assert row.input_mask == [1] * 6 and row.segment_ids == [0] * 6
+  assert found.input_ids == [start, word, word, word, word, end]
+  assert found.input_mask == [1] * 6 and found.segment_ids == [0] * 6
 
 
 @pytest.mark.parametrize("text_b", [None, "", " \u200d", "\0"])
 def test_a_second_text_without_tokens_is_none(tokenizer, text_b):
   example = InputExample("g", "t u", text_b, "b")
-  row = convert_single_example(9, example, ["a", "b"], 8, tokenizer)
-  assert row.input_mask == [1, 1, 1, 1, 0, 0, 0, 0]
-  assert row.segment_ids == [0] * 8 and row.label_id == 1
+  found = convert_single_example(9, example, ["a", "b"], 8, tokenizer)
+  assert found.input_mask == [1, 1, 1, 1, 0, 0, 0, 0]
+  assert found.segment_ids == [0] * 8 and found.label_id == 1
 
 
 def test_a_second_text_cut_to_nothing_leaves_the_single_form(tokenizer):
   pair = InputExample("g", "t", "t", None)
-  row = convert_single_example(9, pair, [], 4, tokenizer)
+  found = convert_single_example(9, pair, [], 4, tokenizer)
   single = convert_single_example(9, InputExample("g", "t"), [], 4, tokenizer)
-  assert row.as_dict() == single.as_dict()
+  assert found.as_dict() == single.as_dict()
 
 
 def test_padding_is_zeros_of_no_weight(tokenizer):
-  row = convert_single_example(9, PaddingInputExample(), ["a"], 3, tokenizer)
-  assert set(itertools.chain(*row.as_dict().values())) == {0}
+  found = convert_single_example(9, PaddingInputExample(), ["a"], 3, tokenizer)
+  assert set(itertools.chain(*found.as_dict().values())) == {0}
 
 
 def test_an_unknown_label_is_named(tokenizer):
@@ -80,118 +81,52 @@ def test_lists_of_features_equal_the_originals_records(
   path = str(tmp_path / "made.tf_record")
   features.file_based_convert_examples_to_features(*arguments, path)
   theirs = read_records(f"{golden_task}/{name}.tf_record")
-  assert [row.as_dict() for row in listed] == theirs == read_records(path)
+  assert [one.as_dict() for one in listed] == theirs == read_records(path)
 
 
-def of_tensorflow(values):
-  """Returns the tf.train.Example of a dictionary of lists."""
-  example = tf.train.Example()
-  for name, numbers in values.items():
-    feature = example.features.feature[name]
-    is_float = any(isinstance(number, float) for number in numbers)
-    kind = feature.float_list if is_float else feature.int64_list
-    kind.value.extend(numbers)
-  return example
+class Refusing:
+  """A target that this project does not have: what refuses a label."""
+
+  encode = float
 
 
-def test_serialized_is_what_tensorflow_parses():
-  numbers = [0, 1, 127, 128, 2**14, 2**31, 2**63 - 1, -1, -(2**63)]
-  row = features.InputFeatures(numbers, [1, 0, 1], [], 300, False)
-  parsed = tf.train.Example.FromString(features.serialize(row))
-  assert parsed == of_tensorflow(row.as_dict())
+def test_a_label_that_the_target_refuses_names_its_example(tokenizer):
+  convert = features.Converter(Refusing(), 8, tokenizer)
+  with pytest.raises(UserError, match="dev-3: could not convert .* 'many'"):
+    convert(InputExample("dev-3", "t", None, "many"))
 
 
-class Numbers:
-  """A tokenizer of texts that are ids."""
+def test_one_example_needs_no_memory_of_words(tokenizer, monkeypatch):
+  monkeypatch.setattr(fast_tokenization, "WordCache", None)
+  found = convert_single_example(9, InputExample("g", "t u"), [], 4, tokenizer)
+  expected = tokenizer.convert_tokens_to_ids(["[CLS]", "t", "u", "[SEP]"])
+  assert found.input_ids == expected
 
-  def convert_tokens_to_ids(self, tokens):
-    return [{"[CLS]": 101, "[SEP]": 102}.get(t) or int(t) for t in tokens]
+
+def test_padding_is_logged_without_tokens(tokenizer, info):
+  del tokenizer.inv_vocab[0]
+  example = InputExample("dev-7", "t", None, "a")
+  for given in (example, PaddingInputExample()):
+    convert_single_example(0, given, ["a"], 5, tokenizer)
+  assert "tokens: [CLS] t [SEP]" in info.messages
+  assert "tokens: " in info.messages and "guid: padding" in info.messages
+
+
+class Letters:
+  """A tokenizer of the two methods that conversion asks for."""
 
   def tokenize(self, text):
-    return text.split()
+    return list(text)
+
+  def convert_tokens_to_ids(self, tokens):
+    return [101 if len(token) > 1 else ord(token) for token in tokens]
 
 
-@pytest.mark.parametrize("length", [5, 24, 128, 300])
-def test_a_record_is_what_tensorflow_parses(length):
-  source = random.Random(length)
-  target = targets.OneClass(range(300))
-  convert = features.Converter(target, length, Numbers())
-
-  def text(shortest):
-    ids = [
-      source.randrange(2 ** source.randrange(1, 21)) for _ in range(length)
-    ]
-    return " ".join(map(str, ids[: source.randrange(shortest, length)]))
-
-  for _ in range(300):
-    label = source.randrange(300)
-    example = InputExample("g", text(0), text(0), label)
-    parsed = tf.train.Example.FromString(
-      convert.record(convert.inputs(example))
-    )
-    assert parsed == of_tensorflow(convert(example).as_dict())
-
-
-class Number:
-  """A target that this project does not have: what of it a record needs."""
-
-  def feature_spec(self):
-    return {"number": tf.FixedLenFeature([2], tf.float32)}
-
-  def encode(self, label):
-    return 0.0 if label is None else float(label)
-
-  def features(self, value):
-    return {"number": [value, np.float32(value / 3)]}
-
-
-NUMBERS = [
-  None,
-  "0",
-  "-1.5",
-  "3.3",
-  "1e-40",
-  "3e38",
-  "inf",
-  *map(str, range(9)),
-]
-
-
-def test_a_float_target_is_what_tensorflow_parses():
-  convert = features.Converter(Number(), 8, Numbers())
-  for label in NUMBERS:
-    example = InputExample("g", "5 300", "7", label)
-    row = convert(example)
-    record = convert.record(convert.inputs(example))
-    assert record == features.serialize(row)
-    written = {
-      n: list(map(float, v)) if n == "number" else v
-      for n, v in row.as_dict().items()
-    }
-    assert tf.train.Example.FromString(record) == of_tensorflow(written)
-
-
-def test_a_float_target_is_read_as_its_specification_says(run):
-  convert = features.Converter(Number(), 8, Numbers())
-  examples = [InputExample("g", "5", None, "1.5"), PaddingInputExample()]
-  records = [features.serialize(convert(example)) for example in examples]
-  spec = features.feature_spec(8, Number())
-  parsed = run(tf.io.parse_example(records, spec))
-  assert list(spec) == [
-    "input_ids",
-    "input_mask",
-    "segment_ids",
-    "number",
-    "is_real_example",
-  ]
-  assert parsed["number"].tolist() == [[1.5, 0.5], [0, 0]]
-  assert parsed["is_real_example"].tolist() == [1, 0]
-
-
-def test_a_label_that_the_target_refuses_names_its_example():
-  convert = features.Converter(Number(), 8, Numbers())
-  with pytest.raises(UserError, match="dev-3: could not convert .* 'many'"):
-    convert(InputExample("dev-3", "5", None, "many"))
+def test_a_tokenizer_without_tokens_of_ids_is_logged_without_them(info):
+  convert_single_example(0, InputExample("dev-7", "t"), [], 4, Letters())
+  assert "guid: dev-7" in info.messages
+  assert "input_ids: 101 116 101 0" in info.messages
+  assert not any(m.startswith("tokens") for m in info.messages)
 
 
 class Reversing(tokenization.FullTokenizer):
@@ -207,16 +142,16 @@ class Unknown(tokenization.FullTokenizer):
 @pytest.mark.parametrize("kind", [Reversing, Unknown])
 def test_a_subclass_has_its_way(golden_task, tokenizer, kind):
   own = kind(f"{golden_task}/vocab.txt")
-  row = convert_single_example(9, InputExample("g", "t u"), [], 4, own)
+  found = convert_single_example(9, InputExample("g", "t u"), [], 4, own)
   expected = own.convert_tokens_to_ids(own.tokenize("t u"))
   plain = convert_single_example(9, InputExample("g", "t u"), [], 4, tokenizer)
-  assert row.input_ids[1:3] == expected != plain.input_ids[1:3]
+  assert found.input_ids[1:3] == expected != plain.input_ids[1:3]
 
 
 def test_a_replaced_method_has_its_way(tokenizer):
   tokenizer.tokenize = lambda text: ["u"] * 2
-  row = convert_single_example(9, InputExample("g", "t"), [], 4, tokenizer)
-  assert row.input_ids[1:3] == tokenizer.convert_tokens_to_ids(["u", "u"])
+  found = convert_single_example(9, InputExample("g", "t"), [], 4, tokenizer)
+  assert found.input_ids[1:3] == tokenizer.convert_tokens_to_ids(["u", "u"])
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["ours", "of 2018"])
@@ -234,5 +169,5 @@ def test_files_are_read_example_by_example_in_order(cache, golden_task, ours):
     batches = [session.run(batch) for _ in range(3)]
   for name in features.feature_spec(24):
     read = np.concatenate([b[name] for b in batches])
-    expected = np.squeeze([row[name] for row in read_records(path)])
+    expected = np.squeeze([one[name] for one in read_records(path)])
     assert read.dtype == np.int32 and (read == expected).all()

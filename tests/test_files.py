@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 import socket
 import stat
+import time
 
 import pytest
 import tensorflow.compat.v1 as tf
@@ -40,6 +41,15 @@ def test_an_error_while_writing_keeps_the_old_file_and_no_other(tmp_path):
   assert path.read_text() == "old" and os.listdir(tmp_path) == ["made.txt"]
 
 
+DEAD = f"tmp-{socket.gethostname()}-999999999"  # a number of no process
+
+
+def grow_old(path, hours=25):
+  """Makes a file or folder look as if it was written hours ago."""
+  written = time.time() - hours * 3600
+  os.utime(path, (written, written))
+
+
 @pytest.mark.parametrize("folder", ["", "./", "{}/", "{}//"])
 def test_only_what_dead_processes_of_this_machine_left_is_removed(
   tmp_path, monkeypatch, folder
@@ -51,9 +61,58 @@ def test_only_what_dead_processes_of_this_machine_left_is_removed(
   kept |= {f"b{name}-999999999"}
   for left in kept | {f"{name}-999999999", f"{name}-999999999-0a1b2c3d"}:
     (tmp_path / left).write_text("")
+    grow_old(tmp_path / left)
   monkeypatch.chdir(tmp_path)
   files.write_text(path, ["x"])
   assert set(os.listdir(tmp_path)) == kept
+
+
+def test_what_was_written_within_a_day_may_be_anothers_of_this_name(tmp_path):
+  left = tmp_path / f"made.txt.{DEAD}-0a1b2c3d"
+  left.write_text("")
+  grow_old(left, hours=23)
+  files.write_text(str(tmp_path / "made.txt"), ["x"])
+  assert left.exists()
+
+
+def test_what_cannot_be_removed_keeps_nobody_from_writing(
+  tmp_path, monkeypatch
+):
+  left = tmp_path / f"made.txt.{DEAD}-0a1b2c3d"
+  left.write_text("")
+  grow_old(left)
+
+  def refuse(path):
+    raise tf.errors.PermissionDeniedError(None, None, path)
+
+  monkeypatch.setattr(tf.io.gfile, "remove", refuse)
+  files.write_text(str(tmp_path / "made.txt"), ["x"])
+  assert (tmp_path / "made.txt").read_text() == "x" and left.exists()
+
+
+def test_a_temporary_folder_goes_and_so_does_that_of_a_dead_process(tmp_path):
+  path = str(tmp_path / "made")
+  for name, hours in (("0a", 25), ("0b", 23), ("0c", 25)):
+    left = tmp_path / f"made.{DEAD}-{name}"
+    left.mkdir()
+    (left / "file").write_text("")
+    grow_old(left / "file", hours)
+    grow_old(left)
+  (tmp_path / f"made.{DEAD}-0c" / "new").write_text("")
+  with files.temporary_folder(path) as first:
+    with files.temporary_folder(path) as second:
+      os.mkdir(first)
+      os.mkdir(second)
+    assert os.path.isdir(first) and not os.path.exists(second)
+  left = {f"made.{DEAD}-0b", f"made.{DEAD}-0c"}
+  assert set(os.listdir(tmp_path)) == left
+
+
+def test_names_of_remote_folders_have_no_slash_at_their_end():
+  tf.io.gfile.makedirs("ram://test_list/eval")
+  assert files.list_matching("ram://test_list", "eval") == [
+    "ram://test_list/eval"
+  ]
 
 
 def test_two_writers_of_one_name_and_process_id_do_not_meet(tmp_path):
@@ -185,6 +244,11 @@ def test_json_that_is_missing_or_broken_is_none(tmp_path, content):
   assert files.read_json(str(path)) is None
 
 
+def test_json_that_cannot_be_read_is_not_taken_for_missing(tmp_path):
+  with pytest.raises(tf.errors.OpError, match="directory"):
+    files.read_json(str(tmp_path))
+
+
 def test_json_is_read_as_it_was_written(tmp_path):
   path, value = tmp_path / "file.json", {"b": [1, None], "a": "é"}
   files.write_json(str(path), value)
@@ -197,3 +261,15 @@ def test_a_folder_is_writable_where_a_file_can_be_made(tmp_path):
   assert not files.is_writable(str(tmp_path / "missing"))
   assert not files.is_writable(str(tmp_path / "file"))
   assert os.listdir(tmp_path) == ["file"]
+
+
+def test_two_processes_that_try_a_folder_do_not_meet(tmp_path, monkeypatch):
+  remove = tf.io.gfile.remove
+
+  def remove_after_another(path):
+    monkeypatch.setattr(tf.io.gfile, "remove", remove)
+    assert files.is_writable(str(tmp_path))
+    remove(path)
+
+  monkeypatch.setattr(tf.io.gfile, "remove", remove_after_another)
+  assert files.is_writable(str(tmp_path))

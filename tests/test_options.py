@@ -2,19 +2,46 @@
 
 import dataclasses
 import os
-from pathlib import Path
 
+from conftest import ROOT, SCRIPTS
 import pytest
 
 from bert_classifier import options
 from bert_classifier.errors import UserError
+import run_classifier
 
-DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+@pytest.mark.parametrize("field", options.all_flags(), ids=lambda f: f.name)
+def test_a_flag_of_the_command_line_has_default_and_help_of_its_field(field):
+  flag = run_classifier.FLAGS[field.name]
+  assert flag.default == field.default
+  assert flag.help == field.metadata["help"]
+
+
+def test_no_flag_is_defined_elsewhere():
+  by_module = run_classifier.FLAGS.flags_by_module_dict()
+  ours = [
+    flag.name
+    for module, flags in by_module.items()
+    if module.partition(".")[0] in (*SCRIPTS, "bert_classifier")
+    for flag in flags
+  ]
+  assert sorted(ours) == sorted(field.name for field in options.all_flags())
 
 
 def test_docs_list_the_flags_that_there_are():
-  page = (DOCS / "flags.md").read_text(encoding="utf-8")
+  page = (ROOT / "docs" / "flags.md").read_text(encoding="utf-8")
   assert page == options.describe_flags_in_markdown() + "\n"
+
+
+def test_help_lists_every_flag_after_the_manual(capsys):
+  with pytest.raises(SystemExit) as exit_:
+    options.parse_flags(["run", "--help"], manual="The manual.")
+  assert exit_.value.code == 0
+  told = capsys.readouterr().out
+  assert told.startswith("The manual.")
+  for field in options.all_flags():
+    assert f"\n  --{field.name}" in told
 
 
 def test_a_flag_stands_in_one_group():
@@ -74,3 +101,8 @@ def test_settings_of_training_are_the_flags_that_decide_it():
     "max_seq_length",
     "do_lower_case",
   }
+
+
+def test_a_flag_that_there_is_not_is_a_mistake_of_the_program():
+  with pytest.raises(TypeError, match="no flag sed"):
+    options.make_options(sed=7)

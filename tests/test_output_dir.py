@@ -4,9 +4,13 @@ import json
 import pathlib
 import shutil
 
+from conftest import read_results, read_table
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+import tensorflow.compat.v1 as tf
 
-from bert_classifier import output_dir
+from bert_classifier import checkpoints, options, output_dir
 from bert_classifier.errors import UserError
 from bert_classifier.output_dir import (
   OutputDir,
@@ -100,7 +104,10 @@ def test_a_damaged_manifest_is_refused(tmp_path, content):
     output_dir.inspect(str(tmp_path))
 
 
-def test_checkpoints_without_a_state_file_are_refused(tmp_path):
+@pytest.mark.parametrize("content", [None, "", "model_checkpoint_pa"])
+def test_checkpoints_without_a_whole_state_file_are_refused(tmp_path, content):
+  if content is not None:
+    (tmp_path / "checkpoint").write_text(content)
   for step in (9, 10):
     (tmp_path / f"model.ckpt-{step}.index").write_text("")
   with pytest.raises(UserError, match='path: "model.ckpt-10"'):
@@ -124,15 +131,85 @@ def test_paths_have_the_names_of_2018_and_are_known_as_own(tmp_path, suffix):
   assert sorted(output_dir.list_own_files(folder)) == sorted(paths)
 
 
-def test_converted_weights_go_and_nothing_beside_them(tmp_path):
-  prefix = pathlib.Path(output_dir.converted_prefix(str(tmp_path)))
-  prefix.parent.mkdir()
-  for suffix in (".index", ".data-00000-of-00001"):
-    prefix.with_name(prefix.name + suffix).write_text("")
-  (tmp_path / "eval_results.txt").write_text("")
-  folders = [output_dir.CONVERTED_WEIGHTS]
-  assert output_dir.remove_own_files(str(tmp_path), folders) == 2
-  assert [p.name for p in tmp_path.iterdir()] == ["eval_results.txt"]
+def test_commands_in_one_folder_convert_weights_apart(tmp_path):
+  bias = np.arange(4, dtype=np.float32)
+  weights = str(tmp_path / "model.safetensors")
+  save_file({"bert.pooler.dense.bias": bias}, weights)
+  checkpoint = checkpoints.open_checkpoint(weights)
+  folder = tmp_path / "out"
+  folder.mkdir()
+  (folder / "eval_results.txt").write_text("")
+  with output_dir.convert_weights(str(folder), checkpoint) as first:
+    with output_dir.convert_weights(str(folder), checkpoint) as second:
+      assert first != second
+    read = tf.train.load_variable(first, "bert/pooler/dense/bias")
+    np.testing.assert_array_equal(read, bias)
+    assert not tf.train.checkpoint_exists(second)
+  assert [p.name for p in folder.iterdir()] == ["eval_results.txt"]
+
+
+def test_weights_in_tensorflows_form_are_used_where_they_are(tmp_path):
+  golden = PREVIOUS.parent.parent / "golden" / "checkpoint"
+  checkpoint = checkpoints.open_checkpoint(golden)
+  with output_dir.convert_weights(str(tmp_path), checkpoint) as prefix:
+    assert prefix == str(golden / "bert_model.ckpt")
+  with output_dir.convert_weights(str(tmp_path), None) as prefix:
+    assert prefix is None
+  assert not list(tmp_path.iterdir())
+
+
+def train_anew(folder, vocab_file, *, interrupted=False):
+  """Does what a training with --overwrite_output_dir does to a folder."""
+  asked = options.RunOptions(
+    output_dir=folder, do_train=True, overwrite_output_dir=True
+  )
+  found = output_dir.inspect(folder)
+  output_dir.check_overwriting(found, None)
+  with output_dir.claim(asked, found):
+    if not interrupted:
+      config = modeling.BertConfig(vocab_size=2)
+      output_dir.write_manifest(folder, BEFORE, config, str(vocab_file))
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_overwriting_replaces_the_copies_of_the_model_before(
+  tmp_path, interrupted
+):
+  folder = str(tmp_path / "out")
+  old, new = tmp_path / "old", tmp_path / "new"
+  old.write_text("[UNK]\na\n")
+  new.write_text("[UNK]\nb\n")
+  train_anew(folder, old)
+  (tmp_path / "out" / "model.ckpt-9.index").write_text("")
+  if interrupted:
+    train_anew(folder, new, interrupted=True)
+  train_anew(folder, new)
+  assert (tmp_path / "out" / "vocab.txt").read_text() == "[UNK]\nb\n"
+  assert not (tmp_path / "out" / "model.ckpt-9.index").exists()
+
+
+@pytest.mark.parametrize("removed", [0, 1, 2])
+def test_overwriting_that_was_stopped_can_be_done_again(
+  tmp_path, monkeypatch, removed
+):
+  folder, words = str(tmp_path / "out"), tmp_path / "words"
+  words.write_text("[UNK]\n")
+  train_anew(folder, words)
+  for name in ("checkpoint", "eval_results.txt", "test_results.tsv"):
+    (tmp_path / "out" / name).write_text('model_checkpoint_path: "a-9"')
+  remove, gone = tf.io.gfile.remove, []
+
+  def stop(path):
+    if len(gone) == removed:
+      raise KeyboardInterrupt
+    remove(path)
+    gone.append(path)
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(tf.io.gfile, "remove", stop)
+    train_anew(folder, words)
+  train_anew(folder, words)
+  assert not (tmp_path / "out" / "test_results.tsv").exists()
 
 
 def test_one_process_trains_in_a_folder_at_a_time(tmp_path):
@@ -151,14 +228,16 @@ def test_only_what_a_run_wrote_is_removed(tmp_path):
   ours = "checkpoint graph.pbtxt run_manifest.json eval_results.txt"
   ours += " model.ckpt-12.index model.ckpt-12.meta test_results_mismatched.tsv"
   ours += " model.ckpt-12.data-00000-of-00001 eval/events.out.tfevents.1.me"
+  ours += " converted_weights/converted.ckpt.index"  # of the version before
   theirs = "model.ckpt-12.txt model.ckpt-best.index notes.txt eval/notes.txt"
   theirs += " cached_dev_24_mrpc_0123456789ab.tf_record vocab.txt"
-  (folder / "eval").mkdir(parents=True)
+  for name in ("eval", "converted_weights"):
+    (folder / name).mkdir(parents=True)
   for name in (ours + " " + theirs).split():
     (folder / name).write_text("")
-  assert output_dir.remove_own_files(str(folder)) == len(ours.split())
+  assert output_dir.remove_own_files(str(folder)) == len(ours.split()) - 1
   left = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
-  assert left == set(theirs.split())
+  assert left == {"run_manifest.json", *theirs.split()}  # until a new one
 
 
 @pytest.fixture
@@ -197,21 +276,19 @@ TRAINING = dict(train_batch_size=8, learning_rate=1e-3, num_train_epochs=2)
 def test_a_folder_of_the_version_before_gives_the_same_results(
   classify, previous
 ):
-  names = ("eval_results.txt", "test_results.tsv")
-  results, table = ((PREVIOUS / name).read_text() for name in names)
-  for name in names:
+  for name in ("eval_results.txt", "test_results.tsv"):
     (previous / name).unlink()
   outcome = classify("--do_eval", "--do_predict", output_dir=previous, **ALONE)
   assert outcome.status == 0, outcome.log
-  now = dict(
-    line.split(" = ") for line in (previous / names[0]).read_text().splitlines()
+  before, now = (
+    read_results(folder / "eval_results.txt") for folder in (PREVIOUS, previous)
   )
-  for key, value in (line.split(" = ") for line in results.splitlines()):
-    assert float(now[key]) == pytest.approx(float(value), abs=1e-6)
-  now = (previous / names[1]).read_text()
-  assert list(map(float, now.split())) == pytest.approx(
-    list(map(float, table.split())), abs=1e-6
+  assert {key: now[key] for key in before} == pytest.approx(before, abs=1e-6)
+  before, now = (
+    np.float32(read_table(folder / "test_results.tsv"))
+    for folder in (PREVIOUS, previous)
   )
+  np.testing.assert_allclose(now, before, atol=1e-6)
 
 
 def test_training_in_a_folder_of_the_version_before_goes_on(classify, previous):

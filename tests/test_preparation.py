@@ -2,12 +2,13 @@
 
 import json
 import os
+from pathlib import Path
 import shutil
 from unittest import mock
 
+from conftest import read_checkpoint, read_results, write_checkpoint
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   batches,
@@ -21,26 +22,31 @@ from bert_classifier.feature_cache import Features
 from bert_classifier.hugging_face import list_variables
 
 
-def results(folder):
-  lines = (folder / "eval_results.txt").read_text().splitlines()
-  return {k: float(v) for k, v in (line.split(" = ") for line in lines)}
-
-
 @pytest.fixture
 def hugging_face(golden_task, tmp_path):
   """The golden task's model as a Hugging Face folder."""
+  source = Path(golden_task, "checkpoint")
+  return write_hugging_face(source, golden_task, tmp_path / "hf")
+
+
+@pytest.fixture
+def small_hugging_face(small_model, golden_task, tmp_path):
+  """The small model as a Hugging Face folder."""
+  source = small_model["init_checkpoint"]
+  return write_hugging_face(source, golden_task, tmp_path / "hf")
+
+
+def write_hugging_face(source, golden_task, folder):
+  """Writes weights, configuration and vocabulary; returns the folder."""
   from safetensors.numpy import save_file
 
-  source = os.path.join(golden_task, "checkpoint")
-  reader = tf.train.load_checkpoint(os.path.join(source, "bert_model.ckpt"))
-  with open(os.path.join(source, "bert_config.json")) as file:
-    config = json.load(file)
+  variables = read_checkpoint(source / "bert_model.ckpt")
+  config = json.loads((source / "bert_config.json").read_text())
   weights = {}
-  for row in list_variables(config["num_hidden_layers"]):
-    value = reader.get_tensor(row.name)
-    value = value.T if row.is_transposed else value
-    weights[row.hugging_face] = np.ascontiguousarray(value)
-  folder = tmp_path / "hf"
+  for variable in list_variables(config["num_hidden_layers"]):
+    value = variables[variable.name]
+    value = value.T if variable.is_transposed else value
+    weights[variable.hugging_face] = np.ascontiguousarray(value)
   folder.mkdir()
   save_file(weights, str(folder / "model.safetensors"))
   config.update(model_type="bert", hidden_act="gelu_new")
@@ -60,37 +66,41 @@ def test_hugging_face_weights_give_the_golden_results(
     output_dir=out,
   )
   assert outcome.status == 0
-  with open(os.path.join(golden_task, "eval_results.txt")) as lines:
-    golden = dict(line.split(" = ") for line in lines)
-  for key, value in golden.items():
-    np.testing.assert_allclose(results(out)[key], float(value), atol=1e-5)
+  golden = read_results(f"{golden_task}/eval_results.txt")
+  found = read_results(out / "eval_results.txt")
+  assert {key: found[key] for key in golden} == pytest.approx(golden, abs=1e-5)
   assert not (out / "converted_weights").exists()
 
 
 def test_a_trained_folder_needs_no_other_files(
-  classify, hugging_face, tmp_path
+  classify, small_hugging_face, tmp_path
 ):
   out = tmp_path / "out"
   flags = dict(vocab_file=None, output_dir=out, train_batch_size=8)
   trained = classify(
-    "--do_train", "--do_eval", init_checkpoint=hugging_face, **flags
+    "--do_train", "--do_eval", init_checkpoint=small_hugging_face, **flags
   )
   assert trained.status == 0
-  before = results(out)
-  shutil.rmtree(hugging_face)
+  before = read_results(out / "eval_results.txt")
+  shutil.rmtree(small_hugging_face)
   again = classify("--do_eval", "--do_predict", init_checkpoint=None, **flags)
   assert again.status == 0
-  assert results(out) == pytest.approx(before, abs=1e-6)
+  after = read_results(out / "eval_results.txt")
+  assert after == pytest.approx(before, abs=1e-6)
 
 
 def test_a_head_of_another_shape_is_left_out_when_asked_to(
-  classify, golden_task, tmp_path
+  classify, small_model, tmp_path
 ):
-  # The golden model of three classes, for the task of two.
-  config = os.path.join(golden_task, "checkpoint", "bert_config.json")
+  # Of three classes, for a task of two.
+  source = small_model["init_checkpoint"] / "bert_model.ckpt"
+  variables = read_checkpoint(source)
+  variables["output_weights"] = np.zeros([3, 48], np.float32)
+  variables["output_bias"] = np.zeros([3], np.float32)
+  write_checkpoint(tmp_path / "three", variables)
   flags = dict(
-    init_checkpoint=os.path.join(golden_task, "..", "checkpoint"),
-    bert_config_file=config,
+    small_model,
+    init_checkpoint=tmp_path / "three",
     output_dir=tmp_path / "out",
     train_batch_size=16,
     num_train_epochs=1,
@@ -98,20 +108,18 @@ def test_a_head_of_another_shape_is_left_out_when_asked_to(
   refused = classify("--do_train", **flags)
   assert refused.status == 1 and "--reinit_head" in refused.log
   assert classify("--do_train", "--reinit_head", **flags).status == 0
-  head = tf.train.load_variable(str(tmp_path / "out"), "output_weights")
-  assert head.shape == (2, 48)
+  trained = read_checkpoint(tmp_path / "out")
+  assert trained["output_weights"].shape == (2, 48)
 
 
 def test_an_encoder_that_lacks_a_layer_is_completed_when_asked_to(
-  classify, golden_task, tmp_path
+  classify, small_model, tmp_path
 ):
-  with open(
-    os.path.join(golden_task, "checkpoint", "bert_config.json")
-  ) as file:
-    config = json.load(file)
+  config = json.loads(small_model["bert_config_file"].read_text())
   config["num_hidden_layers"] += 1
   (tmp_path / "deeper.json").write_text(json.dumps(config))
   flags = dict(
+    small_model,
     bert_config_file=tmp_path / "deeper.json",
     output_dir=tmp_path / "out",
     train_batch_size=16,
@@ -124,16 +132,16 @@ def test_an_encoder_that_lacks_a_layer_is_completed_when_asked_to(
 
 
 def test_the_buffer_is_what_a_quarter_of_the_free_memory_holds(monkeypatch):
-  row = 5 * 128 + 400  # bytes
-  monkeypatch.setattr(devices, "free_memory", lambda: 4 * 100 * row)
+  example = 5 * 128 + 400  # bytes
+  monkeypatch.setattr(devices, "free_memory", lambda: 4 * 100 * example)
   assert preparation.choose_buffer_size(100, 128) == 100
   assert preparation.choose_buffer_size(101, 128) == 100
 
 
 def test_a_run_taken_up_shuffles_in_the_buffer_that_it_began_with(
-  classify, tmp_path, monkeypatch
+  classify, small_model, tmp_path, monkeypatch
 ):
-  flags = dict(output_dir=tmp_path / "out", train_batch_size=8)
+  flags = dict(small_model, output_dir=tmp_path / "out", train_batch_size=8)
   buffers = []
   shuffled = batches.shuffle_and_repeat
 
@@ -150,11 +158,12 @@ def test_a_run_taken_up_shuffles_in_the_buffer_that_it_began_with(
 
 
 def test_a_data_dir_that_cannot_be_written_leaves_the_cache_to_output_dir(
-  classify, golden_task, tmp_path, monkeypatch
+  classify, small_model, golden_task, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(files, "is_writable", lambda folder: False)
   out = tmp_path / "out"
-  assert classify("--do_eval", cache_dir=None, output_dir=out).status == 0
+  flags = dict(small_model, cache_dir=None, output_dir=out)
+  assert classify("--do_eval", **flags).status == 0
   assert list(out.glob("cached_dev_24_mrpc_*.tf_record"))
   assert not any("cached" in name for name in os.listdir(f"{golden_task}/data"))
 
@@ -206,3 +215,31 @@ def test_the_examples_of_a_batch_are_chosen_by_their_tokens(
     "eval_batch_size", values, placement, sets, "dev"
   )
   assert found == examples
+
+
+def test_an_evaluation_by_a_tpu_on_another_host_is_refused_before_training(
+  classify, tmp_path
+):
+  outcome = classify(
+    "--do_train",
+    "--do_eval",
+    "--use_tpu",
+    tpu_name="my-tpu",
+    data_dir=tmp_path / "nowhere",
+    output_dir="gs://bucket/out",
+    cache_dir="gs://bucket/cache",
+    init_checkpoint="gs://bucket/bert",
+  )
+  assert outcome.status == 1
+  assert "'my-tpu' is on another host" in outcome.log
+
+
+def test_a_prediction_leaves_no_converted_weights(
+  classify, hugging_face, tmp_path
+):
+  flags = dict(init_checkpoint=hugging_face, vocab_file=None)
+  out = tmp_path / "out"
+  assert classify("--do_predict", output_dir=out, **flags).status == 0
+  names = {path.name for path in out.iterdir() if not path.is_dir()}
+  assert names == {"test_results.tsv", "test_predictions.tsv"}
+  assert not list(out.glob("converted_weights*"))

@@ -3,21 +3,19 @@
 import doctest
 import importlib
 import io
+import itertools
 import logging
-import pathlib
 import re
 
+from absl import logging as absl_logging
+from conftest import ROOT, SCRIPTS
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import progress
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-MODULES = [path.stem for path in ROOT.glob("*.py")]
-MODULES += [
+MODULES = SCRIPTS + [
   f"bert_classifier.{p.stem}" for p in ROOT.glob("bert_classifier/*.py")
 ]
 
@@ -91,16 +89,13 @@ def test_loss_and_rate_are_written_at_the_same_steps(graph, tmp_path):
   ]
 
 
-def told(caplog):
-  """The lines of progress in the log."""
-  texts = [record.getMessage() for record in caplog.records]
-  return [text for text in texts if text.startswith("step ")]
+def progress_lines(log):
+  return [text for text in log.messages if text.startswith("step ")]
 
 
-def test_line_comes_at_the_first_step_and_every_log_steps(graph, caplog):
-  caplog.set_level(logging.INFO, logger="absl")
+def test_line_comes_at_the_first_step_and_every_log_steps(graph, info):
   train(steps=10, log_steps=4)
-  lines = told(caplog)
+  lines = progress_lines(info)
   assert [line.split(",")[0] for line in lines] == [
     "step 1/10",
     "step 4/10",
@@ -122,42 +117,30 @@ def clock(monkeypatch):
   return now
 
 
-def test_a_counter_tells_every_ten_seconds_the_first_apart(clock, caplog):
-  caplog.set_level(logging.INFO, logger="absl")
+def test_a_counter_tells_every_ten_seconds_the_first_apart(clock, info):
   counter = progress.Counter("predicted", 80)
   for _ in range(6):
     counter.add(10)
     clock[0] += 4
-  texts = [record.getMessage() for record in caplog.records]
-  assert texts == ["predicted 40 of 80 examples, 2.5 examples/s, 16 s left"]
+  told = ["predicted 40 of 80 examples, 2.5 examples/s, 16 s left"]
+  assert info.messages == told
   counter = progress.Counter("converted")
-  assert list(progress.count_examples(range(5), counter, every=2)) == [
-    0,
-    1,
-    2,
-    3,
-    4,
-  ]
+  counted = progress.count_examples(range(5), counter, every=2)
+  assert list(counted) == [0, 1, 2, 3, 4]
   assert str(counter) == "converted 4 examples"
 
 
-def test_an_evaluation_tells_its_examples_and_no_filling(graph, clock, caplog):
-  caplog.set_level(logging.INFO, logger="absl")
-  zero, hook = (
-    tf.constant(0),
-    progress.EvaluationHook(examples=10, batch_size=4),
-  )
+def test_an_evaluation_tells_its_examples_and_no_filling(graph, clock, info):
+  zero = tf.constant(0)
+  hook = progress.EvaluationHook(examples=10, batch_size=4)
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     for _ in range(3):
       session.run(zero)
       clock[0] += 1
-  assert "evaluated 10 of 10 examples, 2.0 examples/s" in caplog.text
+  assert "evaluated 10 of 10 examples, 2.0 examples/s" in info.text
 
 
-def test_an_evaluation_on_the_way_takes_no_time_of_training(
-  graph, clock, caplog
-):
-  caplog.set_level(logging.INFO, logger="absl")
+def test_an_evaluation_on_the_way_takes_no_time_of_training(graph, clock, info):
   step = tf.train.get_or_create_global_step()
   count = tf.assign_add(step, 1)
   hook = progress.ProgressHook(3, batch_size=4, examples=10, log_steps=1)
@@ -166,37 +149,37 @@ def test_an_evaluation_on_the_way_takes_no_time_of_training(
       clock[0] += seconds
       session.run(count)
       evaluation = progress.EvaluationHook(
-        examples=10, batch_size=4, training=hook
+        examples=10, batch_size=4, training_hook=hook
       )
       evaluation.begin()
       clock[0] += 100
       evaluation.end(None)
-  assert [line.split(", ")[2:] for line in told(caplog)] == [
+  assert [line.split(", ")[2:] for line in progress_lines(info)] == [
     [],
     ["8.0 examples/s", "0 s left"],
     ["8.0 examples/s", "0 s left"],
   ]
 
 
-def test_terminal_has_no_lines_in_the_log(graph, caplog, monkeypatch):
-  caplog.set_level(logging.INFO, logger="absl")
-  stream = Terminal()
+def test_terminal_has_no_lines_in_the_log(graph, info, monkeypatch):
+  stream, seconds = Terminal(), itertools.count()
   monkeypatch.setattr(progress, "STATUS", progress.StatusLine(stream))
-  monkeypatch.setattr(progress, "_RENEW_SECONDS", 0)
+  monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
   train(steps=3, log_steps=1)
-  assert not told(caplog)
+  assert not progress_lines(info)
   shown = re.findall(r"step (\d)/3", stream.getvalue())
   assert shown == ["1", "2", "3"]
   assert stream.getvalue().endswith("\r\x1b[K")
 
 
 def test_log_line_has_time_and_level():
-  formatter = progress._Formatter("%(asctime)s [%(level)s] %(message)s")
+  progress.set_up_logging()
+  handler = absl_logging.get_absl_handler()
   levels = {"INFO": "INFO ", "WARNING": "WARN ", "ERROR": "ERROR"}
   for level, shown in levels.items():
     number = getattr(logging, level)
     record = logging.LogRecord("absl", number, "f.py", 1, "text", (), None)
-    line = formatter.format(record)
+    line = handler.format(record)
     assert re.fullmatch(
       rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d,\d{{3}} \[{shown}\] text", line
     )

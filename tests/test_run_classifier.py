@@ -1,14 +1,20 @@
-"""The script: golden results, runs that are taken up, what users get wrong."""
+"""The script: golden results, runs that go on, the order of the examples."""
 
-import os
 from pathlib import Path
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from types import SimpleNamespace
 
+from conftest import (
+  GOLDEN,
+  foreign_lines,
+  read_checkpoint,
+  read_results,
+  read_table,
+  run_python,
+  run_script,
+)
 import numpy as np
 import pytest
 from sklearn.metrics import f1_score
@@ -28,8 +34,7 @@ from bert_classifier.output_dir import lock_for_training
 from bert_classifier.tasks import InputExample
 import run_classifier
 
-ROOT = Path(__file__).resolve().parent.parent
-STEPS = 13  # int(37 rows / 8 * 3 epochs)
+STEPS = 13  # int(37 examples / 8 * 3 epochs)
 TRAINING = dict(
   do_train=True,
   train_batch_size=8,
@@ -40,23 +45,14 @@ TRAINING = dict(
 
 
 @pytest.fixture(scope="session")
-def config_file(golden_task, tmp_path_factory):
-  """The golden task's configuration, with dropout."""
-  golden = Path(golden_task, "checkpoint", "bert_config.json").read_text()
-  path = tmp_path_factory.mktemp("config") / "bert_config.json"
-  path.write_text(re.sub(r'(dropout_prob": )0.0', r"\g<1>0.1", golden))
-  return path
-
-
-@pytest.fixture(scope="session")
-def training(config_file):
+def training(small_model):
   """The flags of a short training."""
-  return dict(TRAINING, bert_config_file=config_file)
+  return dict(TRAINING, **small_model)
 
 
 @pytest.fixture(scope="session")
 def trained(classify, training, tmp_path_factory):
-  """What a whole run, never stopped, left and said: (folder, outcome)."""
+  """Folder and outcome of a whole run that was never stopped."""
   folder = tmp_path_factory.mktemp("run") / "out"
   outcome = classify(
     output_dir=folder, do_eval=True, do_predict=True, **training
@@ -71,50 +67,11 @@ def output_dir(trained, tmp_path):
   return Path(shutil.copytree(trained[0], tmp_path / "out"))
 
 
-def variables(folder):
-  """{name: value} of all in the newest checkpoint, slots and step included."""
-  reader = tf.train.load_checkpoint(tf.train.latest_checkpoint(str(folder)))
-  return {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map()}
-
-
 def differing(folder, other):
   """Names of the variables that are not equal to the bit."""
-  ours, theirs = variables(folder), variables(other)
+  ours, theirs = read_checkpoint(folder), read_checkpoint(other)
   assert ours.keys() == theirs.keys()
   return [n for n in ours if ours[n].tobytes() != theirs[n].tobytes()]
-
-
-def results(path):
-  """{key: value} of a file of results."""
-  lines = Path(path).read_text().splitlines()
-  return {k: float(v) for k, v in (line.split(" = ") for line in lines)}
-
-
-def table(path):
-  return [line.split("\t") for line in Path(path).read_text().splitlines()]
-
-
-OURS = re.compile(r"\d{4}-\d\d-\d\d [\d:,]{12} \[[A-Z ]{5}\] ")
-NOISY = tf.__version__.startswith(("2.16.", "2.18."))  # README.md says how
-
-
-def foreign(process):
-  """What it printed that is not a line of this project's log."""
-  lines = process.stdout.splitlines() + process.stderr.splitlines()
-  return [line for line in lines if not OURS.match(line)]
-
-
-def shell(*arguments, code=None):
-  """Runs the script, or code in its place, as a user's shell does."""
-  ours = {n: v for n, v in os.environ.items() if not n.startswith("TF_")}
-  script = ["-c", code] if code else [str(ROOT / "run_classifier.py")]
-  return subprocess.run(
-    [sys.executable, *script, *arguments],
-    capture_output=True,
-    text=True,
-    timeout=300,
-    env={**ours, "PYTHONPATH": str(ROOT)},
-  )
 
 
 # ---------------------------------------------------------------------------
@@ -133,37 +90,41 @@ def test_the_golden_command_gives_the_golden_results(golden_task, tmp_path):
   )
   out = tmp_path / "out"
   arguments = [f"--flagfile={flags}", f"--output_dir={out}", "--do_eval=true"]
-  done = shell(*arguments, "--do_predict", f"--cache_dir={tmp_path}/cache")
+  done = run_script(*arguments, "--do_predict", f"--cache_dir={tmp_path}/cache")
   assert done.returncode == 0, done.stderr
-  ours, theirs = (results(f"{d}/eval_results.txt") for d in (out, golden_task))
+  ours, theirs = (
+    read_results(f"{d}/eval_results.txt") for d in (out, golden_task)
+  )
   ours.pop("eval_f1")
   assert list(ours) == list(theirs)
   assert list(ours.values()) == pytest.approx(list(theirs.values()), abs=1e-5)
-  ours, theirs = (table(f"{d}/test_results.tsv") for d in (out, golden_task))
+  ours, theirs = (
+    read_table(f"{d}/test_results.tsv") for d in (out, golden_task)
+  )
   np.testing.assert_allclose(
     np.float32(ours), np.float32(theirs), rtol=0, atol=1e-5
   )
   assert "Traceback" not in done.stderr
-  assert NOISY or not foreign(done)
+  assert not foreign_lines(done)
 
 
 def test_f1_is_that_of_the_dev_sets_predictions(
-  classify, golden_task, output_dir, config_file, tmp_path
+  classify, golden_task, output_dir, small_model, tmp_path
 ):
   data = tmp_path / "data"
   shutil.copytree(f"{golden_task}/data", data)
   shutil.copy(data / "dev.tsv", data / "test.tsv")
-  flags = dict(bert_config_file=config_file, output_dir=output_dir)
-  outcome = classify("--do_eval", "--do_predict", data_dir=data, **flags)
+  flags = dict(small_model, output_dir=output_dir, data_dir=data)
+  outcome = classify("--do_eval", "--do_predict", **flags)
   assert outcome.status == 0, outcome.log
-  predicted = np.float32(table(output_dir / "test_results.tsv")).argmax(1)
-  labels = [int(row[0]) for row in table(data / "dev.tsv")[1:]]
-  found = results(output_dir / "eval_results.txt")["eval_f1"]
+  predicted = np.float32(read_table(output_dir / "test_results.tsv")).argmax(1)
+  labels = [int(row[0]) for row in read_table(data / "dev.tsv")[1:]]
+  found = read_results(output_dir / "eval_results.txt")["eval_f1"]
   assert found == pytest.approx(f1_score(labels, predicted), abs=1e-6)
 
 
 def test_numbers_are_printed_as_numpy_prints_a_float32(trained):
-  for line in table(trained[0] / "test_results.tsv"):
+  for line in read_table(trained[0] / "test_results.tsv"):
     assert line == [str(np.float32(cell)) for cell in line]
 
 
@@ -183,6 +144,17 @@ def test_the_steps_and_their_rates_are_those_of_the_formula(trained):
 # Runs that are taken up
 
 
+@pytest.fixture(scope="session")
+def others(classify, training, tmp_path_factory):
+  """Folders of the same training: of the same seed and of another."""
+  folder = tmp_path_factory.mktemp("others")
+  for seed, keep in ((42, 2), (7, 0)):
+    flags = dict(training, seed=seed, keep_checkpoint_max=keep)
+    outcome = classify(output_dir=folder / str(seed), **flags)
+    assert outcome.status == 0, outcome.log
+  return folder
+
+
 def test_a_killed_run_ends_as_one_that_was_not(
   trained, training, classify, golden_task, tmp_path
 ):
@@ -200,9 +172,9 @@ def test_a_killed_run_ends_as_one_that_was_not(
   """
   command = dict(classify.defaults, output_dir=out, **training)
   flags = [f"--{name}={value}" for name, value in command.items()]
-  killed = shell(*flags, code=kill_at_step_6)
+  killed = run_python("-c", kill_at_step_6, *flags)
   assert killed.returncode == -signal.SIGKILL, killed.stderr
-  assert NOISY or not foreign(killed)
+  assert not foreign_lines(killed)
   assert tf.train.latest_checkpoint(str(out)).endswith("model.ckpt-4")
   again = classify(output_dir=out, **training)
   assert again.status == 0 and "step 5/13" in again.log
@@ -210,22 +182,15 @@ def test_a_killed_run_ends_as_one_that_was_not(
   assert differing(out, trained[0]) == []
 
 
-def test_runs_of_a_seed_agree_to_the_bit_and_of_another_do_not(
-  trained, training, classify, tmp_path
-):
-  for seed in (42, 7):
-    out = tmp_path / str(seed)
-    assert classify(output_dir=out, seed=seed, **training).status == 0
-  assert differing(tmp_path / "42", trained[0]) == []
-  moved = differing(tmp_path / "7", trained[0])
-  assert len(moved) == 3 * 57  # every variable and both of its slots
+def test_runs_of_a_seed_agree_to_the_bit_and_of_another_do_not(trained, others):
+  assert differing(others / "42", trained[0]) == []
+  moved = differing(others / "7", trained[0])
+  assert len(moved) == 3 * 25  # every variable and both of its slots
 
 
-def test_training_with_evaluation_gives_results_and_predictions(
-  trained, classify, tmp_path
-):
+def test_training_with_evaluation_gives_results_and_predictions(trained):
   folder, outcome = trained
-  assert results(folder / "eval_results.txt")["global_step"] == STEPS
+  assert read_results(folder / "eval_results.txt")["global_step"] == STEPS
   last = [line for line in outcome.log.splitlines() if line][-3:]
   assert last[0] == f"trained up to step 13: {folder}"
   assert last[1].startswith("dev: eval_accuracy 0.")
@@ -234,33 +199,29 @@ def test_training_with_evaluation_gives_results_and_predictions(
 
 
 def test_predictions_say_what_was_predicted_of_what(trained, golden_task):
-  header, *rows = table(trained[0] / "test_predictions.tsv")
-  given = table(f"{golden_task}/data/test.tsv")[1:]
-  plain = table(trained[0] / "test_results.tsv")
+  header, *predicted = read_table(trained[0] / "test_predictions.tsv")
+  given = read_table(f"{golden_task}/data/test.tsv")[1:]
+  plain = read_table(trained[0] / "test_results.tsv")
   assert header == [
     *["id", "text_a", "text_b", "gold", "label", "probability"],
     *["probability_0", "probability_1"],
   ]
-  assert [[r[3], r[1], r[2]] for r in rows] == [
+  assert [[r[3], r[1], r[2]] for r in predicted] == [
     [g[0], g[3], g[4]] for g in given
   ]
-  assert [r[-2:] for r in rows] == plain
-  assert all(r[4] == str(np.argmax(np.float32(r[-2:]))) for r in rows)
-  assert all(r[5] == r[6 + int(r[4])] for r in rows)
+  assert [r[-2:] for r in predicted] == plain
+  assert all(r[4] == str(np.argmax(np.float32(r[-2:]))) for r in predicted)
+  assert all(r[5] == r[6 + int(r[4])] for r in predicted)
 
 
-def test_checkpoints_are_kept_as_many_as_asked_for(
-  trained, training, classify, tmp_path
-):
+def test_checkpoints_are_kept_as_many_as_asked_for(trained, others):
   def steps(folder):
     found = [re.search(r"-(\d+)\.index", p.name) for p in folder.iterdir()]
     return sorted(int(match.group(1)) for match in found if match)
 
   assert steps(trained[0]) == [STEPS]
-  for keep, kept in ((2, [12, 13]), (0, [0, 4, 8, 12, 13])):
-    out = tmp_path / str(keep)
-    classify(output_dir=out, keep_checkpoint_max=keep, **training)
-    assert steps(out) == kept
+  assert steps(others / "42") == [12, 13]
+  assert steps(others / "7") == [0, 4, 8, 12, 13]
 
 
 def test_a_finished_output_dir_says_so_at_once_and_at_the_end(
@@ -284,7 +245,7 @@ def test_more_epochs_go_on(output_dir, training, classify):
   longer = dict(training, num_train_epochs=4)
   outcome = classify(output_dir=output_dir, **longer)
   assert outcome.status == 0 and "step 14/18" in outcome.log
-  assert variables(output_dir)["global_step"] == 18
+  assert read_checkpoint(output_dir)["global_step"] == 18
 
 
 def test_settings_that_differ_stop_and_resume_goes_on(
@@ -324,19 +285,15 @@ def test_overwriting_does_not_remove_the_weights_to_begin_with(
 
 
 def test_predicting_alone_needs_no_training_flags(
-  output_dir, classify, config_file
+  output_dir, classify, small_model
 ):
   before = (output_dir / "test_results.tsv").read_text()
   for name in ("test_results.tsv", "test_predictions.tsv"):
     (output_dir / name).unlink()
-  outcome = classify(
-    do_predict=True,
-    output_dir=output_dir,
-    init_checkpoint=None,
-    bert_config_file=config_file,
-  )
+  flags = dict(small_model, output_dir=output_dir, init_checkpoint=None)
+  outcome = classify(do_predict=True, **flags)
   assert outcome.status == 0, outcome.log
-  after = np.float32(table(output_dir / "test_results.tsv"))
+  after = np.float32(read_table(output_dir / "test_results.tsv"))
   rows = [line.split("\t") for line in before.splitlines()]
   np.testing.assert_allclose(after, np.float32(rows), atol=1e-6)
 
@@ -354,7 +311,7 @@ def test_mnli_evaluates_and_predicts_both_of_its_sets(classify, tmp_path):
     (tmp_path / f"test_{suffix}.tsv").write_text(plain)
   out = tmp_path / "out"
   flags = dict(task_name="mnli", data_dir=tmp_path, max_seq_length=12)
-  flags["init_checkpoint"] = ROOT / "tests" / "golden" / "checkpoint"
+  flags["init_checkpoint"] = GOLDEN / "checkpoint"
   outcome = classify("--do_eval", "--do_predict", output_dir=out, **flags)
   assert outcome.status == 0, outcome.log
   assert (
@@ -362,9 +319,9 @@ def test_mnli_evaluates_and_predicts_both_of_its_sets(classify, tmp_path):
   )
   found = {}
   for suffix, ids in (("", ["9"]), ("_mismatched", ["7", "9"])):
-    assert "eval_accuracy" in results(out / f"eval_results{suffix}.txt")
-    found[suffix] = table(out / f"test_results{suffix}.tsv")
-    head, *predicted = table(out / f"test_predictions{suffix}.tsv")
+    assert "eval_accuracy" in read_results(out / f"eval_results{suffix}.txt")
+    found[suffix] = read_table(out / f"test_results{suffix}.tsv")
+    head, *predicted = read_table(out / f"test_predictions{suffix}.tsv")
     assert head[:4] == ["id", "text_a", "text_b", "label"]
     assert [cells[0] for cells in predicted] == ids
     assert [cells[-3:] for cells in predicted] == found[suffix]
@@ -385,43 +342,46 @@ def test_examples_that_fill_up_a_batch_are_not_written(tmp_path, monkeypatch):
   )
   monkeypatch.setattr(run_classifier, "input_fn_for", lambda *_: None)
   left = iter([{"probabilities": rows[:3]}, {"probabilities": rows[3:]}])
-  estimator = SimpleNamespace(predict=lambda *_, **__: left)
+  estimator = SimpleNamespace(
+    predict=lambda *_, **__: left, latest_checkpoint=lambda: "model.ckpt-1"
+  )
   run_classifier.predict(estimator, run, ["test"])
-  assert table(tmp_path / "test_results.tsv") == [["0.25", "0.75"], ["0.5"] * 2]
+  assert read_table(tmp_path / "test_results.tsv") == [
+    ["0.25", "0.75"],
+    ["0.5"] * 2,
+  ]
   assert next(left, None) is None
 
 
 def test_a_file_spoilt_before_training_is_found_and_made_anew(
-  output_dir, classify, config_file, tmp_path
+  output_dir, classify, small_model, tmp_path
 ):
-  flags = dict(
-    output_dir=output_dir, do_eval=True, bert_config_file=config_file
-  )
+  flags = dict(small_model, output_dir=output_dir, do_eval=True)
   flags["cache_dir"] = tmp_path / "cache"
   assert classify(**flags).status == 0
-  before = results(output_dir / "eval_results.txt")
+  before = read_results(output_dir / "eval_results.txt")
   (path,) = (tmp_path / "cache").glob("*.tf_record")
   path.write_bytes(path.read_bytes()[:-9])
   again = classify(**flags)
   assert again.status == 0 and "is damaged" in again.log
-  assert results(output_dir / "eval_results.txt") == before
+  assert read_results(output_dir / "eval_results.txt") == before
 
 
 def test_the_cache_is_made_in_data_dir_by_default(
-  golden_task, classify, tmp_path
+  golden_task, classify, small_model, tmp_path
 ):
   data = Path(shutil.copytree(f"{golden_task}/data", tmp_path / "data"))
   flags = dict(data_dir=data, cache_dir=None, output_dir=tmp_path / "out")
-  assert classify(do_eval=True, **flags).status == 0
+  assert classify(do_eval=True, **small_model, **flags).status == 0
   assert len(list(data.glob("cached_dev_24_mrpc_*"))) == 2
 
 
 def test_a_checkpoint_whose_files_are_gone_is_not_passed_over(
-  output_dir, training, classify, config_file
+  output_dir, training, classify, small_model
 ):
   for path in output_dir.glob("model.ckpt-13.index"):
     path.unlink()
-  predicting = dict(do_predict=True, bert_config_file=config_file)
+  predicting = dict(do_predict=True, **small_model)
   for flags in (training, predicting):
     outcome = classify(output_dir=output_dir, **flags)
     assert outcome.status == 1
@@ -429,17 +389,17 @@ def test_a_checkpoint_whose_files_are_gone_is_not_passed_over(
 
 
 def test_padding_is_skipped_unless_it_is_asked_for(
-  output_dir, classify, config_file, monkeypatch
+  output_dir, classify, small_model, monkeypatch
 ):
   made, forms = [], fast_modeling.forms
   monkeypatch.setattr(
     fast_modeling, "forms", lambda skip: made.append(skip) or forms(skip)
   )
-  flags = dict(output_dir=output_dir, bert_config_file=config_file)
+  flags = dict(output_dir=output_dir, **small_model)
   losses = []
   for given in ([], ["--noskip_padding"]):
     assert classify("--do_eval", *given, **flags).status == 0
-    losses.append(results(output_dir / "eval_results.txt")["eval_loss"])
+    losses.append(read_results(output_dir / "eval_results.txt")["eval_loss"])
   assert made == [True, False]
   assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
@@ -486,13 +446,13 @@ def test_ctrl_c_says_what_comes_next(
 
 
 def test_a_damaged_checkpoint_is_named_without_a_traceback(
-  output_dir, classify, config_file
+  output_dir, classify, small_model
 ):
   (path,) = output_dir.glob("model.ckpt-13.data*")
   content = bytearray(path.read_bytes())
   content[5000:5100] = b"\xff" * 100
   path.write_bytes(content)
-  flags = dict(output_dir=output_dir, bert_config_file=config_file)
+  flags = dict(output_dir=output_dir, **small_model)
   outcome = classify("--do_predict", **flags)
   assert outcome.status == 1 and "most recent call" not in outcome.log
   assert f"{output_dir}/model.ckpt-13" in outcome.log.splitlines()[-1]
@@ -564,7 +524,7 @@ def test_the_session_prepares_one_graph_for_all_steps(
 
 @pytest.mark.parametrize("buffer_size", [10, 3])
 def test_examples_go_on_where_a_run_stopped(graph, buffer_size):
-  def rows(start, count):
+  def examples(start, count):
     data = batches.shuffle_and_repeat(
       tf.data.Dataset.range(10),
       seed=5,
@@ -572,13 +532,13 @@ def test_examples_go_on_where_a_run_stopped(graph, buffer_size):
       num_examples=10,
       start=start,
     )
-    row = tf.data.make_one_shot_iterator(data).get_next()
+    example = tf.data.make_one_shot_iterator(data).get_next()
     with tf.Session() as session:
-      return [session.run(row) for _ in range(count)]
+      return [session.run(example) for _ in range(count)]
 
-  whole = rows(0, 40)
+  whole = examples(0, 40)
   for start in (1, 10, 27):
-    assert rows(start, 10) == whole[start : start + 10]
+    assert examples(start, 10) == whole[start : start + 10]
   epochs = [whole[i : i + 10] for i in range(0, 40, 10)]
   assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
   assert len(set(map(tuple, epochs))) == 4
@@ -599,11 +559,11 @@ def test_batches_that_must_be_whole_lose_no_example(graph, golden_task):
 
 def test_input_has_no_tuning_thread_that_a_session_would_wait_for(golden_task):
   build = run_classifier.file_based_input_fn_builder
-  row = run_classifier.InputFeatures([2, 3], [1, 1], [0, 0], 1)
+  example = run_classifier.InputFeatures([2, 3], [1, 1], [0, 0], 1)
   for training in (True, False):
     for input_fn in (
       build(f"{golden_task}/eval.tf_record", 24, training, training),
-      run_classifier.input_fn_builder([row], 2, training, training),
+      run_classifier.input_fn_builder([example], 2, training, training),
     ):
       assert input_fn({"batch_size": 1}).options().autotune.enabled is False
 
@@ -615,3 +575,32 @@ def test_input_known_to_be_empty_is_refused():
     run_classifier.file_based_input_fn_builder(
       "f.tf_record", 8, True, True, num_examples=0
     )
+
+
+def test_a_run_that_overwrites_another_keeps_its_own_vocabulary(
+  training, classify, golden_task, tmp_path
+):
+  *first, last, end = Path(golden_task, "vocab.txt").read_text().splitlines()
+  flags = {**training, "num_train_epochs": 0.3, "output_dir": tmp_path / "out"}
+  for name, lines in (("a", [last, end]), ("b", [end, last])):
+    (tmp_path / name).write_text("\n".join([*first, *lines, ""]))
+    outcome = classify(
+      "--overwrite_output_dir", vocab_file=tmp_path / name, **flags
+    )
+    assert outcome.status == 0, outcome.log
+    kept = (tmp_path / "out" / "vocab.txt").read_text()
+    assert kept == (tmp_path / name).read_text()
+
+
+def test_a_checkpoint_of_another_task_gets_no_advice_that_does_nothing(
+  training, classify, golden_checkpoint, golden_config, tmp_path
+):
+  for suffix in (".index", ".data-00000-of-00001"):  # as the 2018 script left
+    shutil.copy(golden_checkpoint + suffix, tmp_path / f"model.ckpt-0{suffix}")
+  state = 'model_checkpoint_path: "model.ckpt-0"'
+  (tmp_path / "checkpoint").write_text(state)
+  flags = {**training, "bert_config_file": golden_config}
+  outcome = classify(output_dir=tmp_path, **flags)
+  assert outcome.status == 1
+  assert "was trained for another task or model" in outcome.log
+  assert "--init_checkpoint" not in outcome.log.splitlines()[-1]

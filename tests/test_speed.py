@@ -1,20 +1,15 @@
 """benchmarks/speed.py: what its sides compute is the same."""
 
 import contextlib
-import pathlib
-import sys
 from unittest import mock
 
 import numpy as np
 import pytest
+import speed
 import tensorflow.compat.v1 as tf
 
 import modeling
 import optimization
-
-BENCHMARKS = pathlib.Path(__file__).resolve().parent.parent / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-import speed  # noqa: E402
 
 JOB = dict(
   mode="training",
@@ -49,13 +44,13 @@ def after_a_step(name, weights=None):
     tf.set_random_seed(1)
     for target, attribute, form in patches:
       stack.enter_context(mock.patch.object(target, attribute, form))
-    rows = {
+    inputs = {
       column: tf.placeholder_with_default(
         values.astype(np.int32), [None, *values.shape[1:]]
       )
       for column, values in features.items()
     }
-    step = speed.step_of(JOB, rows, **parts)
+    step = speed.step_of(JOB, inputs, **parts)
     session.run(tf.global_variables_initializer())
     trained = {v.name: v for v in tf.trainable_variables()}
     for key, value in (weights or {}).items():
@@ -65,13 +60,21 @@ def after_a_step(name, weights=None):
     return before, session.run({v.name: v for v in tf.global_variables()})
 
 
+@pytest.fixture(scope="module")
+def ours():
+  """Our side's weights and variables; no dropout and a fixed rate for all."""
+  with pytest.MonkeyPatch.context() as patch:
+    head = modeling.BertForSequenceClassification
+    patch.setattr(head, "HEAD_DROPOUT", 0)
+    patch.setattr(
+      optimization, "learning_rate_schedule", lambda *args: tf.constant(1e-3)
+    )
+    yield after_a_step("ours")
+
+
 @pytest.mark.parametrize("side", ["original", "embedding_lookup", "optimizer"])
-def test_2018s_way_takes_the_step_that_ours_takes(side, monkeypatch):
-  monkeypatch.setattr(modeling.BertForSequenceClassification, "HEAD_DROPOUT", 0)
-  monkeypatch.setattr(
-    optimization, "learning_rate_schedule", lambda *args: tf.constant(1e-3)
-  )
-  weights, expected = after_a_step("ours")
+def test_2018s_way_takes_the_step_that_ours_takes(side, ours):
+  weights, expected = ours
   moved = [np.abs(expected[name] - weights[name]).max() for name in weights]
   assert np.median(moved) > 1e-4
   _, found = after_a_step(side, weights)

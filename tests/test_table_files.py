@@ -110,6 +110,47 @@ def test_a_name_that_is_not_in_the_header_is_told(tmp_path):
     read_examples(Named(), tmp_path, "dev")
 
 
+class FromEnd(DataProcessor):
+  labels = ("0", "1")
+  tables = {
+    "train": Table("train.tsv", header=False, text_a=-2, label=-1),
+    "dev": Table("train.tsv", header=False, text_a=-1, label=-2),
+  }
+
+
+def test_columns_may_be_counted_from_the_end(tmp_path):
+  write_rows(tmp_path / "train.tsv", "7\tyes\t1", "8\tno\t0")
+  found = read_examples(FromEnd(), tmp_path)
+  assert [(e.text_a, e.label) for e in found] == [("yes", "1"), ("no", "0")]
+
+
+@pytest.mark.parametrize(
+  ("rows", "said"),
+  [
+    (["yes\t1", "no"], ":2: 1 column .* at least 2 are needed"),
+    (["a\tyes\t1", "no\t0"], ":2: 2 columns .* the first row has 3"),
+  ],
+)
+def test_a_row_too_short_to_count_from_its_end_is_told(tmp_path, rows, said):
+  write_rows(tmp_path / "train.tsv", *rows)
+  with pytest.raises(UserError, match=said):
+    read_examples(FromEnd(), tmp_path)
+
+
+def test_a_wrong_label_is_named_with_its_column_from_the_end(tmp_path):
+  write_rows(tmp_path / "train.tsv", "2\tyes")
+  said = "in column -2, counted from the end, the label '2'"
+  with pytest.raises(UserError, match=said):
+    read_examples(FromEnd(), tmp_path, "dev")
+
+
+def test_a_cell_in_quotes_may_be_long_and_the_limit_fits_windows(tmp_path):
+  write_rows(tmp_path / "a.tsv", f'"{"x" * 140_000}\ty"\tz')
+  rows = table_files.read_quoted_tsv(str(tmp_path / "a.tsv"), '"')
+  assert rows == [["x" * 140_000 + "\ty", "z"]]
+  assert csv.field_size_limit() < 1 << 31
+
+
 def test_a_file_that_is_separated_by_commas_is_told(tmp_path):
   write_rows(tmp_path / "train.tsv", "a,1,,text")
   with pytest.raises(UserError, match="tsv:1: 1 column .* by commas"):

@@ -1,10 +1,12 @@
-"""What is predicted is one object: a kind of target that only a test knows."""
+"""Targets: one class of L, and a kind that only this test knows."""
 
+from conftest import read_results, read_table
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import catalogue, evaluation, targets
+from bert_classifier.errors import UserError
 from bert_classifier.tasks import Table
 
 LABELS = ("no", "yes", "perhaps")
@@ -17,6 +19,15 @@ def test_one_class_is_encoded_by_its_place():
   assert target.encode(None) == 0
   with pytest.raises(ValueError, match="'maybe' is not one of no, yes, perh"):
     target.encode("maybe")
+
+
+@pytest.mark.parametrize(
+  "labels", [("a", "a"), ("a", "b", "a"), ("a",), (), ("a", None), (0, 1)]
+)
+def test_labels_are_two_or_more_different_strings(labels):
+  with pytest.raises(UserError, match="labels of Mine .* different strings"):
+    targets.OneClass(labels).check("Mine")
+  targets.OneClass(("a", "b")).check("Mine")
 
 
 def test_the_loss_of_one_class_is_the_cross_entropy(run):
@@ -104,7 +115,7 @@ def scores(tmp_path):
 
 
 def test_a_number_is_trained_evaluated_and_predicted(
-  classify, scores, monkeypatch
+  classify, small_model, scores, monkeypatch
 ):
   def negated_error(labels, decided):
     return -np.mean(np.abs(labels - decided))
@@ -124,24 +135,23 @@ def test_a_number_is_trained_evaluated_and_predicted(
     train_batch_size=8,
     num_train_epochs=20,
     learning_rate=1e-3,
+    **small_model,
   )
   assert outcome.status == 0, outcome.log
-  header, *lines = (out / "test_predictions.tsv").read_text().splitlines()
-  assert header.split("\t") == ["id", "text_a", "text_b", "gold", "value"]
-  cells = [line.split("\t") for line in lines]
+  header, *cells = read_table(out / "test_predictions.tsv")
+  assert header == ["id", "text_a", "text_b", "gold", "value"]
   truth, predicted = (np.float32([c[i] for c in cells]) for i in (3, 4))
   assert np.corrcoef(truth, predicted)[0, 1] > 0.9
   plain = (out / "test_results.tsv").read_text().split()
   assert plain == [c[4] for c in cells]
-  results = (out / "eval_results.txt").read_text()
-  found = dict(line.split(" = ") for line in results.splitlines())
+  found = read_results(out / "eval_results.txt")
   assert set(found) == {
     *["eval_loss", "eval_negated_error", "global_step", "loss"]
   }
   # The dev set is the test set.
-  assert float(found["eval_loss"]) == pytest.approx(
+  assert found["eval_loss"] == pytest.approx(
     np.mean((truth - predicted) ** 2), rel=1e-3
   )
-  assert float(found["eval_negated_error"]) == pytest.approx(
+  assert found["eval_negated_error"] == pytest.approx(
     -np.mean(np.abs(truth - predicted)), rel=1e-3
   )

@@ -2,6 +2,7 @@
 
 import collections
 import random
+from types import SimpleNamespace
 
 from conftest import read_examples, write_rows
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from bert_classifier import files
 from bert_classifier.catalogue import ColaProcessor
 from bert_classifier.errors import MissingFileError, UserError
-from bert_classifier.tasks import DataProcessor, InputExample, TaskData
+from bert_classifier.tasks import DataProcessor, InputExample, Table, TaskData
 
 
 def test_texts_of_white_space_are_left_out_of_training_only(tmp_path):
@@ -89,7 +90,7 @@ def test_the_first_reading_may_be_for_the_digest(tmp_path):
     data.count("train")
 
 
-def test_of_a_changed_file_the_change_is_told_not_what_it_led_to(tmp_path):
+def test_a_change_of_the_file_is_told_rather_than_what_it_led_to(tmp_path):
   data = TaskData(ColaProcessor(), write_rows(tmp_path / "train.tsv", *PAIR))
   assert data.count("train") == 9
   write_rows(tmp_path / "train.tsv", *PAIR, "short")
@@ -126,7 +127,7 @@ def test_an_own_list_is_asked_for_once(tmp_path):
   assert data.processor.calls == 1
 
 
-def test_a_list_that_was_let_go_is_asked_for_again_and_compared(tmp_path):
+def test_a_list_that_was_freed_is_asked_for_again_and_compared(tmp_path):
   data = TaskData(Shuffled(), str(tmp_path))
   assert data.count("test") == 40
   data.release("test")
@@ -146,3 +147,100 @@ def test_a_generator_is_asked_again_and_must_give_the_same(tmp_path):
 def test_the_default_target_is_one_of_the_labels():
   target = Shuffled().get_target()
   assert target.labels == ("no", "yes") and target.encode("yes") == 1
+
+
+class Own(DataProcessor):
+  """Gives for every split the examples that it was made with."""
+
+  labels = ("no", "yes")
+
+  def __init__(self, examples):
+    self.examples = examples
+
+  def get_train_examples(self, data_dir):
+    return self.examples
+
+  get_dev_examples = get_test_examples = get_train_examples
+  get_dev_mismatched_examples = get_train_examples
+
+
+EVALUATED = ["train", "dev", "dev_mismatched"]
+
+
+@pytest.mark.parametrize("split", EVALUATED)
+def test_only_a_test_set_may_lack_labels(split):
+  example = InputExample("g-7", "text")
+  (found,) = read_examples(Own([example]), "", "test")
+  assert found.label is None
+  said = rf"Own.get_{split}_examples gave 'g-7' without a label"
+  with pytest.raises(UserError, match=said):
+    read_examples(Own([InputExample("g", "t", None, "no"), example]), "", split)
+
+
+class Unlabelled(DataProcessor):
+  labels = ("no", "yes")
+  tables = dict.fromkeys(
+    [*EVALUATED, "test"], Table("file.tsv", header=False, text_a=0)
+  )
+
+
+@pytest.mark.parametrize("split", EVALUATED)
+@pytest.mark.parametrize("ask", ["count", "source_digest", "examples"])
+def test_only_the_table_of_a_test_set_may_lack_labels(tmp_path, split, ask):
+  data = TaskData(Unlabelled(), write_rows(tmp_path / "file.tsv", "text"))
+  assert data.count("test") == 1
+  said = rf"file\.tsv: the Table of Unlabelled.tables\['{split}'\] names no lab"
+  with pytest.raises(UserError, match=said):
+    list(getattr(data, ask)(split))
+
+
+@pytest.mark.parametrize("nothing", [[], None, iter(())])
+@pytest.mark.parametrize("split", ["train", "dev", "test", "dev_mismatched"])
+def test_an_own_method_must_give_examples(split, nothing):
+  said = f"Own.get_{split}_examples gave no examples"
+  with pytest.raises(UserError, match=said):
+    read_examples(Own(nothing), "", split)
+
+
+def test_a_training_set_needs_a_text(tmp_path):
+  blank = InputExample("g", " ", None, "no")
+  with pytest.raises(UserError, match="train_examples gave no examples with a"):
+    read_examples(Own([blank]), "")
+  write_rows(tmp_path / "train.tsv", "a\t1\t\t", "a\t1\t\t ")
+  data = TaskData(ColaProcessor(), str(tmp_path))
+  with pytest.raises(
+    UserError, match="train.tsv: no example has a text: 2 are"
+  ):
+    data.count("train")
+
+
+Named = collections.namedtuple("Named", ["guid", "text_a", "text_b", "label"])
+
+
+@pytest.mark.parametrize("kind", [Named, SimpleNamespace])
+def test_an_example_may_be_of_a_class_of_its_own(kind):
+  facts = dict(guid="g-1", text_a="t", text_b="u", label="yes")
+  (found,) = read_examples(Own([kind(**facts)]), "")
+  assert vars(found) == {**facts, "row_id": None, "gold": None}
+
+
+def test_what_is_no_example_is_told():
+  with pytest.raises(
+    UserError, match="get_dev_examples gave a tuple, but must"
+  ):
+    read_examples(Own([("g-1", "t", None, "no")]), "", "dev")
+
+
+def test_an_attribute_that_is_not_ours_is_no_part_of_the_digest():
+  def digest(**more):
+    example = InputExample("g-1", "t", "u", "yes", row_id="7", gold="no")
+    vars(example).update(more)
+    return TaskData(Own([example]), "").source_digest("dev")
+
+  assert digest(words={"t", "u"}, origin=object()) == digest()
+
+
+def test_a_method_may_give_a_second_evaluation_set():
+  data = TaskData(Own([InputExample("g-1", "t", None, "no")]), "")
+  assert data.has_split("dev_mismatched") and data.count("dev_mismatched") == 1
+  assert not data.has_split("test_mismatched")

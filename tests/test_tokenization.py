@@ -3,17 +3,17 @@
 import collections
 import doctest
 import json
-import os
+import pickle
 import unicodedata
 
+from conftest import GOLDEN
 import pytest
 
 import tokenization
 
 pytestmark = pytest.mark.quick
 
-GOLDEN = os.path.join(os.path.dirname(__file__), "golden", "unicode")
-VOCAB = os.path.join(GOLDEN, "vocab.txt")
+VOCAB = str(GOLDEN / "unicode" / "vocab.txt")
 
 
 def assigned(text):
@@ -31,8 +31,9 @@ def tokenizers():
 @pytest.fixture(scope="module")
 def golden():
   """The rows whose characters this Python's Unicode tables know."""
-  with open(os.path.join(GOLDEN, "tokenization.jsonl"), encoding="utf-8") as f:
-    rows = [json.loads(line) for line in f]
+  path = GOLDEN / "unicode" / "tokenization.jsonl"
+  with open(path, encoding="utf-8") as file:
+    rows = [json.loads(line) for line in file]
   return [row for row in rows if assigned(row["text"])]
 
 
@@ -53,6 +54,14 @@ def test_tokens_and_ids_equal_the_original(golden, tokenizers):
     assert tokenizer.tokenize(row["text"]) == row["tokens"]
     assert tokenizer.convert_tokens_to_ids(row["tokens"]) == row["ids"]
     assert tokenizer.convert_ids_to_tokens(row["ids"]) == row["tokens"]
+
+
+def test_a_tokenizer_can_be_sent_to_another_process(golden, tokenizers):
+  sent = pickle.loads(pickle.dumps(tokenizers))
+  for row in golden[::20]:
+    tokenizer = sent[row["do_lower_case"]]
+    assert tokenizer.tokenize(row["text"]) == row["tokens"]
+    assert tokenizer.convert_tokens_to_ids(row["tokens"]) == row["ids"]
 
 
 def test_every_line_of_a_vocabulary_takes_a_number(tmp_path):

@@ -10,14 +10,14 @@ import json
 import re
 import types
 
+from conftest import simulate_tpu
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
-from tensorflow.python.client import session
 from tensorflow.python.framework import kernels
-from tensorflow.python.tpu import tpu_system_metadata
 from tensorflow.python.training import monitored_session
 
+from bert_classifier import fast_modeling, fast_optimization
 import modeling
 import run_classifier
 
@@ -30,18 +30,6 @@ MODES = list(BATCH)
 
 class GraphIsBuiltError(BaseException):
   """Ends the script where a session would begin."""
-
-
-def simulate(patch):
-  """Lets TensorFlow see a TPU with eight cores."""
-  devices = tuple(
-    session._DeviceAttributes(f"/device:TPU:{core}", "TPU", 0, 0)
-    for core in range(CORES)
-  )
-  system = tpu_system_metadata.TPUSystemMetadata(CORES, 1, CORES, None, devices)
-  patch.setattr(
-    tpu_system_metadata, "_query_tpu_system_metadata", lambda *_, **__: system
-  )
 
 
 def graph_of(mode, classify, folder):
@@ -59,7 +47,7 @@ def graph_of(mode, classify, folder):
   config["hidden_dropout_prob"] = config["attention_probs_dropout_prob"] = 0.1
   (folder / "config.json").write_text(json.dumps(config))
   with pytest.MonkeyPatch.context() as patch, pytest.raises(GraphIsBuiltError):
-    simulate(patch)
+    simulate_tpu(patch, CORES)
     patch.setattr(monitored_session.Scaffold, "finalize", stop)
     classify(
       f"--do_{mode}",
@@ -117,7 +105,7 @@ def of_type(nodes, *types):
 
 
 def ancestors(node, nodes, through=None):
-  """What is computed before a node; past ops of the types in `through` only."""
+  """Returns the nodes before a node, past ops of types in `through` only."""
   found, left = {}, [node]
   while left:
     for edge in left.pop().input:
@@ -144,10 +132,10 @@ def test_each_core_is_fed_its_share_of_the_batch(graphs, mode):
   nodes = replicated(graphs[mode])
   infeed = values_of(nodes, "InfeedDequeueTuple", "shapes").shape
   shapes = sorted([dim.size for dim in shape.dim] for shape in infeed)
-  rows = BATCH[mode] // CORES
-  # TPUEstimator.predict adds which rows only pad and whether this is the end.
-  added = [[rows], [rows, 1]] if mode == "predict" else []
-  assert shapes == sorted([[rows]] * 2 + [[rows, LENGTH]] * 3 + added)
+  share = BATCH[mode] // CORES
+  # TPUEstimator.predict adds which examples only pad, and whether it ends.
+  added = [[share], [share, 1]] if mode == "predict" else []
+  assert shapes == sorted([[share]] * 2 + [[share, LENGTH]] * 3 + added)
   ops = [node.op for node in graphs[mode].node]
   library = graphs[mode].library.function
   ops += [node.op for function in library for node in function.node_def]
@@ -158,7 +146,7 @@ def test_each_core_is_fed_its_share_of_the_batch(graphs, mode):
 def test_features_are_int32(graphs, mode):
   infeed = values_of(replicated(graphs[mode]), "InfeedDequeueTuple", "dtypes")
   found = collections.Counter(tf.as_dtype(number) for number in infeed.type)
-  # In predict a flag for the end, and which rows only pad, by the estimator.
+  # TPUEstimator.predict adds which examples only pad, and whether it ends.
   added = {tf.int32: 1, tf.bool: 1} if mode == "predict" else {}
   assert found == collections.Counter({tf.int32: 5}) + collections.Counter(
     added
@@ -214,7 +202,7 @@ def test_every_operation_on_a_core_has_an_xla_kernel(
 def test_results_leave_every_core(graphs, mode, types):
   outfeed = values_of(replicated(graphs[mode]), "OutfeedEnqueueTuple", "dtypes")
   found = collections.Counter(tf.as_dtype(number) for number in outfeed.type)
-  if mode == "predict":  # and the signal that the rows have ended
+  if mode == "predict":  # and the signal that the examples have ended
     assert not collections.Counter(types) - found
   else:
     assert found == collections.Counter(types)
@@ -270,13 +258,13 @@ def test_step_is_read_before_it_is_counted(graphs):
 
 
 # ---------------------------------------------------------------------------
-# Rows
+# Examples
 
 
 def test_evaluation_has_a_batch_for_every_core_in_every_step(
   classify, tmp_path, monkeypatch
 ):
-  simulate(monkeypatch)
+  simulate_tpu(monkeypatch, CORES)
   given = []
 
   def evaluate(estimator, input_fn, steps, hooks, name):
@@ -293,10 +281,11 @@ def test_evaluation_has_a_batch_for_every_core_in_every_step(
   input_fn, steps = given
   context = types.SimpleNamespace(num_replicas=CORES)
   with tf.Graph().as_default(), tf.Session() as running:
-    rows = input_fn({"batch_size": 1, "context": context})
-    row = tf.data.make_one_shot_iterator(rows).get_next()["is_real_example"]
-    real = [running.run(row).item() for _ in range(steps * CORES)]
-  assert steps == 3  # 21 rows in batches of 8
+    examples = input_fn({"batch_size": 1, "context": context})
+    example = tf.data.make_one_shot_iterator(examples).get_next()
+    weight = example["is_real_example"]
+    real = [running.run(weight).item() for _ in range(steps * CORES)]
+  assert steps == 3  # 21 examples in batches of 8
   assert real == [1] * 21 + [0] * 3
 
 
@@ -319,10 +308,19 @@ def test_local_paths_are_refused_before_any_data_is_read(classify, tmp_path):
 
 
 def losses(golden, config, checkpoint, *, compiled):
-  """Losses of four training steps in static shapes, from the golden weights."""
+  """Losses of four steps in static shapes, from the golden weights."""
   names = ["input_ids", "input_mask", "segment_ids", "label_ids"]
   model_fn = run_classifier.model_fn_builder(
-    config, 3, None, 1e-3, 10, 2, use_tpu=False, use_one_hot_embeddings=True
+    config,
+    3,
+    None,
+    1e-3,
+    10,
+    2,
+    use_tpu=False,
+    use_one_hot_embeddings=True,
+    forms=fast_modeling.forms(False),
+    optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
   )
 
   def step(*columns):
@@ -349,6 +347,7 @@ def test_step_compiled_by_xla_trains_as_the_plain_one(
   classifier = modeling.BertForSequenceClassification
   monkeypatch.setattr(classifier, "HEAD_DROPOUT", 0.0)
   config = modeling.BertConfig.from_json_file(golden_config)
+  config.num_hidden_layers = 1  # XLA compiles three in as many seconds more
   both = [
     losses(golden, config, golden_checkpoint, compiled=compiled)
     for compiled in (True, False)
