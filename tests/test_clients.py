@@ -1,16 +1,27 @@
 """Small programs in the manner of those that import the 2018 scripts.
 
-Each runs with the variables of TensorFlow 1 (`tf.disable_v2_behavior()`) and
-with those of TensorFlow 2.
+Each runs with the variables of TensorFlow 1 and with those of TensorFlow 2, and
+once more in a process that begins with `tf.disable_v2_behavior()`. The last
+tests are of the edits of `benchmarks/clients.py`.
 """
+
+import operator
+from pathlib import Path
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
+import estimator_bridge  # noqa: F401
 import modeling
 import optimization
 import tokenization
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "benchmarks"))
+import clients  # noqa: E402
 
 NAMES = ("input_ids", "input_mask", "segment_ids")
 
@@ -210,3 +221,80 @@ def test_texts_become_instances(tmp_path):
   assert tokenizer.convert_ids_to_tokens(ids) == tokens
   shown = [tokenization.printable_text(token) for token in tokens]
   assert shown == tokens
+
+
+def test_all_of_them_run_after_disable_v2_behavior():
+  # In a process of its own, for the call cannot be taken back.
+  code = (
+    "import sys, estimator_bridge, pytest, tensorflow.compat.v1 as tf\n"
+    "tf.disable_v2_behavior()\n"
+    "sys.exit(pytest.main(sys.argv[1:]))"
+  )
+  options = ["-q", "-p", "no:cacheprovider", "-k", "reference or become"]
+  done = subprocess.run(
+    [sys.executable, "-c", code, *options, __file__],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stdout
+  assert "7 passed" in done.stdout
+
+
+# ---------------------------------------------------------------------------
+# benchmarks/clients.py
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    "cluster_resolver.TPUClusterResolver",
+    "data.map_and_batch",
+    "data.parallel_interleave",
+    "distribute.MirroredStrategy",
+    "estimator.stop_if_no_decrease_hook",
+    "framework.nest.flatten",
+    "layers.xavier_initializer",
+    "tpu.CrossShardOptimizer",
+    "tpu.InputPipelineConfig.PER_HOST_V2",
+    "tpu.TPUEstimatorSpec",
+  ],
+)
+def test_edited_name_of_contrib_is_found(name):
+  text, changed = clients.edit(f"x = tf.contrib.{name}", clients.EDITS)
+  assert changed == 1
+  assert operator.attrgetter(text.removeprefix("x = tf."))(tf)
+
+
+def test_edited_program_runs():
+  old = """
+import tensorflow as tf
+from tensorflow.contrib import cluster_resolver as contrib_cluster_resolver
+from tensorflow.contrib import tpu as contrib_tpu
+
+x = tf.zeros([2, 3])
+width = x.shape[-1].value
+found = contrib_tpu.TPUEstimator, contrib_cluster_resolver.TPUClusterResolver
+"""
+  text, changed = clients.edit(old, clients.EDITS)
+  names = {}
+  exec(text, names)
+  assert changed == 4
+  assert names["width"] == 3
+  assert names["found"][0] is tf.estimator.tpu.TPUEstimator
+
+
+@pytest.mark.parametrize(
+  "one, other, expected",
+  [
+    ({"a": [1.0, "x"]}, {"a": [1.5, "x"]}, 0.5),
+    ({"a": [1.0, "x"]}, {"a": [1.0, "y"]}, np.inf),
+    ({"a": 1}, {"b": 1}, np.inf),
+    ([1, 2], [1], np.inf),
+    (np.zeros(3), np.zeros(4), np.inf),
+    (np.zeros(3), np.array([0, -2, 1]), 2),
+    (float("nan"), float("nan"), np.inf),
+  ],
+)
+def test_difference_of_results(one, other, expected):
+  assert clients.difference(one, other) == expected
