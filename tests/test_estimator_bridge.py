@@ -35,9 +35,10 @@ ROWS = np.random.RandomState(0).randn(64, 3).astype(np.float32)
 TARGETS = ROWS @ np.array([1.0, -2.0, 0.5], np.float32)
 
 
-def python(code, check=True):
+def python(code, *arguments, check=True):
   """Runs code in a process of its own, in which TensorFlow warns only."""
-  done = run_python("-c", textwrap.dedent(code), TF_CPP_MIN_LOG_LEVEL="1")
+  code = textwrap.dedent(code)
+  done = run_python("-c", code, *arguments, TF_CPP_MIN_LOG_LEVEL="1")
   if check:
     done.check_returncode()
   return done
@@ -371,9 +372,8 @@ def test_embedding_tables_on_tpu_say_why_not():
       call()
 
 
-KERAS_2 = importlib.util.find_spec("tf_keras") is not None
-needs_keras_2 = pytest.mark.skipif(
-  NATIVE or not KERAS_2, reason="this is about tf_keras"
+keras_2_is_missing = pytest.mark.skipif(
+  NATIVE, reason="TensorFlow 2.15 has Keras 2 itself"
 )
 
 
@@ -390,18 +390,37 @@ def canned(tmp_path, v2=False):
   return api.estimator.DNNClassifier([4], [column], str(tmp_path))
 
 
-@pytest.mark.skipif(NATIVE or KERAS_2, reason="this is about its absence")
-@pytest.mark.parametrize("v2", [False, True])
-def test_without_keras_2_a_canned_estimator_names_the_pip_line(tmp_path, v2):
-  with pytest.raises(ImportError) as refusal:
-    canned(tmp_path, v2).train(labelled, steps=1)
-  message, minor = str(refusal.value), tf.__version__.rpartition(".")[0]
-  assert message.endswith(f'pip install --no-deps "tf_keras=={minor}.*"')
-  with pytest.raises(ImportError, match="tf_keras"):
-    estimator_bridge.use_keras_2()
+@keras_2_is_missing
+def test_without_keras_2_a_canned_estimator_names_the_pip_line(tmp_path):
+  python(
+    """
+    import sys
+    sys.modules["tf_keras"] = None  # as where it is not installed
+    import estimator_bridge
+    import tensorflow as tf2
+    import tensorflow.compat.v1 as tf
+
+    def refusal(call):
+      try:
+        call()
+      except ImportError as error:
+        return str(error)
+
+    minor = tf.__version__.rpartition(".")[0]
+    line = f'pip install --no-deps "tf_keras=={minor}.*"'
+    for api in (tf, tf2):
+      column = api.feature_column.numeric_column("x")
+      make = lambda: api.estimator.DNNClassifier([4], [column], sys.argv[1])
+      data = lambda: tf2.data.Dataset.from_tensors(({"x": [[1.0]]}, [[1]]))
+      said = refusal(lambda: make().train(data, steps=1))
+      assert said.endswith(line), said
+    assert "tf_keras" in refusal(estimator_bridge.use_keras_2)
+    """,
+    str(tmp_path),
+  )
 
 
-@needs_keras_2
+@keras_2_is_missing
 @pytest.mark.parametrize("v2", [False, True])
 def test_canned_estimators_get_keras_2_and_nobody_else(tmp_path, v2):
   classifier = canned(tmp_path, v2)
@@ -415,7 +434,7 @@ def test_canned_estimators_get_keras_2_and_nobody_else(tmp_path, v2):
     estimator_bridge.use_keras_2()
 
 
-@needs_keras_2
+@keras_2_is_missing
 def test_use_keras_2_gives_it_to_the_whole_program():
   python("""
     import estimator_bridge
