@@ -571,11 +571,12 @@ def explain_interruption(asked):
     yield
   except KeyboardInterrupt as interruption:
     advice = "the same command begins again"
-    if asked.do_train:
+    found = output_dir.inspect(asked.output_dir) if asked.do_train else None
+    if found and found.step:
       without = " without --overwrite_output_dir" * asked.overwrite_output_dir
       advice = (
-        f"the same command{without} goes on from the last checkpoint in"
-        f" {asked.output_dir}"
+        f"the same command{without} goes on from step {found.step}, the last"
+        f" checkpoint in {asked.output_dir}"
       )
     raise KeyboardInterrupt(advice) from interruption
 

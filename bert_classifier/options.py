@@ -12,6 +12,7 @@ import dataclasses
 import difflib
 import math
 import os
+import re
 import sys
 import textwrap
 from typing import NamedTuple, Optional
@@ -328,10 +329,14 @@ _DEFINE = {
 }
 
 
+def kind_of(field):
+  """Returns the type of a flag's values: str, int, float or bool."""
+  return getattr(field.type, "__args__", (field.type,))[0]  # of Optional
+
+
 def _define_flags():
   for field in all_flags():
-    kind = getattr(field.type, "__args__", (field.type,))[0]  # of Optional
-    _DEFINE[kind](field.name, field.default, field.metadata["help"])
+    _DEFINE[kind_of(field)](field.name, field.default, field.metadata["help"])
 
 
 _define_flags()
@@ -373,9 +378,24 @@ def parse_flags(argv, manual=""):
     message = (
       f"there is no flag --{error.flagname}; the nearest is --{nearest[0]}"
     )
+  except flags.CantOpenFlagFileError as error:
+    message = str(error).replace("ERROR:: Unable to open flagfile: ", "")
+    message = f"the flagfile cannot be read: {message}"
   except flags.Error as error:
-    message = str(error)
+    message = _explain_value(str(error))
   sys.exit(f"{message}. --help lists all flags")
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def _explain_value(message):
+  """Returns absl's sentence about a value, in words of the flag's type."""
+  found = re.match(r"(?s)flag --(\w+)=(.*?): ", message)
+  kinds = {field.name: kind_of(field) for field in all_flags()}
+  if not found or kinds.get(found[1]) not in _KINDS:
+    return message
+  return f"--{found[1]}={found[2]}: must be {_KINDS[kinds[found[1]]]}"
 
 
 def refuse_stray_words(argv):

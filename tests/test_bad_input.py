@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 import shutil
 
+from absl.testing import flagsaver
 from conftest import read_checkpoint, run_script, write_checkpoint
 import numpy as np
 import pytest
+
+from bert_classifier import options
 
 TRAIN = dict(do_train=True)
 
@@ -235,6 +238,21 @@ def test_a_file_in_the_place_of_a_folder_is_named(refused, tmp_path, name):
     **{dict(out="output_dir", data="data_dir")[name]: tmp_path / name}
   )
   assert str(tmp_path / name) in said
+
+
+@pytest.mark.parametrize(
+  ("flag", "words"),
+  [
+    ("--train_batch_size=ab", "--train_batch_size=ab: must be a whole number"),
+    ("--learning_rate=fast", "--learning_rate=fast: must be a number"),
+    ("--do_train=ja", "--do_train=ja: must be true or false"),
+    ("--flagfile=nowhere", "the flagfile cannot be read: "),
+  ],
+)
+def test_a_value_of_another_type_says_what_it_must_be(flag, words):
+  with pytest.raises(SystemExit) as exit_, flagsaver.flagsaver():
+    options.parse_flags(["run", flag])
+  assert words in exit_.value.code
 
 
 def test_a_flag_that_is_not_known_is_an_error_with_the_nearest_one():

@@ -3,7 +3,6 @@
 import csv
 from fnmatch import fnmatch
 import re
-import shutil
 
 from absl import app
 from conftest import ROOT, SCRIPTS, read_table, run_python
@@ -142,12 +141,11 @@ def test_an_own_task_runs_from_a_csv_file_to_predictions(
 ):
   convert, own_task = blocks(README, "python")
   (lines,) = (block.splitlines() for block in blocks(README, "csv"))
-  (tmp_path / "train.csv").write_text("\n".join([*lines, *lines[1:]]))
+  for split in ("train", "dev", "test"):
+    (tmp_path / f"{split}.csv").write_text("\n".join([*lines, *lines[1:]]))
   (tmp_path / "my_task.py").write_text(own_task)
   done = run_python("-c", convert, folder=tmp_path)
   assert done.returncode == 0, done.stderr
-  for split in ("dev", "test"):
-    shutil.copy(tmp_path / "train.tsv", tmp_path / f"{split}.tsv")
   flags = (
     "--task_name=reviews --data_dir=. --output_dir=out --do_train --do_eval"
     f" --do_predict --vocab_file={golden_task}/vocab.txt --train_batch_size=4"

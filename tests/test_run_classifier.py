@@ -426,20 +426,30 @@ def test_a_folder_takes_one_training_at_a_time(output_dir, training, classify):
 
 
 @pytest.mark.parametrize(
-  "changes, words",
+  ("changes", "step", "words"),
   [
-    ({}, "the same command goes on"),
-    ({"overwrite_output_dir": True}, "without --overwrite_output_dir goes on"),
-    ({"do_train": False, "do_eval": True}, "the same command begins again"),
+    ({}, 6, "the same command goes on from step 4"),
+    ({"overwrite_output_dir": True}, 6, "without --overwrite_output_dir goes"),
+    ({}, 2, "the same command begins again"),
+    ({"do_train": False, "do_eval": True}, 0, "the same command begins again"),
   ],
 )
 def test_ctrl_c_says_what_comes_next(
-  training, classify, tmp_path, monkeypatch, changes, words
+  training, classify, tmp_path, monkeypatch, changes, step, words
 ):
-  def interrupted(*args):
+  def interrupt(*_):
     raise KeyboardInterrupt
 
-  monkeypatch.setattr(run_classifier, "make_estimator", interrupted)
+  def interrupt_at_step(self, run_context, run_values):
+    self.steps_seen = getattr(self, "steps_seen", 0) + 1
+    if self.steps_seen == step:
+      raise KeyboardInterrupt
+
+  if step:
+    hook = progress.ProgressHook
+    monkeypatch.setattr(hook, "after_run", interrupt_at_step)
+  else:
+    monkeypatch.setattr(run_classifier, "make_estimator", interrupt)
   flags = {**training, **changes}
   outcome = classify(output_dir=tmp_path / "out", **flags)
   assert outcome.status == 130
