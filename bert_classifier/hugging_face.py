@@ -312,9 +312,7 @@ def read_vocabulary(path):
     return files.read_text(path)
   try:
     tokens, added = _list_tokens(_read_object(path))
-    by_number = {
-      number: token for token, number in {**tokens, **added}.items()
-    }
+    by_number = {number: token for token, number in {**tokens, **added}.items()}
     size = max(by_number) + 1
     lines = "".join(f"{by_number.get(n, '')}\n" for n in range(size))
   except (AttributeError, KeyError, TypeError, ValueError) as error:

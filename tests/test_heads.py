@@ -105,9 +105,7 @@ def compare_own(folder, name="model.ckpt-7", task="mrpc", **settings):
   trained = {"task_name": "mrpc", "labels": ["0", "1"], **settings}
   config = modeling.BertConfig(vocab_size=9)
   vocab_file = str(GOLDEN / "end_to_end/vocab.txt")
-  output_dir.write_manifest(
-    str(folder), {"model": trained}, config, vocab_file
-  )
+  output_dir.write_manifest(str(folder), {"model": trained}, config, vocab_file)
   checkpoint = checkpoints.open_checkpoint(folder / name)
   manifest = heads.read_manifest(checkpoint)
   return heads.compare_head(checkpoint, manifest, a_task(task))
