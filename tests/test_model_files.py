@@ -4,13 +4,10 @@ import json
 from pathlib import Path
 import shutil
 
-from conftest import read_checkpoint, read_results
-import numpy as np
+from conftest import read_results, write_hugging_face
 import pytest
-from safetensors.numpy import save_file
 
 from bert_classifier import catalogue
-from bert_classifier.hugging_face import list_variables
 
 
 @pytest.fixture(scope="module")
@@ -114,26 +111,6 @@ def test_another_length_can_be_resumed(classify, flags, out):
 # --- what a head means ------------------------------------------------------
 
 
-def write_hugging_face(golden_task, folder, rows=(0, 1), **config):
-  """Writes the golden model with these rows of its head; returns the folder."""
-  source = Path(golden_task, "checkpoint")
-  variables = read_checkpoint(source / "bert_model.ckpt")
-  for name in ("output_weights", "output_bias"):
-    variables[name] = variables[name][list(rows)]
-  values = json.loads((source / "bert_config.json").read_text())
-  weights = {}
-  for variable in list_variables(values["num_hidden_layers"]):
-    value = variables[variable.name]
-    value = value.T if variable.is_transposed else value
-    weights[variable.hugging_face] = np.ascontiguousarray(value)
-  folder.mkdir()
-  save_file(weights, str(folder / "model.safetensors"))
-  values.update(model_type="bert", hidden_act="gelu_new", **config)
-  (folder / "config.json").write_text(json.dumps(values))
-  shutil.copy(Path(golden_task, "vocab.txt"), folder / "vocab.txt")
-  return folder
-
-
 def check_golden_results(golden_task, out):
   golden = read_results(f"{golden_task}/eval_results.txt")
   found = read_results(out / "eval_results.txt")
@@ -144,7 +121,7 @@ def test_a_head_in_another_order_gives_the_golden_results(
   classify, golden_task, tmp_path
 ):
   theirs = {"0": "1", "1": "0"}
-  folder = write_hugging_face(golden_task, tmp_path / "hf", (1, 0))
+  folder = write_hugging_face(golden_task, tmp_path / "hf", rows=(1, 0))
   config = json.loads((folder / "config.json").read_text())
   (folder / "config.json").write_text(
     json.dumps({**config, "id2label": theirs})
@@ -214,6 +191,23 @@ def test_own_weights_take_another_length(classify, flags, trained, tmp_path):
     classify, longer, tmp_path / "new", trained / "model.ckpt-13"
   )
   assert outcome.status == 0 and 0 <= results["eval_accuracy"] <= 1
+
+
+def test_a_config_of_theirs_means_what_the_weights_were_trained_with(
+  classify, golden_task, tmp_path
+):
+  folder = write_hugging_face(golden_task, tmp_path / "hf", hidden_act="gelu")
+  flags = dict(vocab_file=None, train_batch_size=32)
+  out, new = tmp_path / "out", tmp_path / "new"
+  done = classify(
+    "--do_train", "--do_eval", output_dir=out, init_checkpoint=folder, **flags
+  )
+  assert done.status == 0
+  flags.update(init_checkpoint=out, bert_config_file=folder / "config.json")
+  assert classify("--do_eval", output_dir=new, **flags).status == 0
+  before = read_results(out / "eval_results.txt")["eval_loss"]
+  after = read_results(new / "eval_results.txt")["eval_loss"]
+  assert after == pytest.approx(before, abs=1e-6)
 
 
 # --- tokenizer files --------------------------------------------------------
