@@ -90,11 +90,16 @@ def _without_banner():
   own: it passes also where the import brings this process down.
   """
   level = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
-  if level not in ("1", "2", "3") or "tensorflow" in sys.modules:
+  asked = level in ("1", "2", "3") and "tensorflow" not in sys.modules
+  if not asked or sys.platform != "linux":
     yield
     return
   try:
     kept = os.dup(2)
+  except OSError:  # there is no descriptor 2
+    yield
+    return
+  try:
     sed = subprocess.Popen(
       ["sed", "-u", _BANNER],
       stdin=subprocess.PIPE,
@@ -103,7 +108,8 @@ def _without_banner():
       start_new_session=True,  # an interrupt from the keyboard is not for it
       env={**os.environ, "LC_ALL": "C"},  # lines are bytes
     )
-  except OSError:  # no sed, or no descriptor 2
+  except OSError:  # there is no sed
+    os.close(kept)
     yield
     return
   try:
