@@ -323,6 +323,7 @@ class FullTokenizer:
   Args:
     vocab_file: path of the vocabulary, see `load_vocab`.
     do_lower_case: whether text loses case and accents, as it did for the model.
+    strip_accents, tokenize_chinese_chars: see `BasicTokenizer`.
 
   Attributes:
     vocab: OrderedDict from token to id.
@@ -334,11 +335,21 @@ class FullTokenizer:
       or [SEP]; names file and line.
   """
 
-  def __init__(self, vocab_file, do_lower_case=True):
+  def __init__(
+    self,
+    vocab_file,
+    do_lower_case=True,
+    strip_accents=None,
+    tokenize_chinese_chars=True,
+  ):
     self.vocab = load_vocab(vocab_file)
     _check_required(self.vocab, vocab_file)
     self.inv_vocab = {number: token for token, number in self.vocab.items()}
-    self.basic_tokenizer = BasicTokenizer(do_lower_case=do_lower_case)
+    self.basic_tokenizer = BasicTokenizer(
+      do_lower_case=do_lower_case,
+      strip_accents=strip_accents,
+      tokenize_chinese_chars=tokenize_chinese_chars,
+    )
     self.wordpiece_tokenizer = WordpieceTokenizer(vocab=self.vocab)
 
   def tokenize(self, text):
@@ -371,21 +382,46 @@ class BasicTokenizer:
     >>> BasicTokenizer().tokenize("\u6211\u559c\u6b22BERT\u3002")
     ['\u6211', '\u559c', '\u6b22', 'bert', '\u3002']
 
+  Accents can be kept or dropped whatever the case:
+
+    >>> BasicTokenizer(strip_accents=False).tokenize("Caf\u00e9")
+    ['caf\u00e9']
+    >>> BasicTokenizer(False, strip_accents=True).tokenize("Caf\u00e9")
+    ['Cafe']
+
   Args:
-    do_lower_case: whether to lower-case and to drop accents.
+    do_lower_case: whether to lower-case and, unless `strip_accents` says
+      otherwise, to drop accents.
+    strip_accents: whether to drop accents; None to follow `do_lower_case`.
+    tokenize_chinese_chars: whether ideographs stand alone.
   """
 
-  def __init__(self, do_lower_case=True):
+  def __init__(
+    self, do_lower_case=True, strip_accents=None, tokenize_chinese_chars=True
+  ):
     self.do_lower_case = do_lower_case
+    self.strip_accents = strip_accents
+    self.tokenize_chinese_chars = tokenize_chinese_chars
+
+  @property
+  def drops_accents(self):
+    """Returns whether accents are dropped."""
+    if self.strip_accents is None:
+      return self.do_lower_case
+    return self.strip_accents
 
   def tokenize(self, text):
     """Returns the words of a text, as a list."""
     text = self._clean_text(convert_to_unicode(text))
+    if self.tokenize_chinese_chars:
+      text = self._tokenize_chinese_chars(text)
     words = []
-    for word in whitespace_tokenize(self._tokenize_chinese_chars(text)):
-      # Before punctuation: decomposing makes some, such as ";" of U+037E.
+    for word in whitespace_tokenize(text):
       if self.do_lower_case:
-        word = self._run_strip_accents(word.lower())
+        word = word.lower()
+      # Before punctuation: decomposing makes some, such as ";" of U+037E.
+      if self.drops_accents:
+        word = self._run_strip_accents(word)
       words.extend(self._run_split_on_punc(word))
     return whitespace_tokenize(" ".join(words))
 

@@ -101,6 +101,17 @@ class Checkpoint:
       ),
     )
 
+  def reorder_head(self, order):
+    """Returns this checkpoint, the rows of its head in another order.
+
+    Args:
+      order: numbers of the rows as they are now. Hugging Face weights only.
+    """
+    sources = dict(self._sources)
+    for name in sources.keys() & HEAD:
+      sources[name] = sources[name]._replace(order=order)
+    return dataclasses.replace(self, _sources=sources)
+
   def convert_to_tensorflow(self, prefix):
     """Returns the prefix of a TensorFlow checkpoint with these weights.
 
@@ -485,7 +496,8 @@ def _open_hugging_face(path):
     kind="huggingface",
     shapes=weights.shapes,
     config_file=_find_beside(path, hugging_face.CONFIG),
-    vocab_file=_find_beside(path, "vocab.txt"),
+    vocab_file=_find_beside(path, "vocab.txt")
+    or _find_beside(path, hugging_face.TOKENIZER),
     _sources=weights.sources,
   )
 

@@ -177,7 +177,7 @@ class _RememberedIds:
         return (number,)
       return self._ids_of_words(_ascii_words(chunk))
     others, *parts = _at_lone_characters(chunk)
-    if not parts:
+    if not (parts and self.basic.tokenize_chinese_chars):
       return self._ids_of_words(self._words(chunk))
     numbers = list(self.of_chunk[others])
     for lone, others in zip(parts[::2], parts[1::2]):
@@ -200,12 +200,18 @@ class _RememberedIds:
   def _character(self, code_point):
     """Returns what a character becomes, for str.translate: words and spaces."""
     cleaned = self.basic._clean_text(chr(code_point))
-    cleaned = self.basic._tokenize_chinese_chars(cleaned)
+    if self.basic.tokenize_chinese_chars:
+      cleaned = self.basic._tokenize_chinese_chars(cleaned)
     if self.basic.do_lower_case:
-      cleaned = self.basic._run_strip_accents(cleaned.lower())
-      # A capital sigma is lower-cased by its place in the word; a mark that is
-      # kept, though it combines, is put in order with the marks beside it.
-      if code_point == 0x3A3 or any(map(unicodedata.combining, cleaned)):
+      # A capital sigma is lower-cased by its place in the word.
+      if code_point == 0x3A3:
+        return self.NEIGHBOURS_MATTER
+      cleaned = cleaned.lower()
+    if self.basic.drops_accents:
+      cleaned = self.basic._run_strip_accents(cleaned)
+      # A mark that is kept, though it combines, is put in order with the marks
+      # beside it.
+      if any(map(unicodedata.combining, cleaned)):
         return self.NEIGHBOURS_MATTER
     return "".join(
       f" {char} " if tokenization._is_punctuation(char) else char

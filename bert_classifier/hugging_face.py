@@ -1,4 +1,4 @@
-"""Hugging Face's form of BERT: variable names, configurations, safetensors.
+"""Hugging Face's form of BERT: names, configurations, tokenizers, weights.
 
 `VARIABLES` is the one place that knows both names of a variable. A file's
 header gives names and shapes before a weight is read:
@@ -19,15 +19,19 @@ import re
 import tempfile
 from typing import NamedTuple, Optional
 
+from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors
+from bert_classifier import errors, files
+import tokenization
 
 # Names of the files in a model's folder.
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"  # of a model in several
+TOKENIZER = "tokenizer.json"  # with the vocabulary
+TOKENIZER_CONFIG = "tokenizer_config.json"
 
 
 # ---------------------------------------------------------------------------
@@ -195,6 +199,162 @@ def adapt_configuration(config):
     config.hidden_act = "gelu_erf"
 
 
+def list_labels(config, path):
+  """Returns the names of a head's labels in the order of its rows, or None.
+
+  Args:
+    config: dictionary of one of their configurations.
+    path: of its file, for the error.
+
+  Raises:
+    UserError: id2label, or label2id in its absence, is not of labels by number.
+  """
+  labels = config.get("id2label")
+  try:
+    if labels is None and config.get("label2id"):
+      labels = {row: label for label, row in config["label2id"].items()}
+    if not labels:
+      return None
+    labels = {int(row): str(label) for row, label in labels.items()}
+    return [labels[row] for row in range(len(labels))]
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise errors.UserError(
+      f"{path}: id2label must map the numbers from 0 on to the names of the"
+      f' labels, such as {{"0": "no", "1": "yes"}}, but is {labels!r:.80}'
+    ) from error
+
+
+# ---------------------------------------------------------------------------
+# Tokenizers
+
+
+def read_tokenizer_settings(folder):
+  """Returns how a folder's tokenizer files say that text is prepared.
+
+  Of two files tokenizer_config.json decides, as it does in their library.
+
+  Returns:
+    Dictionary with those of `do_lower_case`, `strip_accents` and
+    `tokenize_chinese_chars` that are said, as `tokenization.FullTokenizer`
+    takes them; and a dictionary from their names to the path that says so.
+
+  Raises:
+    UserError: a file is no JSON of a tokenizer, or a value is not true, false
+      or, of strip_accents, null.
+  """
+  settings, sources = {}, {}
+  for name, read in (
+    (TOKENIZER, _read_normalizer),
+    (TOKENIZER_CONFIG, _select_settings),
+  ):
+    path = os.path.join(folder, name)
+    if tf.io.gfile.exists(path):
+      found = read(_read_object(path))
+      _check_settings(found, path)
+      settings.update(found)
+      sources.update(dict.fromkeys(found, path))
+  return settings, sources
+
+
+_NORMALIZER_KEYS = {
+  "do_lower_case": "lowercase",
+  "strip_accents": "strip_accents",
+  "tokenize_chinese_chars": "handle_chinese_chars",
+}
+
+
+def _select_settings(values):
+  return {name: values[name] for name in _NORMALIZER_KEYS if name in values}
+
+
+def _read_normalizer(values):
+  """Returns the settings in the BertNormalizer of a tokenizer.json."""
+  normalizer = values.get("normalizer")
+  parts = [normalizer]
+  if isinstance(normalizer, dict):
+    parts = normalizer.get("normalizers", parts)
+  for part in parts:
+    if isinstance(part, dict) and part.get("type") == "BertNormalizer":
+      return {
+        name: part[key] for name, key in _NORMALIZER_KEYS.items() if key in part
+      }
+  return {}
+
+
+def _check_settings(settings, path):
+  for name, value in settings.items():
+    if not (isinstance(value, bool) or name == "strip_accents" and not value):
+      raise errors.UserError(
+        f"{path}: {name} is {value!r:.80}, but must be true or false"
+      )
+
+
+def _read_object(path):
+  values = files.read_json(path)
+  if not isinstance(values, dict):
+    raise errors.UserError(
+      f"{path} is damaged: it is no JSON object; copy or download it again"
+    )
+  return values
+
+
+def read_vocabulary(path):
+  """Returns the text of a vocabulary, one token a line.
+
+  Args:
+    path: a vocab.txt, whose text is returned as it is, or a tokenizer.json; a
+      number that has no token there is a blank line.
+
+  Raises:
+    UserError: a tokenizer.json is damaged or its tokens are not WordPiece's.
+  """
+  if not path.endswith(".json"):
+    return files.read_text(path)
+  try:
+    tokens, added = _list_tokens(_read_object(path))
+    by_number = {number: token for token, number in {**tokens, **added}.items()}
+    size = max(by_number) + 1
+    lines = "".join(f"{by_number.get(n, '')}\n" for n in range(size))
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise errors.UserError(
+      f"{path} holds no vocabulary of BERT's: its model must be of the type"
+      " WordPiece, with tokens and their numbers, from 0 on, under vocab"
+      f" ({error})"
+    ) from error
+  _warn_of_added_tokens(path, [name for name in added if name not in tokens])
+  return lines
+
+
+def _list_tokens(values):
+  """Returns {token: number} of a tokenizer.json, and of the tokens added.
+
+  Raises:
+    AttributeError, KeyError, TypeError, ValueError: they are not there.
+  """
+  model = values["model"]
+  if model.get("type", "WordPiece") != "WordPiece":
+    raise ValueError(f"the type is {model['type']!r:.80}")
+  tokens = model["vocab"]
+  missing = [t for t in tokenization.REQUIRED_TOKENS if t not in tokens]
+  if missing:
+    raise ValueError(f"{', '.join(missing)} is missing")
+  added = {t["content"]: t["id"] for t in values.get("added_tokens") or ()}
+  for token, number in {**tokens, **added}.items():
+    # A repeated line of a vocab.txt leaves a gap; larger ones are a mistake.
+    if not 0 <= number < 2 * len(tokens) + 1000 or "\n" in token:
+      raise ValueError(f"the number of {token!r:.80} is {number}")
+  return tokens, added
+
+
+def _warn_of_added_tokens(path, names):
+  if names:
+    logging.warning(
+      "%s declares added tokens, which are cut as any text is: %s",
+      path,
+      ", ".join(names[:10]),
+    )
+
+
 # ---------------------------------------------------------------------------
 # Weights in safetensors files
 
@@ -208,11 +368,14 @@ class Source(NamedTuple):
     path: a safetensors file, which may be remote.
     name: the tensor's name in it.
     is_transposed: True where its axes are in the opposite order.
+    order: numbers of its rows in the order in which they are wanted; None where
+      that is the order in the file.
   """
 
   path: str
   name: str
   is_transposed: bool
+  order: Optional[tuple] = None
 
 
 class Weights(NamedTuple):
@@ -382,4 +545,6 @@ def _read_weight(source):
   with library.safe_open(source.path, framework="np") as tensors:
     weight = tensors.get_tensor(source.name)
   weight = weight.T if source.is_transposed else weight
+  if source.order is not None:
+    weight = weight[list(source.order)]
   return np.ascontiguousarray(weight, np.float32)

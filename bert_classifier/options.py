@@ -102,13 +102,14 @@ class ModelOptions:
   )
   vocab_file: Optional[str] = flag(
     None,
-    "WordPiece vocabulary, one token a line. Default: the one beside"
-    " init_checkpoint.",
+    "WordPiece vocabulary, one token a line, or a tokenizer.json. Default: the"
+    " one beside init_checkpoint.",
     is_path=True,
   )
   do_lower_case: bool = flag(
     True,
-    "Lower-case the texts and drop accents: true for uncased models.",
+    "Lower-case the texts and drop accents: true for uncased models. Where it"
+    " is not given, what the files beside the weights say holds.",
     setting="model",
   )
   max_seq_length: int = flag(
@@ -125,8 +126,8 @@ class ModelOptions:
   )
   reinit_head: bool = flag(
     False,
-    "Start the classifier's head from random values where that of"
-    " init_checkpoint has another shape.",
+    "Start the classifier's head from random values, whatever head"
+    " init_checkpoint has.",
   )
 
 

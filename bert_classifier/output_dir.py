@@ -15,7 +15,7 @@ from typing import NamedTuple, Optional
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, errors, files
+from bert_classifier import checkpoints, errors, files, hugging_face
 
 try:
   import fcntl
@@ -231,13 +231,13 @@ def write_manifest(output_dir, settings, config, vocab_file):
     output_dir: the folder, made if need be.
     settings: dictionary by phase, see `compare_settings`.
     config: a `modeling.BertConfig`.
-    vocab_file: path of the vocabulary.
+    vocab_file: path of the vocabulary, a vocab.txt or a tokenizer.json.
   """
   path = os.path.join(output_dir, MANIFEST)
   tf.io.gfile.makedirs(output_dir)
   copies = {
     CONFIG: json.dumps(config.architecture(), indent=2, sort_keys=True) + "\n",
-    VOCABULARY: files.read_text(vocab_file),
+    VOCABULARY: hugging_face.read_vocabulary(vocab_file),
   }
   ours_before = _read_manifest(output_dir).get("copies", [])
   ours = [

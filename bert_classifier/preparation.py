@@ -133,7 +133,13 @@ def prepare(options):
   check_flags(options)
   placement = prepare_placement(options)
   task = prepare_task(options.data, options.model.max_seq_length, options.given)
-  model = model_files.open_model(options.model, options.run.output_dir, task)
+  model = model_files.open_model(
+    options.model,
+    options.run.output_dir,
+    task,
+    given=options.given,
+    trained=read_trained_settings(options.run),
+  )
   cache = prepare_cache(options, placement, task, model)
   settings = make_settings(options, task, model)
   found = check_output_dir(options, model, settings)
@@ -294,6 +300,7 @@ def make_settings(options, task, model):
       "language": task.processor.language,
       **task.target.settings(),
       **options.settings("model"),
+      **model.tokenizer_settings,
       "vocabulary (SHA-256)": model.vocab_digest,
       **model.config.architecture(),
     }
@@ -306,6 +313,24 @@ def make_settings(options, task, model):
       **options.settings("training"),
     }
   return settings
+
+
+def read_trained_settings(options):
+  """Returns the model settings of the checkpoint in output_dir that is kept.
+
+  Args:
+    options: `options.RunOptions`.
+
+  Returns:
+    Dictionary; {} where no checkpoint is there, or it is to be overwritten.
+
+  Raises:
+    UserError: its manifest is damaged.
+  """
+  found = output_dir.inspect(options.output_dir)
+  if options.overwrite_output_dir or not found.checkpoint:
+    return {}
+  return found.settings.get("model", {})
 
 
 def check_output_dir(options, model, settings):
@@ -346,11 +371,28 @@ def prepare_cache(options, placement, task, model):
     max_seq_length=options.model.max_seq_length,
     tokenizer_inputs={
       "vocabulary": model.vocab_digest,
-      "do_lower_case": options.model.do_lower_case,
+      **select_tokenizer_inputs(model.tokenizer_settings),
     },
     tokenizer=model.tokenizer,
     num_processes=min(_MOST_PROCESSES, num_threads),
   )
+
+
+def select_tokenizer_inputs(settings):
+  """Returns the settings of a tokenizer that its cached features depend on.
+
+  Those that leave the original's rule as it is are left out, so that caches
+  made before there were others are still used.
+
+  Args:
+    settings: `model_files.Model.tokenizer_settings`.
+  """
+  usual = {"strip_accents": None, "tokenize_chinese_chars": True}
+  return {
+    name: value
+    for name, value in settings.items()
+    if name not in usual or value != usual[name]
+  }
 
 
 def make_schedule(options, max_seq_length, examples, found):

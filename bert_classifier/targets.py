@@ -8,6 +8,7 @@ kind of target asks an object of this interface:
   labels                names of the classes, () where there are none
   metrics               names in `evaluation.METRICS` that are always computed
   check(owner)          raises a UserError where the labels are not usable
+  problem_type          Hugging Face's name of this kind of target
   settings()            what records and head depend on, by name, for JSON: the
                         labels, and where it is not one class, the kind
   feature_spec()        the features of a record that hold the label
@@ -40,6 +41,7 @@ class OneClass:
 
   metrics = ("accuracy",)
   label_feature = "label_ids"
+  problem_type = "single_label_classification"
 
   def __init__(self, labels):
     self.labels = tuple(labels)

@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 import re
+import shutil
 import subprocess
 import sys
 from typing import NamedTuple
@@ -233,6 +234,38 @@ def write_checkpoint(prefix, variables):
       tensors=[tf.constant(value) for value in variables.values()],
     )
     running.run(save)
+
+
+def write_hugging_face(
+  golden_task, folder, *, source=None, rows=(0, 1), **config
+):
+  """Writes a model as a Hugging Face folder, which is returned.
+
+  Args:
+    source: folder of its TensorFlow form; None for the golden task's.
+    rows: of its head, in the order in which they are written.
+    config: what is written into the configuration beside the sizes.
+  """
+  from safetensors.numpy import save_file
+
+  from bert_classifier.hugging_face import list_variables
+
+  source = source or Path(golden_task, "checkpoint")
+  variables = read_checkpoint(source / "bert_model.ckpt")
+  for name in ("output_weights", "output_bias"):
+    variables[name] = variables[name][list(rows)]
+  values = json.loads((source / "bert_config.json").read_text())
+  weights = {}
+  for variable in list_variables(values["num_hidden_layers"]):
+    value = variables[variable.name]
+    value = value.T if variable.is_transposed else value
+    weights[variable.hugging_face] = np.ascontiguousarray(value)
+  folder.mkdir()
+  save_file(weights, str(folder / "model.safetensors"))
+  values.update({"model_type": "bert", "hidden_act": "gelu_new", **config})
+  (folder / "config.json").write_text(json.dumps(values))
+  shutil.copy(Path(golden_task, "vocab.txt"), folder / "vocab.txt")
+  return folder
 
 
 def simulate_tpu(monkeypatch, cores):

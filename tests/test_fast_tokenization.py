@@ -69,9 +69,9 @@ def random_text(rng):
   return "".join(rng.choice(chosen)() for _ in range(rng.randrange(60)))
 
 
-def tokenizer_that_knows(folder, texts, lower):
+def tokenizer_that_knows(folder, texts, *settings):
   """A tokenizer with a piece for most characters and pairs of the texts."""
-  basic = tokenization.BasicTokenizer(lower)
+  basic = tokenization.BasicTokenizer(*settings)
   words = [word for text in texts for word in basic.tokenize(text)]
   pieces = {word[n : n + 1] for word in words for n in range(len(word))}
   pieces |= {word[n : n + 2] for word in words[::7] for n in range(len(word))}
@@ -79,7 +79,7 @@ def tokenizer_that_knows(folder, texts, lower):
   del pieces[::20]
   tokens = [*tokenization.REQUIRED_TOKENS, *pieces, *("##" + p for p in pieces)]
   content = "\n".join(tokens).encode("utf-8", "ignore")
-  return tokenization.FullTokenizer(write(folder, content), lower)
+  return tokenization.FullTokenizer(write(folder, content), *settings)
 
 
 def differing(tokenizer, texts):
@@ -102,6 +102,22 @@ def test_fast_ids_equal_the_plain_stages_on_random_unicode(tmp_path, lower):
   cache = fast_tokenization.WordCache(tokenizer)
   unknown = [cache.ids(text).count(0) for text in texts]
   assert 0.01 < sum(unknown) / sum(len(t) for t in texts) < 0.2
+
+
+@pytest.mark.parametrize(
+  "settings",
+  [(True, False), (False, True), (True, None, False), (False, True, False)],
+)
+def test_fast_ids_equal_the_plain_stages_under_other_settings(
+  tmp_path, settings
+):
+  rng = random.Random(43)
+  texts = [random_text(rng) for _ in range(3000)]
+  tokenizer = tokenizer_that_knows(tmp_path, texts, *settings)
+  assert differing(tokenizer, texts) == []
+  codes = range(0, 0x10000, 7)
+  texts = [f"A{chr(code)}\u4e2dN {chr(code)}\u0301" for code in codes]
+  assert differing(tokenizer, texts) == []
 
 
 @pytest.mark.parametrize("lower", [True, False])

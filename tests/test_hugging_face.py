@@ -263,3 +263,87 @@ def test_a_missing_library_gives_the_pip_line(tmp_path, tiny, monkeypatch):
   monkeypatch.setitem(sys.modules, "safetensors", None)
   with pytest.raises(UserError, match="pip install safetensors"):
     checkpoints.open_checkpoint(tmp_path)
+
+
+# --- labels and tokenizers --------------------------------------------------
+
+
+def write_json(path, values):
+  path.write_text(json.dumps(values))
+
+
+def test_the_config_of_a_tokenizer_goes_before_its_normalizer(tmp_path):
+  assert hugging_face.read_tokenizer_settings(tmp_path) == ({}, {})
+  normalizer = {
+    "type": "BertNormalizer",
+    "lowercase": False,
+    "strip_accents": True,
+    "handle_chinese_chars": False,
+  }
+  write_json(tmp_path / "tokenizer.json", {"normalizer": normalizer})
+  said, _ = hugging_face.read_tokenizer_settings(tmp_path)
+  assert said == {
+    "do_lower_case": False,
+    "strip_accents": True,
+    "tokenize_chinese_chars": False,
+  }
+  theirs = {"do_lower_case": True, "strip_accents": None, "model_max_length": 9}
+  write_json(tmp_path / "tokenizer_config.json", theirs)
+  said, sources = hugging_face.read_tokenizer_settings(tmp_path)
+  assert said["do_lower_case"] and said["strip_accents"] is None
+  assert sources["do_lower_case"].endswith("tokenizer_config.json")
+  assert sources["tokenize_chinese_chars"].endswith("tokenizer.json")
+
+
+def test_a_normalizer_is_found_in_a_sequence(tmp_path):
+  parts = [{"type": "NFC"}, {"type": "BertNormalizer", "lowercase": False}]
+  sequence = {"type": "Sequence", "normalizers": parts}
+  write_json(tmp_path / "tokenizer.json", {"normalizer": sequence})
+  said, _ = hugging_face.read_tokenizer_settings(tmp_path)
+  assert said == {"do_lower_case": False}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"do_lower_case": "no"}'])
+def test_a_damaged_config_of_a_tokenizer_is_refused(tmp_path, text):
+  (tmp_path / "tokenizer_config.json").write_text(text)
+  with pytest.raises(UserError, match="tokenizer_config.json"):
+    hugging_face.read_tokenizer_settings(tmp_path)
+
+
+def test_the_vocabulary_of_a_tokenizer_json_is_that_of_a_vocab_txt(tmp_path):
+  vocab = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2, "a": 4, "##b": 3, "c": 6}
+  values = {
+    "model": {"type": "WordPiece", "vocab": vocab},
+    "added_tokens": [
+      {"content": "[CLS]", "id": 1, "special": True},
+      {"content": "[NEW]", "id": 7, "special": False},
+    ],
+  }
+  write_json(tmp_path / "tokenizer.json", values)
+  text = hugging_face.read_vocabulary(str(tmp_path / "tokenizer.json"))
+  assert text == "[UNK]\n[CLS]\n[SEP]\n##b\na\n\nc\n[NEW]\n"
+  (tmp_path / "vocab.txt").write_bytes(b"[UNK]\r\na")
+  text = hugging_face.read_vocabulary(str(tmp_path / "vocab.txt"))
+  assert text == "[UNK]\r\na"
+
+
+SPECIAL = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}
+
+
+@pytest.mark.parametrize(
+  "values",
+  [
+    {},
+    {"model": {"type": "BPE", "vocab": SPECIAL}},
+    {"model": {"type": "WordPiece", "vocab": ["a"]}},
+    {"model": {"type": "WordPiece", "vocab": {"a": 0}}},
+    {"model": {"type": "WordPiece", "vocab": {**SPECIAL, "a": 10**12}}},
+    {"model": {"type": "WordPiece", "vocab": {**SPECIAL, "a": -1}}},
+    {"model": {"type": "WordPiece", "vocab": {**SPECIAL, "a": "3"}}},
+    {"model": {"vocab": SPECIAL}, "added_tokens": [3]},
+  ],
+)
+def test_a_tokenizer_of_another_kind_is_refused(tmp_path, values):
+  write_json(tmp_path / "tokenizer.json", values)
+  with pytest.raises(UserError, match="holds no vocabulary of BERT's"):
+    hugging_face.read_vocabulary(str(tmp_path / "tokenizer.json"))

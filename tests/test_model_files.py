@@ -1,9 +1,10 @@
 """Which weights are used where several are named, and what they mean."""
 
+import json
 from pathlib import Path
 import shutil
 
-from conftest import read_results
+from conftest import read_results, write_hugging_face
 import pytest
 
 from bert_classifier import catalogue
@@ -105,3 +106,148 @@ def test_another_length_can_be_resumed(classify, flags, out):
   refused = classify("--do_eval", output_dir=out, **longer)
   assert refused.status == 1 and "or --resume to go on with" in refused.log
   assert classify("--do_eval", "--resume", output_dir=out, **longer).status == 0
+
+
+# --- what a head means ------------------------------------------------------
+
+
+def check_golden_results(golden_task, out):
+  golden = read_results(f"{golden_task}/eval_results.txt")
+  found = read_results(out / "eval_results.txt")
+  assert {key: found[key] for key in golden} == pytest.approx(golden, abs=1e-5)
+
+
+def test_a_head_in_another_order_gives_the_golden_results(
+  classify, golden_task, tmp_path
+):
+  theirs = {"0": "1", "1": "0"}
+  folder = write_hugging_face(golden_task, tmp_path / "hf", rows=(1, 0))
+  config = json.loads((folder / "config.json").read_text())
+  (folder / "config.json").write_text(
+    json.dumps({**config, "id2label": theirs})
+  )
+  flags = dict(init_checkpoint=folder, vocab_file=None)
+  done = classify("--do_eval", output_dir=tmp_path / "out", **flags)
+  assert done.status == 0 and "in the order of the task's labels" in done.log
+  check_golden_results(golden_task, tmp_path / "out")
+
+
+def test_a_head_of_another_meaning_is_trained_afresh_or_refused(
+  classify, golden_task, tmp_path
+):
+  theirs = {"0": "negative", "1": "positive"}
+  folder = write_hugging_face(golden_task, tmp_path / "hf", id2label=theirs)
+  flags = dict(init_checkpoint=folder, vocab_file=None, train_batch_size=32)
+  out = tmp_path / "out"
+  refused = classify("--do_eval", output_dir=out, **flags)
+  assert refused.status == 1 and not out.exists()
+  assert "are negative, positive (id2label in" in refused.log
+  trained = classify("--do_train", output_dir=out, **flags)
+  assert trained.status == 0
+  assert "a fresh head is trained" in trained.log
+  assert "start fresh: output_weights, output_bias (left out)" in trained.log
+  assert classify("--do_eval", output_dir=out, **flags).status == 0
+
+
+def refuse(classify, flags, weights, folder, **changes):
+  """The last line of an evaluation in a new folder, which must fail."""
+  flags = {**flags, "init_checkpoint": weights, **changes}
+  outcome = classify("--do_eval", output_dir=folder, **flags)
+  assert outcome.status == 1 and not folder.exists()
+  return outcome.log.splitlines()[-1]
+
+
+def test_own_weights_are_used_as_they_were_trained(
+  classify, flags, trained, golden_task, tmp_path, monkeypatch
+):
+  new, weights = tmp_path / "new", trained / "model.ckpt-13"
+  line = refuse(classify, flags, weights, new, do_lower_case=False)
+  assert "run_manifest.json, where do_lower_case is True" in line
+  tokens = Path(golden_task, "vocab.txt").read_text().splitlines()
+  (tmp_path / "vocab.txt").write_text(
+    "\n".join([*tokens[:-2], *tokens[:-3:-1]])
+  )
+  other = tmp_path / "vocab.txt"
+  line = refuse(classify, flags, weights, new, vocab_file=other)
+  assert "was trained with another vocabulary" in line
+  config = json.loads(flags["bert_config_file"].read_text())
+  config["num_attention_heads"] //= 2
+  (tmp_path / "config.json").write_text(json.dumps(config))
+  other = tmp_path / "config.json"
+  line = refuse(classify, flags, weights, new, bert_config_file=other)
+  assert "was trained with num_attention_heads" in line
+
+  class Swapped(catalogue.MrpcProcessor):
+    labels = ("1", "0")
+
+  monkeypatch.setitem(catalogue.PROCESSORS, "mrpc", Swapped)
+  line = refuse(classify, flags, weights, new)
+  assert "labels ['0', '1'], not ['1', '0']" in line and "--do_train" in line
+
+
+def test_own_weights_take_another_length(classify, flags, trained, tmp_path):
+  longer = {**flags, "max_seq_length": 30}
+  outcome, results = evaluate(
+    classify, longer, tmp_path / "new", trained / "model.ckpt-13"
+  )
+  assert outcome.status == 0 and 0 <= results["eval_accuracy"] <= 1
+
+
+def test_a_config_of_theirs_means_what_the_weights_were_trained_with(
+  classify, golden_task, tmp_path
+):
+  folder = write_hugging_face(golden_task, tmp_path / "hf", hidden_act="gelu")
+  flags = dict(vocab_file=None, train_batch_size=32)
+  out, new = tmp_path / "out", tmp_path / "new"
+  done = classify(
+    "--do_train", "--do_eval", output_dir=out, init_checkpoint=folder, **flags
+  )
+  assert done.status == 0
+  flags.update(init_checkpoint=out, bert_config_file=folder / "config.json")
+  assert classify("--do_eval", output_dir=new, **flags).status == 0
+  before = read_results(out / "eval_results.txt")["eval_loss"]
+  after = read_results(new / "eval_results.txt")["eval_loss"]
+  assert after == pytest.approx(before, abs=1e-6)
+
+
+# --- tokenizer files --------------------------------------------------------
+
+
+def test_a_folder_with_tokenizer_json_alone_gives_the_golden_results(
+  classify, golden_task, tmp_path
+):
+  folder = write_hugging_face(golden_task, tmp_path / "hf")
+  tokens = (folder / "vocab.txt").read_text().splitlines()
+  (folder / "vocab.txt").unlink()
+  vocab = {token: number for number, token in enumerate(tokens)}
+  values = {"model": {"type": "WordPiece", "vocab": vocab}}
+  (folder / "tokenizer.json").write_text(json.dumps(values))
+  flags = dict(init_checkpoint=folder, vocab_file=None)
+  done = classify("--do_eval", output_dir=tmp_path / "out", **flags)
+  assert done.status == 0, done.log
+  check_golden_results(golden_task, tmp_path / "out")
+
+
+def test_tokenizer_settings_of_the_folder_stay_those_of_the_model(
+  classify, golden_task, tmp_path
+):
+  folder = write_hugging_face(golden_task, tmp_path / "hf")
+  settings = {"do_lower_case": False, "strip_accents": True}
+  (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+  flags = dict(init_checkpoint=folder, vocab_file=None, train_batch_size=32)
+  out = tmp_path / "out"
+  refused = classify(
+    "--do_train", "--do_lower_case=True", output_dir=out, **flags
+  )
+  assert refused.status == 1
+  assert "tokenizer_config.json, where do_lower_case is False" in refused.log
+  assert classify("--do_train", output_dir=out, **flags).status == 0
+  manifest = json.loads((out / "run_manifest.json").read_text())
+  model = manifest["settings"]["model"]
+  assert not model["do_lower_case"] and model["strip_accents"] is True
+  flags["init_checkpoint"] = None
+  assert classify("--do_eval", output_dir=out, **flags).status == 0
+  refused = classify(
+    "--do_eval", "--do_lower_case=True", output_dir=out, **flags
+  )
+  assert "do_lower_case was False and is True" in refused.log

@@ -2,10 +2,14 @@
 
 import json
 import os
-from pathlib import Path
 import shutil
 
-from conftest import read_checkpoint, read_results, write_checkpoint
+from conftest import (
+  read_checkpoint,
+  read_results,
+  write_checkpoint,
+  write_hugging_face,
+)
 import numpy as np
 import pytest
 
@@ -18,40 +22,19 @@ from bert_classifier import (
   preparation,
 )
 from bert_classifier.feature_cache import Features
-from bert_classifier.hugging_face import list_variables
 
 
 @pytest.fixture
 def hugging_face(golden_task, tmp_path):
   """The golden task's model as a Hugging Face folder."""
-  source = Path(golden_task, "checkpoint")
-  return write_hugging_face(source, golden_task, tmp_path / "hf")
+  return write_hugging_face(golden_task, tmp_path / "hf")
 
 
 @pytest.fixture
 def small_hugging_face(small_model, golden_task, tmp_path):
   """The small model as a Hugging Face folder."""
   source = small_model["init_checkpoint"]
-  return write_hugging_face(source, golden_task, tmp_path / "hf")
-
-
-def write_hugging_face(source, golden_task, folder):
-  """Writes weights, configuration and vocabulary; returns the folder."""
-  from safetensors.numpy import save_file
-
-  variables = read_checkpoint(source / "bert_model.ckpt")
-  config = json.loads((source / "bert_config.json").read_text())
-  weights = {}
-  for variable in list_variables(config["num_hidden_layers"]):
-    value = variables[variable.name]
-    value = value.T if variable.is_transposed else value
-    weights[variable.hugging_face] = np.ascontiguousarray(value)
-  folder.mkdir()
-  save_file(weights, str(folder / "model.safetensors"))
-  config.update(model_type="bert", hidden_act="gelu_new")
-  (folder / "config.json").write_text(json.dumps(config))
-  shutil.copy(os.path.join(golden_task, "vocab.txt"), folder / "vocab.txt")
-  return folder
+  return write_hugging_face(golden_task, tmp_path / "hf", source=source)
 
 
 def test_hugging_face_weights_give_the_golden_results(

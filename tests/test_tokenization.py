@@ -56,6 +56,17 @@ def test_tokens_and_ids_equal_the_original(golden, tokenizers):
     assert tokenizer.convert_ids_to_tokens(row["ids"]) == row["tokens"]
 
 
+def test_words_under_every_setting_equal_those_of_hugging_face():
+  # tokenizers 0.23.3: BertNormalizer, then BertPreTokenizer.
+  path = GOLDEN / "unicode" / "tokenizer_settings.jsonl"
+  with open(path, encoding="utf-8") as file:
+    rows = [json.loads(line) for line in file]
+  for row in rows:
+    text, words = row.pop("text"), row.pop("words")
+    assert tokenization.BasicTokenizer(**row).tokenize(text) == words
+  assert len(rows) == 144
+
+
 def test_a_tokenizer_can_be_sent_to_another_process(golden, tokenizers):
   sent = pickle.loads(pickle.dumps(tokenizers))
   for row in golden[::20]:
