@@ -38,18 +38,25 @@ class MrpcProcessor(DataProcessor):
   }
 
 
-def _mnli(file, name=None, label="gold_label"):
+def _sentences(file, **columns):
   return Table(
     file,
     header=True,
     text_a="sentence1",
     text_b="sentence2",
+    open_quotes=True,
+    **columns,
+  )
+
+
+def _mnli(file, name=None, label="gold_label"):
+  return _sentences(
+    file,
     label=label,
     guid="index",
     name=name,
     row_id="index",
     gold="gold_label" if label is None else None,
-    open_quotes=True,
   )
 
 
@@ -64,18 +71,6 @@ class MnliProcessor(DataProcessor):
     "test": _mnli("test_matched.tsv", label=None),
     "test_mismatched": _mnli("test_mismatched.tsv", label=None),
   }
-
-
-def _xnli(file, **columns):
-  return Table(
-    file,
-    header=True,
-    text_a="sentence1",
-    text_b="sentence2",
-    language="language",
-    open_quotes=True,
-    **columns,
-  )
 
 
 class XnliProcessor(DataProcessor):
@@ -97,8 +92,10 @@ class XnliProcessor(DataProcessor):
       label="label",
       open_quotes=True,
     ),
-    "dev": _xnli("xnli.dev.tsv", label="gold_label"),
-    "test": _xnli("xnli.test.tsv", row_id="pairID", gold="gold_label"),
+    "dev": _sentences("xnli.dev.tsv", label="gold_label", language="language"),
+    "test": _sentences(
+      "xnli.test.tsv", language="language", row_id="pairID", gold="gold_label"
+    ),
   }
 
   def __init__(self, language="zh"):

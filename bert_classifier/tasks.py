@@ -126,7 +126,7 @@ class Table:
     """Returns the columns that decide the examples, by role, for JSON."""
     return {
       role: getattr(self, role)
-      for role in ("text_a", "text_b", "label", "language")
+      for role in ("label", "language", "text_a", "text_b")
     }
 
 
