@@ -53,7 +53,7 @@ def _mnli(file, name=None, label="gold_label"):
   return _sentences(
     file,
     label=label,
-    guid="index",
+    guid=0,
     name=name,
     row_id="index",
     gold="gold_label" if label is None else None,
