@@ -11,8 +11,19 @@ class ColaProcessor(DataProcessor):
   tables = {
     "train": Table("train.tsv", header=False, text_a=3, label=1),
     "dev": Table("dev.tsv", header=False, text_a=3, label=1),
-    "test": Table("test.tsv", header=True, text_a=1, row_id="index"),
+    "test": Table("test.tsv", header=True, text_a="sentence", row_id="index"),
   }
+
+
+def _mrpc(file, **columns):
+  return Table(
+    file,
+    header=True,
+    text_a="#1 String",
+    text_b="#2 String",
+    open_quotes=True,
+    **columns,
+  )
 
 
 class MrpcProcessor(DataProcessor):
@@ -21,25 +32,26 @@ class MrpcProcessor(DataProcessor):
   labels = ("0", "1")
   metric = "f1"
   tables = {
-    "train": Table("train.tsv", header=True, text_a=3, text_b=4, label=0),
-    "dev": Table("dev.tsv", header=True, text_a=3, text_b=4, label=0),
-    "test": Table(
-      "test.tsv",
-      header=True,
-      text_a=3,
-      text_b=4,
-      row_id="index",
-      gold="Quality",
-    ),
+    "train": _mrpc("train.tsv", label="Quality"),
+    "dev": _mrpc("dev.tsv", label="Quality"),
+    "test": _mrpc("test.tsv", row_id="index", gold="Quality"),
   }
 
 
-def _mnli(file, name=None, label=-1):
+def _sentences(file, **columns):
   return Table(
     file,
     header=True,
-    text_a=8,
-    text_b=9,
+    text_a="sentence1",
+    text_b="sentence2",
+    open_quotes=True,
+    **columns,
+  )
+
+
+def _mnli(file, name=None, label="gold_label"):
+  return _sentences(
+    file,
     label=label,
     guid=0,
     name=name,
@@ -75,21 +87,14 @@ class XnliProcessor(DataProcessor):
     "train": Table(
       "multinli/multinli.train.{language}.tsv",
       header=True,
-      text_a=0,
-      text_b=1,
-      label=2,
+      text_a="premise",
+      text_b="hypo",
+      label="label",
+      open_quotes=True,
     ),
-    "dev": Table(
-      "xnli.dev.tsv", header=True, text_a=6, text_b=7, label=1, language=0
-    ),
-    "test": Table(
-      "xnli.test.tsv",
-      header=True,
-      text_a=6,
-      text_b=7,
-      language=0,
-      row_id="pairID",
-      gold="gold_label",
+    "dev": _sentences("xnli.dev.tsv", label="gold_label", language="language"),
+    "test": _sentences(
+      "xnli.test.tsv", language="language", row_id="pairID", gold="gold_label"
     ),
   }
 
@@ -103,3 +108,55 @@ PROCESSORS = dict(
   mrpc=MrpcProcessor,
   xnli=XnliProcessor,
 )
+
+# The columns of these tasks never change: caches and folders do not name them.
+_BUILT_IN = {
+  kind: (dict(kind.tables), dict(kind.synonyms)) for kind in PROCESSORS.values()
+}
+
+
+def is_built_in(processor):
+  """Returns True for a task of this module whose tables nobody changed."""
+  ours = _BUILT_IN.get(type(processor))
+  return ours == (processor.tables, processor.synonyms)
+
+
+def describe_tables(processor):
+  """Returns the setting of each table of a task that is not built in, by name.
+
+  They decide which columns the weights were trained on.
+  """
+  if is_built_in(processor) or not processor.tables:
+    return {}
+  settings = {
+    f"table of {split}": table.describe()
+    for split, table in processor.tables.items()
+  }
+  return {**settings, "synonyms": _describe_synonyms(processor)}
+
+
+def describe_examples(data, split):
+  """Returns what the examples of a split are made of, beside its file.
+
+  Nothing for a built-in task, and where the processor's own method gives the
+  examples: their digest is that of the source.
+
+  Args:
+    data: `tasks.TaskData`.
+
+  Raises:
+    UserError: what is wrong with the task's file.
+  """
+  processor = data.processor
+  if is_built_in(processor) or data.has_own_method(split):
+    return {}
+  table = processor.tables.get(split)
+  return {
+    "table": table and table.describe(),
+    "synonyms": _describe_synonyms(processor),
+    "examples": data.examples_digest(split),
+  }
+
+
+def _describe_synonyms(processor):
+  return {str(key): str(value) for key, value in processor.synonyms.items()}

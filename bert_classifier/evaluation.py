@@ -6,6 +6,7 @@ results of the Estimator like any other, for its log, for TensorBoard and for
 exporters.
 """
 
+import collections
 import contextlib
 from typing import NamedTuple
 
@@ -52,6 +53,13 @@ class Collector(tf.train.SessionRunHook):
   def after_create_session(self, session, coord):
     del session, coord
     self._batches = []
+
+  def end(self, session):
+    """Logs what the accuracy is to be held against."""
+    del session
+    if self._batches:
+      _, logits, labels = self.evaluated()
+      _judge_accuracy(self.target, labels, self.target.decide(logits))
 
   def eval_metrics(self, losses, logits, features):
     """Returns the metric_fn and its tensors for TPUEstimatorSpec.
@@ -100,6 +108,57 @@ class Collector(tf.train.SessionRunHook):
     decided = self.target.decide(logits)
     values += [METRICS[name](labels, decided) for name in self._metrics]
     return np.float32(values)
+
+
+# Share of the predictions from which on they are nearly all of one class, and
+# the least number of examples that this is said of.
+_NEARLY_ALL, _LEAST_EXAMPLES = 0.98, 20
+
+
+def _judge_accuracy(target, labels, decided):
+  """Logs the majority's share, and warns where one class is predicted.
+
+  Args:
+    target: see `targets`.
+    labels: [n] or [n, ...], of the target's label feature.
+    decided: what the target decided, as `labels`.
+  """
+  there_are = target.count_classes(labels)
+  if not there_are:
+    return
+  number = sum(there_are.values())
+  ((majority, count),) = there_are.most_common(1)
+  logging.info(
+    "accuracy %.4f of %d examples; to predict %r for all of them gives %.4f",
+    accuracy(labels, decided),
+    number,
+    majority,
+    count / number,
+  )
+  if count < _NEARLY_ALL * number:
+    _warn_of_one_class(target.count_classes(decided))
+
+
+def _warn_of_one_class(predicted):
+  """Warns where nearly all predictions are of one class.
+
+  Args:
+    predicted: Counter of labels.
+  """
+  number = sum(predicted.values())
+  if number < _LEAST_EXAMPLES:
+    return
+  ((label, count),) = predicted.most_common(1)
+  if count >= _NEARLY_ALL * number:
+    logging.warning(
+      "%d of %d predictions are %r: the model hardly tells the classes apart."
+      " Likely causes: too few steps of training or too high a --learning_rate;"
+      " weights that were not loaded (see the log of --init_checkpoint); a"
+      " column that is not the text's; labels that do not belong to the texts",
+      count,
+      number,
+      label,
+    )
 
 
 # The Estimator has a result of its own that is named `loss`.
@@ -285,10 +344,12 @@ def write_predictions(folder, split, examples, outputs, target):
     TextsGoneError: the texts cannot be read again.
   """
   results_path, predictions_path = output_dir.prediction_paths(folder, split)
+  predicted = collections.Counter()
   with _open_table(results_path) as write_result:
 
     def write_and_pass_on():
       for output in outputs:
+        predicted[target.predicted_label(output)] += 1
         write_result(target.result_cells(output))
         yield output
 
@@ -302,6 +363,8 @@ def write_predictions(folder, split, examples, outputs, target):
       gone = error
       for _ in passed_on:  # the rest of the results
         pass
+  if target.labels:
+    _warn_of_one_class(predicted)
   if gone:
     if tf.io.gfile.exists(predictions_path):
       tf.io.gfile.remove(predictions_path)

@@ -17,11 +17,18 @@ from typing import NamedTuple
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import conversion, files
-from bert_classifier.features import Converter, write_records
+from bert_classifier import catalogue, conversion, files
+from bert_classifier.features import (
+  Converter,
+  commonest_unknown_words,
+  write_records,
+)
 
 # Raise it when the same inputs give other records than before.
 FORMAT_VERSION = 1
+# Share of [UNK] from which on the vocabulary is not that of the language. Of
+# English texts in the English vocabularies less than one token in 1000 is.
+MANY_UNKNOWN = 0.03
 
 
 class Features(NamedTuple):
@@ -109,6 +116,7 @@ class FeatureCache:
           known.records,
           known.path,
         )
+        _report_unknown(manifest)
       self._known[split] = known
     return self._known[split]
 
@@ -160,6 +168,7 @@ class FeatureCache:
       "task": self._task,
       "split": split,
       "source": self._data.source_digest(split),
+      **catalogue.describe_examples(self._data, split),
       "language": self._data.processor.language,
       "max_seq_length": self._max_seq_length,
       **self._target.settings(),
@@ -203,6 +212,8 @@ def _write_to_cache(records, tally, base, inputs, total):
     "truncated_tokens": tally["truncated_tokens"],
     "longest": tally["longest"],
     "tokens": tally["tokens"],
+    "unknown": tally["unknown"],
+    "unknown_words": commonest_unknown_words(tally),
     "bytes": size,
     "sha256": digest,
   }
@@ -237,6 +248,28 @@ def _report(manifest, path, seconds):
     logging.info(
       "%s: %d examples without a text were left out", split, manifest["blank"]
     )
+  _report_unknown(manifest)
+
+
+def _report_unknown(manifest):
+  """Logs the share of [UNK], as a warning where it is large."""
+  unknown, tokens = manifest.get("unknown"), manifest["tokens"]
+  if unknown is None:  # a cache of the version before
+    return
+  split, share = manifest["inputs"]["split"], unknown / max(tokens, 1)
+  if share < MANY_UNKNOWN:
+    said = "%s: %.2f%% of the %d tokens are [UNK]"
+    logging.info(said, split, 100 * share, tokens)
+    return
+  logging.warning(
+    "%s: %.1f%% of the %d tokens are [UNK]: the model cannot tell these words"
+    " apart. Commonest among them: %s. Are --vocab_file and --do_lower_case"
+    " those of a model of this language?",
+    split,
+    100 * share,
+    tokens,
+    " ".join(manifest["unknown_words"]),
+  )
 
 
 def _usable_manifest(base):

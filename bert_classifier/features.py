@@ -30,6 +30,11 @@ from bert_classifier.tasks import PaddingInputExample
 import tokenization
 
 LOGGED_EXAMPLES = 5
+# Examples with [UNK] that are searched for unknown words. A search takes as
+# long as several conversions.
+_SEARCHED_EXAMPLES = 1000
+# Key of a tally: how often a word was found unknown.
+_UnknownWord = collections.namedtuple("_UnknownWord", "word")
 # The label of the files of 2018: one class, whatever its names.
 ONE_CLASS = targets.OneClass(())
 
@@ -104,8 +109,9 @@ class Converter:
   Attributes:
     tally: `collections.Counter` of "records", "truncated" (examples that lost
       tokens), "truncated_tokens" (tokens lost), "tokens" (those in the records,
-      special ones included) and "longest" (tokens of the longest example before
-      it was cut).
+      special ones included), "unknown" (those of them that are [UNK]) and
+      "longest" (tokens of the longest example before it was cut). What of the
+      words it has is for `commonest_unknown_words`.
   """
 
   def __init__(self, target, max_seq_length, tokenizer, *, remember_words=True):
@@ -113,6 +119,8 @@ class Converter:
     self.tokenizer = tokenizer
     self.cls, self.sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
     self.tally = collections.Counter()
+    self._unknown = _unknown_id(tokenizer)
+    self._searches_left = _SEARCHED_EXAMPLES
     if remember_words:
       self._ids = fast_tokenization.WordCache(tokenizer).ids
     else:
@@ -191,7 +199,48 @@ class Converter:
       ids += second
       ids.append(self.sep)
     tally["tokens"] += len(ids)
+    if self._unknown in ids:
+      tally["unknown"] += ids.count(self._unknown)
+      self._search_unknown_words(text_a, text_b)
     return ids, in_first, value
+
+  def _search_unknown_words(self, *texts):
+    """Counts the words of texts that become [UNK], in the first examples."""
+    if not self._searches_left:
+      return
+    self._searches_left -= 1
+    basic = getattr(self.tokenizer, "basic_tokenizer", None)
+    split = str.split if basic is None else basic.tokenize
+    for text in filter(None, texts):
+      for word in split(tokenization.convert_to_unicode(text)):
+        if self._unknown in self._ids(word):
+          self.tally[_UnknownWord(word)] += 1
+
+
+def _unknown_id(tokenizer):
+  """Returns the id of unknown words, None where the vocabulary has none."""
+  pieces = getattr(tokenizer, "wordpiece_tokenizer", None)
+  token = getattr(pieces, "unk_token", "[UNK]")
+  try:
+    (number,) = tokenizer.convert_tokens_to_ids([token])
+  except KeyError:
+    return None
+  return number
+
+
+def commonest_unknown_words(tally, number=10):
+  """Returns the list of the commonest unknown words of a converter's tally.
+
+  They are those of the first examples that have one.
+  """
+  counts = collections.Counter(
+    {
+      key.word: count
+      for key, count in tally.items()
+      if isinstance(key, _UnknownWord)
+    }
+  )
+  return [word for word, _ in counts.most_common(number)]
 
 
 def padding_features(max_seq_length, target=ONE_CLASS):

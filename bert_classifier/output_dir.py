@@ -294,7 +294,7 @@ def check_settings(found, now, is_resumed=False):
   fixed = [
     name
     for name, new in now.get("model", {}).items()
-    if name not in _MODEL_SETTINGS_TO_RESUME
+    if not _may_resume(name)
     and found.settings.get("model", {}).get(name, new) != new
   ]
   if not differing or (is_resumed and not fixed):
@@ -316,6 +316,13 @@ _MODEL_SETTINGS_TO_RESUME = (
   "hidden_dropout_prob",
   "attention_probs_dropout_prob",
 )
+
+
+def _may_resume(name):
+  """Returns True for a setting of the model that --resume lets pass."""
+  # Files may change their columns.
+  is_of_table = name == "synonyms" or name.startswith("table of ")
+  return is_of_table or name in _MODEL_SETTINGS_TO_RESUME
 
 
 def _explain_fixed(fixed):

@@ -18,7 +18,12 @@ from bert_classifier import (
   model_files,
   output_dir,
 )
-from bert_classifier.catalogue import PROCESSORS, XnliProcessor
+from bert_classifier.catalogue import (
+  PROCESSORS,
+  XnliProcessor,
+  describe_examples,
+  describe_tables,
+)
 from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import FeatureCache
 from bert_classifier.options import Options
@@ -293,12 +298,17 @@ def choose_splits(options, data):
 
 
 def make_settings(options, task, model):
-  """Returns the settings that decide what is trained, by phase."""
+  """Returns the settings that decide what is trained, by phase.
+
+  Raises:
+    UserError: what is wrong with the training set.
+  """
   settings = {
     "model": {
       "task_name": task.name,
       "language": task.processor.language,
       **task.target.settings(),
+      **describe_tables(task.processor),
       **options.settings("model"),
       **model.tokenizer_settings,
       "vocabulary (SHA-256)": model.vocab_digest,
@@ -310,6 +320,11 @@ def make_settings(options, task, model):
     settings["training"] = {
       "init_checkpoint": weights,
       "training data (SHA-256)": task.data.source_digest("train"),
+      **{
+        f"training {name}": value
+        for name, value in describe_examples(task.data, "train").items()
+        if name == "examples"
+      },
       **options.settings("training"),
     }
   return settings

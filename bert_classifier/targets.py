@@ -18,8 +18,11 @@ kind of target asks an object of this interface:
                         floats where the feature is one of floats
   label_feature         name of the feature that an evaluation collects
   per_example_loss(logits, features)
+  count_classes(values) Counter of the labels of NumPy values, of the label
+                        feature or decided; empty where there are no classes
   decide(logits)        NumPy logits to what metrics hold against the labels
   outputs(logits)       the tensors of a prediction
+  predicted_label(outputs)     that of one example; None where it is no class
   prediction_header()   columns of test_predictions.tsv behind the texts
   prediction_cells(outputs)    the cells of one example in these columns
   result_cells(outputs)        the cells of one example in test_results.tsv
@@ -27,6 +30,9 @@ kind of target asks an object of this interface:
 Axis letters: B batch, L labels.
 """
 
+import collections
+
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier.errors import UserError
@@ -114,9 +120,24 @@ class OneClass:
     """Returns the id of the likeliest label <int64>[n] by logits [n, L]."""
     return logits.argmax(axis=-1)
 
+  def count_classes(self, values):
+    """Returns the Counter of the labels by their ids [n]."""
+    ids, counts = np.unique(values, return_counts=True)
+    return collections.Counter(
+      {self.labels[i]: int(count) for i, count in zip(ids, counts)}
+    )
+
   def outputs(self, logits):
     """Returns `probabilities` <float32>[B, L]."""
     return {"probabilities": tf.nn.softmax(logits)}
+
+  def predicted_label(self, outputs):
+    """Returns the likeliest label.
+
+    Args:
+      outputs: dictionary with `probabilities` <float32>[L].
+    """
+    return self.labels[outputs["probabilities"].argmax()]
 
   def prediction_header(self):
     """Returns the names of the columns of `prediction_cells`."""

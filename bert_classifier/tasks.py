@@ -68,6 +68,10 @@ class Table:
       language are skipped.
     row_id, gold: columns of a test file's own id and of the label that it gives
       away; a header need not have them.
+    ragged: whether rows may have more cells than the header, or other numbers
+      of cells than the first row, as in SNLI's files.
+    open_quotes: whether texts may begin with a quote that they never close, as
+      in MRPC's files; else a warning counts them.
   """
 
   file: str
@@ -80,6 +84,8 @@ class Table:
   language: Union[int, str, None] = None
   row_id: Union[int, str, None] = None
   gold: Union[int, str, None] = None
+  ragged: bool = False
+  open_quotes: bool = False
 
   def numbered(self, header, path):
     """Returns the table with a number for each column that is named.
@@ -89,32 +95,53 @@ class Table:
       path: the file, for the error.
 
     Raises:
-      UserError: the header lacks a name.
+      UserError: the header lacks a name, or repeats it.
     """
     numbers = {}
     for role in (*_NEEDED_COLUMNS, *_OTHER_COLUMNS):
       column = getattr(self, role)
-      if column in header:
-        numbers[role] = header.index(column)
-      elif isinstance(column, str):
-        if role in _NEEDED_COLUMNS:
-          raise errors.UserError(
-            f"{path}:1: there is no column {column!r}, which the task's Table"
-            f" names as its {role}; "
-            + (
-              f"the header has {', '.join(map(repr, header))}"
-              if header
-              else "the Table says that the file has no header"
-            )
-          )
-        numbers[role] = None
+      if not isinstance(column, str):
+        continue
+      if header.count(column) > 1:
+        raise errors.UserError(
+          f"{path}:1: the header has the column {column!r}, the task's {role},"
+          f" {header.count(column)} times; rename all but one"
+        )
+      if column not in header and role in _NEEDED_COLUMNS:
+        raise _missing_column(path, column, role, header)
+      numbers[role] = header.index(column) if column in header else None
     return dataclasses.replace(self, **numbers)
+
+  def text_columns(self):
+    """Returns the list of the columns of texts."""
+    return [c for c in (self.text_a, self.text_b) if c is not None]
 
   def columns(self):
     """Returns the list of the columns that every row must have."""
     roles = (*_NEEDED_COLUMNS, *_OTHER_COLUMNS)
     columns = (getattr(self, role) for role in roles)
     return [column for column in columns if column is not None]
+
+  def describe(self):
+    """Returns the columns that decide the examples, by role, for JSON."""
+    return {
+      role: getattr(self, role)
+      for role in ("label", "language", "text_a", "text_b")
+    }
+
+
+def _missing_column(path, column, role, header):
+  """Returns the error of a header that lacks a column."""
+  names = ", ".join(repr(name[:40]) for name in header)
+  return errors.UserError(
+    f"{path}:1: there is no column {column!r}, which the task's Table names as"
+    f" its {role}; "
+    + (
+      f"the header has {names}"
+      if header
+      else "the Table says that the file has no header"
+    )
+  )
 
 
 _NEEDED_COLUMNS = ("text_a", "text_b", "label", "guid", "language")
@@ -198,7 +225,8 @@ class TaskData:
 
   def __init__(self, processor, data_dir):
     self.processor, self._data_dir = processor, data_dir
-    self._kept, self._digests = {}, {}
+    self._kept, self._digests, self._example_digests = {}, {}, {}
+    self._checked_quotes = set()
 
   def path(self, split):
     """Returns the file of a split, or None where the task has no table."""
@@ -215,10 +243,28 @@ class TaskData:
     That is: the processor has a method of its own for it, or a table whose file
     is there.
     """
-    if self._own_method(split):
+    if self.has_own_method(split):
       return True
     path = self.path(split)
     return path is not None and tf.io.gfile.exists(path)
+
+  def has_own_method(self, split):
+    """Returns True where the processor's own method gives the examples."""
+    return self._own_method(split) is not None
+
+  def examples_digest(self, split):
+    """Returns the SHA-256 of the texts and labels of a split.
+
+    Raises:
+      UserError: as `examples`.
+    """
+    if split not in self._example_digests:
+      sha256 = hashlib.sha256()
+      for example in self.examples(split):
+        made_of = example.text_a, example.text_b, example.label
+        sha256.update(repr(made_of).encode())
+      self._example_digests[split] = sha256.hexdigest()
+    return self._example_digests[split]
 
   def source_digest(self, split):
     """Returns the SHA-256 of a split's file, or of its examples.
@@ -412,8 +458,11 @@ class TaskData:
     read_label = self._label_reader()
     table, language = file.table, self.processor.language
     text_column = table.text_a if split == "train" else None
+    text_columns = table.text_columns()
+    number = 0
     languages = collections.Counter()
     label, blank, found = None, 0, False
+    quotes = table_files.Quotes()
     for line, number, cells in file.rows:
       if table.language is not None:
         languages[cells[table.language]] += 1
@@ -428,7 +477,13 @@ class TaskData:
         blank += 1
         continue
       found = True
+      for column in text_columns:
+        if cells[column][:1] == '"':
+          quotes.add(line, cells[column])
       yield number, cells, label
+    if split not in self._checked_quotes:
+      quotes.warn(file, number + 1)
+      self._checked_quotes.add(split)
     if tally is not None and blank:
       tally["blank"] += blank
     if not found:

@@ -4,10 +4,13 @@ from conftest import read_examples, write_rows
 import pytest
 
 from bert_classifier.catalogue import (
+  PROCESSORS,
   ColaProcessor,
   MnliProcessor,
   MrpcProcessor,
   XnliProcessor,
+  describe_tables,
+  is_built_in,
 )
 from bert_classifier.errors import MissingFileError, UserError
 
@@ -105,8 +108,87 @@ def test_a_header_alone_and_a_row_unlike_its_header_are_named(tmp_path):
     read_examples(MrpcProcessor(), tmp_path)
   header = f"{MNLI}\tlabel1\tgold_label"
   write_rows(tmp_path / "train.tsv", header, [*"abcdefghij", "neutral"])
-  with pytest.raises(UserError, match=r"tsv:2: 11 columns .*header has 12"):
+  with pytest.raises(UserError, match=r"tsv:2: 11 columns .*header has 12;"):
     read_examples(MnliProcessor(), tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("processor", "split", "rows", "said"),
+  [
+    (
+      ColaProcessor(),
+      "test",
+      ["7\tD.", "8\tE."],
+      r"test\.tsv:1: there is no column 'sentence', .* header has '7', 'D\.'$",
+    ),
+    (
+      ColaProcessor(),
+      "test",
+      ["gj04\t0\t*\tC.", "gj04\t1\t\tD."],
+      r"no column 'sentence', .* header has 'gj04', '0', '\*', 'C\.'$",
+    ),
+    (
+      ColaProcessor(),
+      "test",
+      ["index\tsentence", "7\tA.\tB."],
+      r"test\.tsv:2: 3 columns .* header has 2; is there a tab in a text\?",
+    ),
+    (
+      ColaProcessor(),
+      "train",
+      ["a\t1\t\tA.", "b\t0\t\tB.\tC."],
+      r"train\.tsv:2: 5 columns .* first row has 4; is there a tab",
+    ),
+    (
+      ColaProcessor(),
+      "train",
+      ["a\t1\t\tA.\tB.", "b\t0\t\tC."],
+      r"train\.tsv:2: 4 columns .* but the first row has 5; the row",
+    ),
+    (
+      MrpcProcessor(),
+      "dev",
+      [*PAIRS, "1\t5\t6\tA.\ta.\tB."],
+      r"dev\.tsv:2: 6 columns .* but the header has 5; is there a tab",
+    ),
+    (
+      MrpcProcessor(),
+      "test",
+      ["Quality\tQuality\t#2 ID\t#1 String\t#2 String", "1\t5\t6\tA.\tB."],
+      r"test\.tsv:1: the header has the column 'Quality', .* gold, 2 times",
+    ),
+    (
+      MrpcProcessor(),
+      "train",
+      ["Quality\t#1 ID\t#1 ID\t#1 String\t#1 String", "1\t5\t6\tA.\tB."],
+      r"train\.tsv:1: the header has the column '#1 String', .* text_a, 2",
+    ),
+  ],
+)
+def test_a_file_unlike_its_task_is_told(tmp_path, processor, split, rows, said):
+  write_rows(tmp_path / f"{split}.tsv", *rows)
+  with pytest.raises(UserError, match=said):
+    read_examples(processor, tmp_path, split)
+
+
+def test_only_a_task_that_nobody_changed_is_built_in():
+  class Mine(MrpcProcessor):
+    pass
+
+  changed = MrpcProcessor()
+  changed.tables = {"train": MrpcProcessor.tables["dev"]}
+  assert all(map(is_built_in, [kind() for kind in PROCESSORS.values()]))
+  assert not is_built_in(changed) and not is_built_in(Mine())
+  assert describe_tables(MrpcProcessor()) == {}
+  assert describe_tables(changed) == {
+    "table of train": {
+      "text_a": "#1 String",
+      "text_b": "#2 String",
+      "label": "Quality",
+      "language": None,
+    },
+    "synonyms": {},
+  }
 
 
 def test_a_missing_file_is_named(tmp_path):

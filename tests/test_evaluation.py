@@ -134,6 +134,51 @@ def test_loss_is_the_mean_of_means_of_eight_examples(computed):
   assert set(results) == {"eval_accuracy", "eval_loss", "loss"}
 
 
+def judge(labels, decided):
+  """Lets a collector log what it says of labels and decisions."""
+  collector = evaluation.Collector(targets.OneClass(("no", "yes")))
+  logits = np.eye(2, dtype=np.float32)[decided]
+  collector.add(np.ones(len(labels)), logits, np.array(labels), np.ones(50))
+  collector.end(None)
+
+
+def test_the_accuracy_is_logged_beside_the_share_of_the_majority(info):
+  judge([0] * 20 + [1] * 30, [0] * 15 + [1] * 35)
+  assert info.messages == [
+    "accuracy 0.9000 of 50 examples; to predict 'yes' for all of them gives"
+    " 0.6000"
+  ]
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_predictions_of_nearly_one_class_are_warned_of(info, others):
+  judge([0, 1] * 25, [1] * (50 - others) + [0] * others)
+  warned = [r.getMessage() for r in info.records if r.levelname == "WARNING"]
+  assert len(warned) == 1
+  assert warned[0].startswith(f"{50 - others} of 50 predictions are 'yes': ")
+
+
+@pytest.mark.parametrize(
+  ("labels", "decided"),
+  [([0, 1] * 25, [1] * 48 + [0] * 2), ([1] * 50, [1] * 50)],
+  ids=["two of another class", "labels of one class"],
+)
+def test_ordinary_predictions_are_not_warned_of(info, labels, decided):
+  judge(labels, decided)
+  assert [r.levelname for r in info.records] == ["INFO"]
+
+
+def test_written_predictions_of_one_class_are_warned_of(tmp_path, info):
+  outputs = [{"probabilities": np.float32([0.4, 0.6])}] * 30
+  examples = [InputExample(f"test-{n}", "t") for n in range(30)]
+  target = targets.OneClass(("no", "yes"))
+  evaluation.write_predictions(
+    str(tmp_path), "test", iter(examples), outputs, target
+  )
+  (said,) = info.messages
+  assert said.startswith("30 of 30 predictions are 'yes': ")
+
+
 def test_a_collector_begins_anew_with_each_session():
   collector = evaluation.Collector(TARGET)
   for _ in range(2):

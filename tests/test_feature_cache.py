@@ -1,5 +1,6 @@
 """The cache of features: what is reused, and what is made anew and why."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -13,7 +14,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import conversion, feature_cache, features, files
 from bert_classifier.catalogue import PROCESSORS, MrpcProcessor
 from bert_classifier.errors import UserError
-from bert_classifier.tasks import DataProcessor, InputExample
+from bert_classifier.tasks import DataProcessor, InputExample, Table
 
 SPLITS = [("train", "train"), ("dev", "eval"), ("test", "predict")]
 PREVIOUS = Path(__file__).parent / "previous" / "features"
@@ -82,8 +83,11 @@ class ThreeLabels(MrpcProcessor):
   [
     (dict(vocabulary="w"), "vocabulary"),
     (dict(do_lower_case=False), "do_lower_case"),
-    (dict(processor=ThreeLabels()), "labels"),
-    (dict(processor=ThreeLabels(), vocabulary="w"), "labels, vocabulary"),
+    (dict(processor=ThreeLabels()), "examples, labels, synonyms, table"),
+    (
+      dict(processor=ThreeLabels(), vocabulary="w"),
+      "examples, labels, synonyms, table, vocabulary",
+    ),
   ],
 )
 def test_a_changed_input_makes_a_new_file_and_is_named(
@@ -172,14 +176,21 @@ def test_a_cache_of_the_version_before_is_reused(
 
 
 def test_records_are_those_of_the_version_before_to_the_byte(
-  cache, golden_task
+  cache, golden_task, tokenizer
 ):
   (before,) = PREVIOUS.glob("*.tf_record")
   digest = files.hash_file(f"{golden_task}/vocab.txt")
   path = Path(cache(vocabulary=digest).features("dev").path)
   assert path.read_bytes() == before.read_bytes()
-  manifest = path.with_suffix(".json").read_text()
-  assert manifest == before.with_suffix(".json").read_text()
+  manifest = json.loads(path.with_suffix(".json").read_text())
+  # That the version before did not count.
+  (unknown,) = tokenizer.convert_tokens_to_ids(["[UNK]"])
+  ids = [
+    record["input_ids"].count(unknown) for record in read_records(str(path))
+  ]
+  assert manifest.pop("unknown") == sum(ids) == 3
+  assert len(manifest.pop("unknown_words")) in (1, 2, 3)
+  assert manifest == json.loads(before.with_suffix(".json").read_text())
 
 
 class Own(DataProcessor):
@@ -194,10 +205,14 @@ class Own(DataProcessor):
 
 
 # Names that the version before gave to the features of these files.
-MNLI = ["\t".join("abcdefghijkl"), "\t".join("3bcdefghABk") + "\tneutral"]
+MNLI_HEADER = (
+  "index\tpromptID\tpairID\tgenre\ts1\ts2\ts3\ts4\tsentence1\tsentence2"
+  "\tlabel1\tgold_label"
+)
+MNLI = [MNLI_HEADER, "\t".join("3bcdefghABk") + "\tneutral"]
 FINGERPRINTS = {
   "cola": ("train.tsv", ["a\t1\t\tp"], "ec7f1f794f0a"),
-  "mnli": ("train.tsv", MNLI, "24288b28f950"),
+  "mnli": ("train.tsv", MNLI, "62d571cc2ac6"),
   "mrpc": (
     "train.tsv",
     ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", "1\t5\t6\tA.\tB."],
@@ -321,6 +336,79 @@ def test_texts_of_an_unseeded_shuffle_are_in_the_order_of_the_records(
     assert [example.as_dict() for example in converted] == records
 
 
+class Answers(DataProcessor):
+  labels = ("0", "1")
+  tables = {"train": Table("train.tsv", header=True, text_a="a", label="y")}
+
+
+def change(**columns):
+  """Returns the task with other columns in its table."""
+  processor = Answers()
+  table = dataclasses.replace(Answers.tables["train"], **columns)
+  processor.tables = {"train": table}
+  return processor
+
+
+def reworded():
+  processor = Answers()
+  processor.synonyms = {"1": "0"}
+  return processor
+
+
+CHANGED_TASKS = {
+  "text_a": (lambda: change(text_a="b"), "examples, table"),
+  "text_b": (lambda: change(text_b="b"), "examples, table"),
+  "label": (lambda: change(label="z"), "examples, table"),
+  "synonyms": (reworded, "examples, synonyms"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED_TASKS)
+def test_an_own_task_that_changed_is_converted_anew(
+  cache, tmp_path, info, what
+):
+  folder = tmp_path / "data"
+  write_rows(folder / "train.tsv", "a\tb\ty\tz", "p\tx\t1\t0")
+  make, differing = CHANGED_TASKS[what]
+  old = cache(Answers(), folder=folder).features("train")
+  assert cache(Answers(), folder=folder).lookup("train") == old
+  new = cache(make(), folder=folder).features("train")
+  assert read_records(new.path) != read_records(old.path)
+  assert f"for these differ: {differing}" in info.text
+
+
+def test_what_a_task_makes_of_its_file_is_in_the_fingerprint(cache, tmp_path):
+  class Filtered(Answers):
+    def get_train_examples(self, data_dir):
+      return super().get_train_examples(data_dir)[1:]
+
+  folder = tmp_path / "data"
+  write_rows(folder / "train.tsv", "a\ty", "p\t1", "x\t0")
+  assert cache(Answers(), folder=folder).features("train").records == 2
+  assert cache(Filtered(), folder=folder).features("train").records == 1
+
+
+def test_unknown_words_are_counted_warned_of_and_kept(cache, tmp_path, info):
+  folder = tmp_path / "data"
+  write_rows(folder / "train.tsv", "a\ty", "p 天 天\t1", "p 地 x\t0")
+  one = cache(Answers(), folder=folder).features("train")
+  manifest = json.loads(Path(one.path).with_suffix(".json").read_text())
+  assert manifest["unknown"] == 3 and manifest["tokens"] == 10
+  assert manifest["unknown_words"] == ["天", "地"]
+  said = "train: 30.0% of the 10 tokens are [UNK]: "
+  assert cache(Answers(), folder=folder).lookup("train") == one
+  warned = [r for r in info.records if r.getMessage().startswith(said)]
+  assert [r.levelname for r in warned] == ["WARNING", "WARNING"]
+  assert "Commonest among them: 天 地. " in warned[0].getMessage()
+
+
+def test_a_vocabulary_that_fits_is_said_without_a_warning(cache, info):
+  cache().features("dev")
+  said = "dev: 0.60% of the 497 tokens are [UNK]"
+  (found,) = [r for r in info.records if r.getMessage() == said]
+  assert found.levelname == "INFO"
+
+
 class Number:
   """A target that this project does not have: what of it a cache needs."""
 
@@ -345,7 +433,11 @@ class Numbers(MrpcProcessor):
 def test_a_target_of_floats_is_cached_under_a_name_of_its_own(
   cache, golden_task, tmp_path
 ):
-  rows = [["Quality", *"bcde"], ["1.25", *"xyAB"], ["-3", *"xyCD"]]
+  rows = [
+    ["Quality", "b", "c", "#1 String", "#2 String"],
+    ["1.25", *"xyAB"],
+    ["-3", *"xyCD"],
+  ]
   write_rows(tmp_path / "data" / "train.tsv", *rows)
   path = cache(Numbers(), folder=tmp_path / "data").features("train").path
   assert [record["number"] for record in read_records(path)] == [[1.25], [-3.0]]

@@ -1,5 +1,6 @@
 """output_dir.py: names, state, manifest, lock, folders of older versions."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -10,7 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, options, output_dir
+from bert_classifier import catalogue, checkpoints, options, output_dir
+from bert_classifier.catalogue import MrpcProcessor
 from bert_classifier.errors import UserError
 from bert_classifier.output_dir import (
   OutputDir,
@@ -306,3 +308,33 @@ def test_other_settings_than_the_version_before_recorded_are_refused(
   outcome = classify("--do_train", output_dir=previous, **ALONE, **other)
   assert outcome.status == 1
   assert "learning_rate was 0.001 and is 0.0001" in outcome.log
+
+
+class Sides(MrpcProcessor):
+  """MRPC's files, of which a folder is trained on the pairs."""
+
+
+class Swapped(MrpcProcessor):
+  tables = {
+    split: dataclasses.replace(table, text_a="#2 String", text_b="#1 String")
+    for split, table in MrpcProcessor.tables.items()
+  }
+
+
+def test_other_columns_than_those_trained_on_are_refused_or_resumed(
+  classify, small_model, tmp_path, monkeypatch
+):
+  monkeypatch.setitem(catalogue.PROCESSORS, "sides", Sides)
+  flags = dict(small_model, task_name="sides", output_dir=tmp_path / "out")
+  flags |= dict(num_train_epochs=1, cache_dir=tmp_path)
+  assert classify("--do_train", **flags).status == 0
+  settings = output_dir.inspect(str(tmp_path / "out")).settings
+  assert settings["model"]["table of dev"]["text_a"] == "#1 String"
+  assert len(settings["training"]["training examples"]) == 64
+  assert classify("--do_eval", **flags).status == 0
+  monkeypatch.setitem(catalogue.PROCESSORS, "sides", Swapped)
+  refused = classify("--do_eval", **flags)
+  assert (
+    refused.status == 1 and "table of dev was {'label': 'Qual" in refused.log
+  )
+  assert classify("--do_eval", "--resume", **flags).status == 0

@@ -110,6 +110,44 @@ def test_a_name_that_is_not_in_the_header_is_told(tmp_path):
     read_examples(Named(), tmp_path, "dev")
 
 
+@pytest.mark.parametrize("header", [True, False])
+def test_a_table_may_say_that_its_rows_are_ragged(tmp_path, header):
+  class Ragged(DataProcessor):
+    labels = ("0", "1")
+    tables = {"train": Table("train.tsv", header, 0, label=1, ragged=True)}
+
+  write_rows(tmp_path / "train.tsv", "a\t1", "b\t0\tmore", "c\t1")
+  found = [e.text_a for e in read_examples(Ragged(), tmp_path)]
+  assert found == ["a", "b", "c"][header:]
+
+
+def test_texts_whose_quote_never_closes_are_warned_of_once(tmp_path, info):
+  rows = ["a\t1\t\tx", 'b\t0\t\t"begun', 'c\t0\t\tended"', 'd\t1\t\t"so"'] * 2
+  write_rows(tmp_path / "train.tsv", *rows, *["e\t1\t\tplain"] * 40)
+  data = TaskData(ColaProcessor(), str(tmp_path))
+  assert data.count("train") == len(list(data.examples("train"))) == 48
+  (said,) = info.messages
+  assert said.startswith(
+    f"{tmp_path}/train.tsv:2: here and in 1 other texts: they begin with a"
+    " quote that never closes. "
+  )
+
+
+def test_texts_in_quotes_are_warned_of_where_they_are_many(tmp_path, info):
+  rows = ['a\t1\t\t"x ""y"""', "b\t0\t\tz"]
+  write_rows(tmp_path / "train.tsv", *rows)
+  assert TaskData(ColaProcessor(), str(tmp_path)).count("train") == 2
+  (said,) = info.messages
+  assert "train.tsv:1: here and in 0 other texts: they are in quotes. " in said
+
+
+def test_a_table_may_say_that_texts_begin_with_quotes(tmp_path, info):
+  header = "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"
+  write_rows(tmp_path / "train.tsv", header, '1\t5\t6\t"A.\t"B.')
+  assert TaskData(MrpcProcessor(), str(tmp_path)).count("train") == 1
+  assert info.messages == []
+
+
 class FromEnd(DataProcessor):
   labels = ("0", "1")
   tables = {

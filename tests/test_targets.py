@@ -1,5 +1,7 @@
 """Targets: one class of L, and a kind that only this test knows."""
 
+import collections
+
 from conftest import read_results, read_table
 import numpy as np
 import pytest
@@ -19,6 +21,14 @@ def test_one_class_is_encoded_by_its_place():
   assert target.encode(None) == 0
   with pytest.raises(ValueError, match="'maybe' is not one of no, yes, perh"):
     target.encode("maybe")
+
+
+def test_classes_are_counted_by_their_names():
+  target = targets.OneClass(LABELS)
+  counts = target.count_classes(np.array([2, 0, 2, 2]))
+  assert counts == {"no": 1, "perhaps": 3}
+  probabilities = np.float32([0.1, 0.7, 0.2])
+  assert target.predicted_label({"probabilities": probabilities}) == "yes"
 
 
 @pytest.mark.parametrize(
@@ -78,6 +88,12 @@ class Number:
 
   def decide(self, logits):
     return logits[:, 0]
+
+  def count_classes(self, values):
+    return collections.Counter()
+
+  def predicted_label(self, outputs):
+    return None
 
   def outputs(self, logits):
     return {"values": logits[:, 0]}
