@@ -20,6 +20,7 @@ import sys
 import tempfile
 
 from absl import app, flags
+import speed
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = flags.FLAGS
@@ -65,38 +66,14 @@ def prepare(task, folder):
   return json.loads(done.stdout.splitlines()[-1])
 
 
-class Side:
-  """A checkout's process that computes a turn's steps when it is told to."""
-
-  def __init__(self, root, job):
-    self._process = subprocess.Popen(
-      [sys.executable, "benchmarks/speed.py", "--side", "ours"],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      cwd=root,
-    )
-    self._say(job)
-
-  def turn(self):
-    """Returns seconds, processor time and peak memory of a turn."""
-    self._say("turn")
-    line = self._process.stdout.readline()
-    if not line:
-      sys.exit("a side ended before its time; its last words are above")
-    return json.loads(line)
-
-  def stop(self):
-    self._process.stdin.close()
-    self._process.wait()
-
-  def _say(self, words):
-    print(json.dumps(words), file=self._process.stdin, flush=True)
-
-
 def compare(job):
   """Returns the turns of both sides: {"before": [...], "now": [...]}."""
-  sides = {"before": Side(FLAGS.before, job), "now": Side(ROOT, job)}
+  sides = {
+    name: speed.Side(
+      "ours", job, sys.executable, Path(root, "benchmarks", "speed.py")
+    )
+    for name, root in (("before", FLAGS.before), ("now", ROOT))
+  }
   turns = {name: [] for name in sides}
   for number in range(FLAGS.rounds):
     for name in list(sides)[:: -1 if number % 2 else 1]:

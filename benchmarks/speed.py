@@ -240,9 +240,9 @@ def operations(job, tokens, last_layer="whole"):
 class Side:
   """A process that computes a turn's steps when it is told to."""
 
-  def __init__(self, name, job, python):
+  def __init__(self, name, job, python, script=__file__):
     self._process = subprocess.Popen(
-      [python, __file__, "--side", name],
+      [python, script, "--side", name],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       text=True,
