@@ -220,12 +220,8 @@ class Converter:
 def _unknown_id(tokenizer):
   """Returns the id of unknown words, None where the vocabulary has none."""
   pieces = getattr(tokenizer, "wordpiece_tokenizer", None)
-  token = getattr(pieces, "unk_token", "[UNK]")
-  try:
-    (number,) = tokenizer.convert_tokens_to_ids([token])
-  except KeyError:
-    return None
-  return number
+  vocab = getattr(tokenizer, "vocab", {})
+  return vocab.get(getattr(pieces, "unk_token", tokenization.UNKNOWN))
 
 
 def commonest_unknown_words(tally, number=10):
