@@ -1,5 +1,7 @@
 """The tasks that there are: files, columns and labels of each."""
 
+import functools
+
 from bert_classifier.tasks import DataProcessor, Table
 
 
@@ -15,15 +17,9 @@ class ColaProcessor(DataProcessor):
   }
 
 
-def _mrpc(file, **columns):
-  return Table(
-    file,
-    header=True,
-    text_a="#1 String",
-    text_b="#2 String",
-    open_quotes=True,
-    **columns,
-  )
+# Tables of pairs, in whose texts a quote may stay open.
+_pairs = functools.partial(Table, header=True, open_quotes=True)
+_mrpc = functools.partial(_pairs, text_a="#1 String", text_b="#2 String")
 
 
 class MrpcProcessor(DataProcessor):
@@ -38,15 +34,7 @@ class MrpcProcessor(DataProcessor):
   }
 
 
-def _sentences(file, **columns):
-  return Table(
-    file,
-    header=True,
-    text_a="sentence1",
-    text_b="sentence2",
-    open_quotes=True,
-    **columns,
-  )
+_sentences = functools.partial(_pairs, text_a="sentence1", text_b="sentence2")
 
 
 def _mnli(file, name=None, label="gold_label"):
