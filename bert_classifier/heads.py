@@ -9,7 +9,7 @@ import os
 import re
 from typing import NamedTuple, Optional
 
-from bert_classifier import checkpoints, files, hugging_face, output_dir
+from bert_classifier import coverage, files, hugging_face, output_dir
 from bert_classifier.errors import UserError
 
 # Names that Hugging Face's library makes up where nobody gave any.
@@ -73,7 +73,7 @@ def compare_head(checkpoint, manifest, task):
   Raises:
     UserError: the labels in a Hugging Face configuration cannot be read.
   """
-  if not any(name in checkpoint.shapes for name in checkpoints.HEAD):
+  if not any(name in checkpoint.shapes for name in coverage.HEAD):
     return Comparison()
   if manifest:
     return _compare_with_manifest(checkpoint, manifest, task)

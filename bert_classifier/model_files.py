@@ -19,6 +19,7 @@ from bert_classifier import (
   hugging_face,
   output_dir,
 )
+from bert_classifier.coverage import Coverage, compute_shapes
 from bert_classifier.errors import UserError
 import modeling
 import tokenization
@@ -52,13 +53,13 @@ class Weights(NamedTuple):
   """The weights to compute with.
 
   Attributes:
-    coverage: `checkpoints.Coverage` of init_checkpoint, or None where it is not
+    coverage: `coverage.Coverage` of init_checkpoint, or None where it is not
       used.
     checkpoint: path of the checkpoint in output_dir to evaluate and to predict
       with, or None for the newest.
   """
 
-  coverage: Optional[checkpoints.Coverage]
+  coverage: Optional[Coverage]
   checkpoint: Optional[str]
 
   @property
@@ -121,7 +122,7 @@ def open_model(options, folder, task, *, given=frozenset(), trained=None):
     tokenizer,
     settings,
     weights,
-    checkpoints.compute_shapes(config, task.target.width),
+    compute_shapes(config, task.target.width),
     heads.compare_head(weights, manifest, task) if weights else None,
   )
 

@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import checkpoints
+from bert_classifier.coverage import HEAD, compute_shapes
 from bert_classifier.errors import MissingFileError, UserError
 
 pytestmark = pytest.mark.quick
@@ -32,7 +33,7 @@ def a_config(**changes):
 
 
 def coverage_of(path, num_labels=3, **changes):
-  variables = checkpoints.compute_shapes(a_config(**changes), num_labels)
+  variables = compute_shapes(a_config(**changes), num_labels)
   return checkpoints.open_checkpoint(path).compare_with(variables)
 
 
@@ -82,7 +83,7 @@ def test_a_head_of_another_shape_needs_reinit_head(folder):
   with pytest.raises(UserError, match=r"\[3, 48\].*\[2, 48\].*--reinit_head"):
     coverage.accept()
   accepted = coverage.accept(reinit_head=True)
-  assert len(accepted.loaded) == 55 and accepted.fresh == checkpoints.HEAD
+  assert len(accepted.loaded) == 55 and accepted.fresh == HEAD
   assert accepted.describe()[1] == (
     "start fresh: output_weights, output_bias (left out)"
   )
@@ -90,7 +91,7 @@ def test_a_head_of_another_shape_needs_reinit_head(folder):
 
 def test_reinit_head_leaves_out_a_head_that_would_fit_too(folder):
   accepted = coverage_of(folder).accept(reinit_head=True)
-  assert accepted.left_out == checkpoints.HEAD
+  assert accepted.left_out == HEAD
   with pytest.raises(UserError, match="random numbers in output_weights"):
     coverage_of(folder).accept(reinit_head=True, trained_needed=True)
 
@@ -125,13 +126,13 @@ def test_partial_init_lets_another_vocabulary_pass(folder):
 
 
 def test_a_pretrained_encoder_may_be_trained_but_not_evaluated(tmp_path):
-  variables = checkpoints.compute_shapes(a_config(), num_labels=2)
+  variables = compute_shapes(a_config(), num_labels=2)
   weights = {n: np.zeros(s, np.float32) for n, s in variables.items()}
-  for name in checkpoints.HEAD:
+  for name in HEAD:
     del weights[name]
   write_checkpoint(tmp_path / "a", weights)
   coverage = coverage_of(tmp_path / "a", num_labels=2)
-  assert coverage.accept() is coverage and coverage.missing == checkpoints.HEAD
+  assert coverage.accept() is coverage and coverage.missing == HEAD
   with pytest.raises(UserError, match="random numbers in.*--do_train"):
     coverage.accept(trained_needed=True)
 
@@ -155,7 +156,7 @@ def test_a_checkpoint_of_output_dir_must_be_of_the_task(folder):
 
 
 def test_a_hole_in_the_encoder_needs_partial_init(tmp_path):
-  variables = checkpoints.compute_shapes(a_config(), num_labels=3)
+  variables = compute_shapes(a_config(), num_labels=3)
   weights = {n: np.zeros(s, np.float32) for n, s in variables.items()}
   del weights["bert/pooler/dense/bias"]
   write_checkpoint(tmp_path / "a", weights)
@@ -176,7 +177,7 @@ def test_a_checkpoint_of_another_model_is_refused_whatever_the_flags(tmp_path):
 
 
 def test_slots_and_foreign_scopes_are_reported_in_one_short_line(tmp_path):
-  variables = checkpoints.compute_shapes(a_config(), num_labels=3)
+  variables = compute_shapes(a_config(), num_labels=3)
   weights = {n: np.zeros(s, np.float32) for n, s in variables.items()}
   slots = {f"{n}/adam_{s}": w for n, w in weights.items() for s in "mv"}
   others = {f"cls/{letter}": np.zeros(1) for letter in "abcdefg"}

@@ -15,6 +15,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import checkpoints, hugging_face
+from bert_classifier.coverage import compute_shapes
 from bert_classifier.errors import MissingFileError, UserError
 import modeling
 
@@ -53,7 +54,7 @@ def test_a_classifier_of_hugging_face_is_covered_whole(tmp_path, tiny):
   assert checkpoint.kind == "huggingface"
   assert checkpoint.config_file == str(tmp_path / "config.json")
   config = json.loads(str(arrays["tiny/config"]))
-  variables = checkpoints.compute_shapes(types.SimpleNamespace(**config), 3)
+  variables = compute_shapes(types.SimpleNamespace(**config), 3)
   coverage = checkpoint.compare_with(variables).accept(trained_needed=True)
   assert len(coverage.loaded) == len(tiny) and not coverage.unused
 
