@@ -150,11 +150,6 @@ class _RememberedIds:
         for token, number in self.vocab.items()
         if len(token) <= self.longest_word
       }
-    self.continuing = {
-      token[2:]: number
-      for token, number in self.vocab.items()
-      if token[:2] == "##"
-    }
     self.of_chunk = Memory(self._chunk, self.MAX_ENTRIES, self.LONGEST_CHUNK)
     self.of_word = Memory(self._word, self.MAX_ENTRIES, self.LONGEST_CHUNK)
     self.of_lone = Memory(self._lone, self.MAX_ENTRIES)
@@ -233,13 +228,13 @@ class _RememberedIds:
     """Returns the ids of the pieces that `WordpieceTokenizer` finds."""
     if len(word) > self.longest_word:
       return self.unknown
-    numbers, tokens, start = [], self.vocab, 0
-    while start < len(word):
-      end = min(start + self.longest_token, len(word))
-      while (number := tokens.get(word[start:end])) is None:
+    numbers, rest, done = [], word, 0  # characters of rest before the piece
+    while len(rest) > done:
+      end = min(len(rest), self.longest_token)
+      while (number := self.vocab.get(rest[:end])) is None:
         end -= 1
-        if end == start:
+        if end <= done:
           return self.unknown
       numbers.append(number)
-      tokens, start = self.continuing, end
+      rest, done = "##" + rest[end:], 2
     return tuple(numbers)

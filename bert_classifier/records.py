@@ -119,8 +119,10 @@ def _varint(number):
   >>> _varint(5), _varint(300)
   (b'\\x05', b'\\xac\\x02')
   """
-  number = int(number) & (1 << 64) - 1  # a negative one counts from 2**64
-  groups = bytearray()
+  number = int(number)
+  if number < 0:  # counts from 2**64
+    number += 1 << 64
+  groups = []
   while number > 127:
     groups.append(number & 127 | 128)
     number >>= 7

@@ -458,7 +458,8 @@ class TaskData:
     read_label = self._label_reader()
     table, language = file.table, self.processor.language
     text_column = table.text_a if split == "train" else None
-    text_columns = table.text_columns()
+    is_checked = split in self._checked_quotes  # by a reading before
+    text_columns = [] if is_checked else table.text_columns()
     number = 0
     languages = collections.Counter()
     label, blank, found = None, 0, False
@@ -481,7 +482,7 @@ class TaskData:
         if cells[column][:1] == '"':
           quotes.add(line, cells[column])
       yield number, cells, label
-    if split not in self._checked_quotes:
+    if not is_checked:
       quotes.warn(file, number + 1)
       self._checked_quotes.add(split)
     if tally is not None and blank:
