@@ -15,7 +15,13 @@ from typing import NamedTuple, Optional
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, errors, files, hugging_face
+from bert_classifier import (
+  checkpoints,
+  errors,
+  files,
+  hugging_face,
+  plain_texts,
+)
 
 try:
   import fcntl
@@ -277,6 +283,8 @@ class Difference(NamedTuple):
 
 def _shorten(value):
   """Returns a value as an error shows it; a digest by its beginning."""
+  if isinstance(value, list):
+    return f"[{plain_texts.show_labels(value)}]"
   text = repr(value)
   return re.sub(r"^'([0-9a-f]{12})[0-9a-f]{52}'$", r"'\1...'", text)
 
