@@ -512,6 +512,10 @@ def predict(estimator, run, splits):
   Returns:
     For each split the paths written.
   """
+  for split in splits:
+    evaluation.announce_replacement(
+      output_dir.prediction_paths(run.options.run.output_dir, split)
+    )
   logging.info(
     "predicting the %d examples of %s on %s",
     run.count(*splits),
@@ -552,10 +556,13 @@ def predict(estimator, run, splits):
 
 def explain_not_training(run):
   """Returns why nothing is trained, and what can be done about it."""
+  epochs = preparation.find_epochs_needed(
+    run.options.training, run.schedule.examples, run.found.step
+  )
   return (
     f"NOT TRAINING: {run.options.run.output_dir} holds a checkpoint of step"
     f" {run.found.step}, and {run.schedule.steps} steps are asked for. Give"
-    " another --output_dir, more --num_train_epochs to go on, or"
+    f" another --output_dir, --num_train_epochs={epochs} or more to go on, or"
     " --overwrite_output_dir to train from the start"
   )
 

@@ -14,6 +14,7 @@ scaffold_fn read. What it covers is decided before a weight is read:
 """
 
 import dataclasses
+import hashlib
 import os
 import re
 from typing import Optional
@@ -21,7 +22,7 @@ from typing import Optional
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, hugging_face
+from bert_classifier import errors, files, hugging_face
 from bert_classifier.coverage import HEAD, Coverage, shorten_names
 import modeling
 
@@ -70,6 +71,18 @@ class Checkpoint:
     for name in sources.keys() & HEAD:
       sources[name] = sources[name]._replace(order=order)
     return dataclasses.replace(self, _sources=sources)
+
+  def hash(self):
+    """Returns a SHA-256 that other weights do not have, wherever these are.
+
+    Of a TensorFlow checkpoint that of its index, which has a checksum of each
+    tensor; of safetensors that of the files' own digests.
+    """
+    if self.kind == "tensorflow":
+      return files.hash_file(f"{self.path}.index")
+    shards = sorted({source.path for source in self._sources.values()})
+    digests = "".join(map(files.hash_file, shards))
+    return hashlib.sha256(digests.encode()).hexdigest()
 
   def convert_to_tensorflow(self, prefix):
     """Returns the prefix of a TensorFlow checkpoint with these weights.

@@ -8,6 +8,7 @@ exporters.
 
 import collections
 import contextlib
+import datetime
 from typing import NamedTuple
 
 from absl import logging
@@ -343,7 +344,8 @@ def write_predictions(folder, split, examples, outputs, target):
   Raises:
     TextsGoneError: the texts cannot be read again.
   """
-  results_path, predictions_path = output_dir.prediction_paths(folder, split)
+  paths = output_dir.prediction_paths(folder, split)
+  results_path, predictions_path = paths
   predicted = collections.Counter()
   with _open_table(results_path) as write_result:
 
@@ -369,7 +371,21 @@ def write_predictions(folder, split, examples, outputs, target):
     if tf.io.gfile.exists(predictions_path):
       tf.io.gfile.remove(predictions_path)
     raise gone
-  return results_path, predictions_path
+  return paths
+
+
+def announce_replacement(paths):
+  """Warns that files of an earlier command will be replaced.
+
+  Args:
+    paths: of files that may be there.
+  """
+  for path in filter(tf.io.gfile.exists, paths):
+    written = tf.io.gfile.stat(path).mtime_nsec / 1e9
+    when = datetime.datetime.fromtimestamp(written).isoformat(" ", "seconds")
+    logging.warning(
+      "%s of an earlier command, written at %s, will be replaced", path, when
+    )
 
 
 def _guard(examples):

@@ -383,8 +383,11 @@ def choose_trained(run, model, found):
   if named.compare_with(model.variables).fresh:
     return newest
   path = files.resolve_path(named.path)
-  began_with = found.settings.get("training", {}).get("init_checkpoint")
-  if path in (began_with, files.resolve_path(newest.path)):
+  training = found.settings.get("training", {})
+  if path == training.get(output_dir.WEIGHTS) or named.hash() in (
+    newest.hash(),
+    training.get(output_dir.WEIGHTS_DIGEST),
+  ):
     return newest
   folder = files.resolve_path(found.path)
   if named.kind == "tensorflow" and os.path.dirname(path) == folder:

@@ -47,7 +47,15 @@ class Range(NamedTuple):
     return f"from {self.low} to {self.high}"
 
 
-def flag(default, text, allowed=None, *, is_path=False, setting=None):
+def flag(
+  default,
+  text,
+  allowed=None,
+  *,
+  is_path=False,
+  setting=None,
+  recorded_as=None,
+):
   """Returns the dataclass field of a flag.
 
   Args:
@@ -57,10 +65,13 @@ def flag(default, text, allowed=None, *, is_path=False, setting=None):
     is_path: whether `~` at its beginning stands for the home folder.
     setting: the phase, "model" or "training", whose results it decides: it is
       recorded in the run manifest, and a later command must agree with it.
+    recorded_as: (phase, name) under which the manifest has it where the program
+      works out what is recorded; see `Options.fill_in`.
   """
   if allowed is not None:
     text = f"{text} {str(allowed).capitalize()}."
   metadata = dict(help=text, allowed=allowed, is_path=is_path, setting=setting)
+  metadata["recorded_as"] = recorded_as
   return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -71,11 +82,19 @@ class DataOptions:
   task_name: Optional[str] = flag(
     None,
     "Task, in any case: a built-in one (docs/data.md) or one of your own.",
+    recorded_as=("model", "task_name"),
   )
   data_dir: Optional[str] = flag(
-    None, "Folder of the task's files.", is_path=True
+    None,
+    "Folder of the task's files.",
+    is_path=True,
+    recorded_as=("paths", "data_dir"),
   )
-  xnli_language: str = flag("zh", "Language of the XNLI examples, two letters.")
+  xnli_language: str = flag(
+    "zh",
+    "Language of the XNLI examples, two letters.",
+    recorded_as=("model", "language"),
+  )
   cache_dir: Optional[str] = flag(
     None,
     "Folder of the converted features (TFRecord). Default: data_dir, or"
@@ -267,6 +286,39 @@ class Options(NamedTuple):
       if field.metadata["setting"] == phase
     }
 
+  def fill_in(self, recorded, phases):
+    """Returns the options, those not given as a trained folder has them.
+
+    What is filled in counts as given. What the folder does not say, or says in
+    another type, keeps its default.
+
+    Args:
+      recorded: dictionary by phase, as the run manifest has it.
+      phases: those of it to take values from.
+
+    Returns:
+      `Options`, and {name: value} of what is not the default now.
+    """
+    values, found = self.given_values(), {}
+    for field in all_flags():
+      phase, name = recorded_place(field)
+      value = recorded.get(phase, {}).get(name) if phase in phases else None
+      kind = kind_of(field)
+      if field.name in values or type(value) is not kind:
+        continue
+      values[field.name] = value
+      if value != field.default:
+        found[field.name] = value
+    return make_options(**values), found
+
+  def given_values(self):
+    """Returns {name: value} of the flags that were given."""
+    return {
+      name: getattr(group, name)
+      for group in self[: len(GROUPS)]
+      for name in self.given.intersection(vars(group))
+    }
+
 
 GROUPS = (
   DataOptions,
@@ -281,6 +333,12 @@ GROUPS = (
 def all_flags():
   """Returns the fields of all groups."""
   return [field for group in GROUPS for field in dataclasses.fields(group)]
+
+
+def recorded_place(field):
+  """Returns the phase and the name under which the manifest has a flag."""
+  place = field.metadata["recorded_as"]
+  return place or (field.metadata["setting"], field.name)
 
 
 def make_options(**values):

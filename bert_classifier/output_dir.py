@@ -15,7 +15,13 @@ from typing import NamedTuple, Optional
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, errors, files, hugging_face
+from bert_classifier import (
+  checkpoints,
+  errors,
+  files,
+  hugging_face,
+  plain_texts,
+)
 
 try:
   import fcntl
@@ -252,8 +258,39 @@ def write_manifest(output_dir, settings, config, vocab_file):
   files.write_json(path, manifest)
 
 
+# Settings of training: where the weights to begin with were, and what they are.
+WEIGHTS, WEIGHTS_DIGEST = "init_checkpoint", "init_checkpoint (SHA-256)"
+
+
+class Difference(NamedTuple):
+  """A setting that differs between two runs.
+
+  Attributes:
+    phase, name: its place in the manifest.
+    old, new: its values.
+  """
+
+  phase: str
+  name: str
+  old: object
+  new: object
+
+  def __str__(self):
+    if self.name == WEIGHTS_DIGEST:
+      return f"{WEIGHTS} is not the weights that it was trained from"
+    return f"{self.name} was {_shorten(self.old)} and is {_shorten(self.new)}"
+
+
+def _shorten(value):
+  """Returns a value as an error shows it; a digest by its beginning."""
+  if isinstance(value, list):
+    return f"[{plain_texts.show_labels(value)}]"
+  text = repr(value)
+  return re.sub(r"^'([0-9a-f]{12})[0-9a-f]{52}'$", r"'\1...'", text)
+
+
 def compare_settings(before, now):
-  """Returns the differences between the settings of two runs, a phrase each.
+  """Returns the list of the `Difference`s between the settings of two runs.
 
   Args:
     before: dictionary by phase as the manifest has it; a setting that it lacks
@@ -262,21 +299,32 @@ def compare_settings(before, now):
   """
   found = []
   for phase, settings in now.items():
+    recorded = before.get(phase, {})
     for name, new in settings.items():
-      old = before.get(phase, {}).get(name, new)
-      if old != new and not _may_change(name, old, new):
-        found.append(f"{name} was {old!r} and is {new!r}")
+      old = recorded.get(name, new)
+      if old != new and not _may_change(name, old, new, recorded):
+        found.append(Difference(phase, name, old, new))
   return found
 
 
-def _may_change(name, old, new):
-  # More epochs go on with the same training; the weights are in the folder.
-  if name == "init_checkpoint":
+def _may_change(name, old, new, recorded):
+  """Returns True for a value that may differ from that of the run before.
+
+  Args:
+    recorded: the settings of its phase before.
+  """
+  # The weights are in the folder, and what they began with may be moved.
+  if name == WEIGHTS:
+    return new is None or recorded.get(WEIGHTS_DIGEST) is not None
+  if name == WEIGHTS_DIGEST:
     return new is None
+  # More epochs go on with the same training.
   return name == "num_train_epochs" and new > old
 
 
-def check_settings(found, now, is_resumed=False):
+def check_settings(
+  found, now, is_resumed=False, *, flags=None, epochs_needed=None
+):
   """Makes sure that a command's settings are those of the folder.
 
   Args:
@@ -284,6 +332,9 @@ def check_settings(found, now, is_resumed=False):
     now: see `compare_settings`.
     is_resumed: whether --resume lets other settings pass; what the weights mean
       never changes.
+    flags: dictionary from (phase, name) of a setting to its flag.
+    epochs_needed: the least --num_train_epochs that would train on; None where
+      those asked for do, or where nothing is to be trained.
 
   Raises:
     UserError: lists the settings that differ.
@@ -292,22 +343,64 @@ def check_settings(found, now, is_resumed=False):
     return
   differing = compare_settings(found.settings, now)
   fixed = [
-    name
-    for name, new in now.get("model", {}).items()
-    if not _may_resume(name)
-    and found.settings.get("model", {}).get(name, new) != new
+    difference.name
+    for difference in differing
+    if difference.phase == "model" and not _may_resume(difference.name)
   ]
-  if not differing or (is_resumed and not fixed):
+  in_training = any(one.phase == "training" for one in differing)
+  is_futile = epochs_needed is not None and in_training
+  if not differing or (is_resumed and not fixed and not is_futile):
     return
-  ways = ["another --output_dir"]
-  if not fixed:
-    ways.append("--resume to go on with the new values")
+  ways = _list_ways(found, differing, fixed, flags or {}, epochs_needed)
   if "training" in now:
     ways.append("--overwrite_output_dir to train from the start")
+  reason = _explain_fixed(fixed)
+  if is_futile and not fixed:
+    reason = (
+      f"--num_train_epochs asks for no step beyond {found.step}, so nothing"
+      " would be trained. "
+    )
   raise errors.UserError(
     f"{found.path} was trained (up to step {found.step}) with other settings:"
-    f" {'; '.join(differing)}. {_explain_fixed(fixed)}Give {', or '.join(ways)}"
+    f" {'; '.join(map(str, differing))}. {reason}Give {', or '.join(ways)}"
   )
+
+
+def _list_ways(found, differing, fixed, flags, epochs_needed):
+  """Returns a phrase for each way out of settings that differ.
+
+  Args:
+    fixed: names of those that --resume does not let pass.
+    found, flags, epochs_needed: see `check_settings`.
+  """
+  ways = []
+  given = [flags.get((one.phase, one.name)) for one in differing]
+  only_epochs = given == ["num_train_epochs"]
+  if all(given) and not (only_epochs and epochs_needed):
+    as_before = " ".join(
+      f"--{flag}={_format_value(one.old)}"
+      for flag, one in zip(given, differing)
+    )
+    ways.append(f"{as_before} as before, which may be left out")
+  elsewhere = "another --output_dir"
+  if not fixed and any(one.phase == "training" for one in differing):
+    elsewhere += (
+      f" with --init_checkpoint={found.path} to train on from these weights"
+    )
+  ways.append(elsewhere)
+  if not fixed:
+    more = epochs_needed and f"--num_train_epochs={epochs_needed} or more"
+    if only_epochs and more:
+      ways.append(f"{more} to go on")
+    else:
+      with_more = f" and {more}" if more else ""
+      ways.append(f"--resume{with_more} to go on with the new values")
+  return ways
+
+
+def _format_value(value):
+  """Returns a setting's value as its flag takes it."""
+  return str(value).lower() if isinstance(value, bool) else value
 
 
 # Of the model's settings, those under which the weights mean the same.

@@ -6,6 +6,8 @@ computed and, as far as that goes, before anything is written. What a user can
 have got wrong is a UserError that says what to do.
 """
 
+import math
+import os
 from typing import NamedTuple, Optional
 
 from absl import logging
@@ -26,7 +28,7 @@ from bert_classifier.catalogue import (
 )
 from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import FeatureCache
-from bert_classifier.options import Options
+from bert_classifier.options import Options, all_flags, recorded_place
 from bert_classifier.tasks import DataProcessor, TaskData
 
 _MOST_PROCESSES = 4  # what more would gain was not measured
@@ -68,6 +70,15 @@ class Schedule(NamedTuple):
   steps: int
   warmup_steps: int
   buffer_size: int
+
+  def share_of_peak(self, step):
+    """Returns the learning rate after `step` steps, as a share of its peak.
+
+    As `optimization.learning_rate_schedule` has it.
+    """
+    if step < self.warmup_steps:
+      return step / self.warmup_steps
+    return 1 - step / self.steps
 
 
 NO_STEPS = Schedule(examples=0, steps=0, warmup_steps=0, buffer_size=0)
@@ -135,19 +146,22 @@ def prepare(options):
     UserError: all that a user can have got wrong.
     OSError: a file cannot be read or written.
   """
-  check_flags(options)
+  check_flags(options.run)
   placement = prepare_placement(options)
+  trained = read_trained_settings(options.run)
+  options = take_trained_settings(options, trained)
+  check_task_flags(options.data)
   task = prepare_task(options.data, options.model.max_seq_length, options.given)
   model = model_files.open_model(
     options.model,
     options.run.output_dir,
     task,
     given=options.given,
-    trained=read_trained_settings(options.run),
+    trained=trained.get("model"),
   )
   cache = prepare_cache(options, placement, task, model)
   settings = make_settings(options, task, model)
-  found = check_output_dir(options, model, settings)
+  found = check_output_dir(options, task, model, settings)
   weights = model_files.check_weights(options.model, options.run, model, found)
   splits = choose_splits(options.run, task.data)
   # Looks at every example of every file before anything is written.
@@ -161,6 +175,8 @@ def prepare(options):
       found,
     )
     settings["order"] = {_BUFFER_SIZE: schedule.buffer_size}
+    settings["paths"] = {"data_dir": files.resolve_path(options.data.data_dir)}
+    announce_rate(options.training, found, schedule)
   tf.io.gfile.makedirs(options.run.output_dir)
   features = {split: cache.features(split) for split in splits}
   return Run(
@@ -188,33 +204,60 @@ def prepare(options):
 
 
 def check_flags(options):
-  """Checks that all flags are there and go with each other.
+  """Checks that `options.RunOptions` are there and go with each other.
 
   Raises:
     UserError: a flag is needed, or does not go with another.
   """
-  run = options.run
-  if not (run.do_train or run.do_eval or run.do_predict):
+  if not (options.do_train or options.do_eval or options.do_predict):
     raise UserError(
       "there is nothing to do: give at least one of --do_train, --do_eval,"
       " --do_predict"
     )
-  for name, value, meaning in (
-    ("task_name", options.data.task_name, f"one of {', '.join(PROCESSORS)}"),
-    ("data_dir", options.data.data_dir, "the folder of the task's files"),
-    (
-      "output_dir",
-      run.output_dir,
-      "the folder for checkpoints, results and predictions",
-    ),
-  ):
-    if not value:
-      raise UserError(f"--{name} is needed: {meaning}")
-  if run.overwrite_output_dir and (run.resume or not run.do_train):
+  if not options.output_dir:
+    raise UserError(
+      "--output_dir is needed: the folder for checkpoints, results and"
+      " predictions"
+    )
+  if options.overwrite_output_dir and (options.resume or not options.do_train):
     raise UserError(
       "--overwrite_output_dir trains from the start: it needs --do_train and"
       " goes against --resume"
     )
+
+
+def take_trained_settings(options, trained):
+  """Returns the options, those not given as output_dir was trained with.
+
+  Args:
+    options: `options.Options`.
+    trained: what `read_trained_settings` gives.
+  """
+  phases = {"model", "paths"}
+  if options.run.do_train:
+    phases.add("training")
+  options, found = options.fill_in(trained, phases)
+  if found:
+    logging.info(
+      "flags that are not given are as in %s: %s",
+      os.path.join(options.run.output_dir, output_dir.MANIFEST),
+      " ".join(f"--{name}={value}" for name, value in found.items()),
+    )
+  return options
+
+
+def check_task_flags(options):
+  """Checks that `options.DataOptions` name a task and a folder.
+
+  Raises:
+    UserError: a flag is needed.
+  """
+  for name, value, meaning in (
+    ("task_name", options.task_name, f"one of {', '.join(PROCESSORS)}"),
+    ("data_dir", options.data_dir, "the folder of the task's files"),
+  ):
+    if not value:
+      raise UserError(f"--{name} is needed: {meaning}")
 
 
 def prepare_placement(options):
@@ -318,7 +361,8 @@ def make_settings(options, task, model):
   if options.run.do_train:
     weights = model.weights and files.resolve_path(model.weights.path)
     settings["training"] = {
-      "init_checkpoint": weights,
+      output_dir.WEIGHTS: weights,
+      output_dir.WEIGHTS_DIGEST: model.weights and model.weights.hash(),
       "training data (SHA-256)": task.data.source_digest("train"),
       **{
         f"training {name}": value
@@ -331,13 +375,14 @@ def make_settings(options, task, model):
 
 
 def read_trained_settings(options):
-  """Returns the model settings of the checkpoint in output_dir that is kept.
+  """Returns the settings of the checkpoint in output_dir that is kept.
 
   Args:
     options: `options.RunOptions`.
 
   Returns:
-    Dictionary; {} where no checkpoint is there, or it is to be overwritten.
+    Dictionary by phase; {} where no checkpoint is there, or it is to be
+    overwritten.
 
   Raises:
     UserError: its manifest is damaged.
@@ -345,10 +390,10 @@ def read_trained_settings(options):
   found = output_dir.inspect(options.output_dir)
   if options.overwrite_output_dir or not found.checkpoint:
     return {}
-  return found.settings.get("model", {})
+  return found.settings
 
 
-def check_output_dir(options, model, settings):
+def check_output_dir(options, task, model, settings):
   """Looks at output_dir and makes sure that the run may use it.
 
   Returns:
@@ -363,8 +408,36 @@ def check_output_dir(options, model, settings):
     output_dir.check_overwriting(found, weights)
     return found._replace(checkpoint=None, step=0, settings={})
   output_dir.check_state_file(found)
-  output_dir.check_settings(found, settings, options.run.resume)
+  differing = output_dir.compare_settings(found.settings, settings)
+  epochs = None
+  if options.run.do_train and found.checkpoint and differing:
+    examples = task.data.count("train")
+    epochs = find_epochs_needed(options.training, examples, found.step)
+  output_dir.check_settings(
+    found,
+    settings,
+    options.run.resume,
+    flags={recorded_place(field): field.name for field in all_flags()},
+    epochs_needed=epochs,
+  )
   return found
+
+
+def find_epochs_needed(options, examples, step):
+  """Returns the least epochs with a step beyond the one that is reached.
+
+  Args:
+    options: `options.TrainingOptions`.
+    examples: number of training examples.
+    step: the step that is reached.
+
+  Returns:
+    A number of two decimals; None where those asked for go beyond it.
+  """
+  if count_steps(options, examples) > step:
+    return None
+  epochs = math.ceil(100 * (step + 1) * options.train_batch_size / examples)
+  return epochs / 100
 
 
 # ---------------------------------------------------------------------------
@@ -424,7 +497,7 @@ def make_schedule(options, max_seq_length, examples, found):
   Raises:
     UserError: there are too few examples for a single step.
   """
-  steps = int(examples / options.train_batch_size * options.num_train_epochs)
+  steps = count_steps(options, examples)
   if not steps:
     raise UserError(
       f"{examples} training examples in batches of --train_batch_size="
@@ -440,6 +513,39 @@ def make_schedule(options, max_seq_length, examples, found):
     steps,
     int(steps * options.warmup_proportion),
     buffer_size or choose_buffer_size(examples, max_seq_length),
+  )
+
+
+def count_steps(options, examples):
+  """Returns N, the steps of training in all.
+
+  Args:
+    options: `options.TrainingOptions`.
+    examples: number of training examples.
+  """
+  return int(examples / options.train_batch_size * options.num_train_epochs)
+
+
+def announce_rate(options, found, schedule):
+  """Warns that the learning rate climbs where more epochs are asked for.
+
+  Args:
+    options: `options.TrainingOptions`.
+    found: `output_dir.OutputDir`.
+    schedule: `Schedule`.
+  """
+  before, step = found.settings.get("training", {}), found.step
+  was, now = before.get("num_train_epochs"), options.num_train_epochs
+  if was in (None, now) or step >= schedule.steps:
+    return
+  logging.warning(
+    "num_train_epochs was %s and is %s: the learning rate climbs to %.2e at"
+    " step %d, where training goes on, and falls from there to 0 at step %d",
+    was,
+    now,
+    options.learning_rate * schedule.share_of_peak(step),
+    step + 1,
+    schedule.steps,
   )
 
 

@@ -35,6 +35,7 @@ import collections
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from bert_classifier import plain_texts
 from bert_classifier.errors import UserError
 
 
@@ -50,7 +51,7 @@ class OneClass:
   problem_type = "single_label_classification"
 
   def __init__(self, labels):
-    self.labels = tuple(labels)
+    self.labels = tuple(map(plain_texts.read_label, labels))
     self._ids = {label: index for index, label in enumerate(self.labels)}
 
   @property
@@ -73,9 +74,16 @@ class OneClass:
       or len(set(self.labels)) < len(self.labels)
     ):
       raise UserError(
-        f"the labels of {owner} are {self.labels}, but must be two or more"
-        ' different strings, such as ("0", "1")'
+        f"the labels of {owner} are {plain_texts.show_labels(self.labels)}, but"
+        ' must be two or more different strings, such as ("0", "1")'
       )
+    for label in self.labels:
+      if label != plain_texts.strip_invisible(label):
+        raise UserError(
+          f"the label {label!r} of {owner} begins or ends with a character that"
+          " nobody sees: strip it, as by"
+          f" {plain_texts.strip_invisible(label)!r}; lines of a file end in one"
+        )
 
   def settings(self):
     """Returns the labels in their order."""
@@ -93,13 +101,18 @@ class OneClass:
     """
     try:
       return self._ids[label]
-    except KeyError:
+    except (KeyError, TypeError):  # TypeError of a list
       if label is None:
         return 0
-      raise ValueError(
-        f"the label {label!r:.80} is not one of"
-        f" {', '.join(map(str, self.labels))}"
-      ) from None
+    text = plain_texts.read_label(label)
+    if not isinstance(text, str):
+      text = plain_texts.describe(label)
+    elif text in self._ids:
+      return self._ids[text]
+    else:
+      text = f"{text!r:.80}"
+    known = plain_texts.show_labels(self.labels)
+    raise ValueError(f"the label {text} is not one of {known}")
 
   def features(self, value):
     """Returns the values of `feature_spec` of what `encode` gave."""

@@ -18,7 +18,7 @@ from typing import Optional, Union
 
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files, table_files, targets
+from bert_classifier import errors, files, plain_texts, table_files, targets
 
 
 class InputExample:
@@ -184,13 +184,22 @@ class DataProcessor:
 
   def get_labels(self):
     """Returns the list of the labels, in the order of their ids."""
-    # A lone string is one label, not its letters.
-    labels = self.labels
-    return [labels] if isinstance(labels, str) else list(labels)
+    return self._list_labels(self.labels)
 
   def get_target(self):
     """Returns what is predicted: see `targets`."""
-    return targets.OneClass(self.get_labels())
+    return targets.OneClass(self._list_labels(self.get_labels()))
+
+  def _list_labels(self, labels):
+    """Returns labels as a list of str.
+
+    Raises:
+      UserError: they are in no order.
+    """
+    try:
+      return plain_texts.list_labels(labels, type(self).__name__)
+    except ValueError as error:
+      raise errors.UserError(str(error)) from error
 
   def has_pairs(self):
     """Returns whether an example may have a second text."""
@@ -382,8 +391,9 @@ class TaskData:
       if not isinstance(found, collections.abc.Iterator):
         self._kept[split] = found
     sha256, example = hashlib.sha256(), None
-    for given in found:
-      copy = self._copy_example(split, given)
+    encode = self.processor.get_target().encode
+    for number, given in enumerate(found, 1):
+      copy = self._copy_example(split, number, given, encode)
       if split == "train" and not copy.text_a.strip():
         if tally is not None:
           tally["blank"] += 1
@@ -398,14 +408,20 @@ class TaskData:
         f"{self._name_method(split)} gave no examples{blank}"
       )
 
-  def _copy_example(self, split, given):
+  def _copy_example(self, split, number, given, encode):
     """Returns an `InputExample` of what a processor's own method gives.
 
     That may be an object of any class, with attributes that this project does
     not know: they are no part of the example, nor of its digest.
 
+    Args:
+      split: that of the method.
+      number: of the example among those given, from 1.
+      given: the example.
+      encode: of the task's target.
+
     Raises:
-      UserError: it lacks an attribute of 2018's class, or a label.
+      UserError: it lacks an attribute of 2018's class, a text or a label.
     """
     try:
       example = InputExample(
@@ -426,6 +442,19 @@ class TaskData:
         f"{self._name_method(split)} gave {example.guid!r} without a label,"
         " which only a test set may leave out"
       )
+    role = "text_a"
+    try:
+      example.text_a = plain_texts.read_text(example.text_a)
+      if example.text_b is not None:
+        role = "text_b"
+        example.text_b = plain_texts.read_text(example.text_b)
+      example.label, role = plain_texts.read_label(example.label), ""
+      encode(example.label)
+    except ValueError as error:
+      raise errors.UserError(
+        f"{self._name_method(split)} gave {example.guid!r}, example {number}:"
+        f" {role}{' is ' * bool(role)}{error}"
+      ) from error
     return example
 
   @contextlib.contextmanager

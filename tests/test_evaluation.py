@@ -215,10 +215,10 @@ def outputs(probabilities):
   return ({"probabilities": each} for each in np.float32(probabilities))
 
 
-def write_predictions(tmp_path, examples, probabilities):
+def write_predictions(tmp_path, examples, probabilities, target=TARGET):
   """The two files' lines, split into cells."""
   paths = evaluation.write_predictions(
-    str(tmp_path), "test", examples, outputs(probabilities), TARGET
+    str(tmp_path), "test", examples, outputs(probabilities), target
   )
   return [
     [line.split("\t") for line in Path(path).read_text().split("\n")[:-1]]
@@ -241,6 +241,17 @@ def test_predictions_say_of_what_they_are(tmp_path):
     ["77", "a", "b", "yes", "yes", "0.9", "0.1", "0.9"],
     ["test-2", "c d", "", "no", "no", "0.7", "0.7", "0.3"],
   ]
+
+
+def test_no_id_text_or_label_breaks_a_line_of_predictions(tmp_path):
+  odd = "a\tb\nc\r\nd\x85e\u2028f\n"
+  example = InputExample(odd, odd, odd, row_id=odd, gold=odd)
+  target = targets.OneClass(["no", "y\te\ns"])
+  _, (header, *lines) = write_predictions(
+    tmp_path, [example], [[0.1, 0.9]], target
+  )
+  assert header[-2:] == ["probability_no", "probability_y e s"]
+  assert lines == [["a b c d e f"] * 4 + ["y e s", "0.9", "0.1", "0.9"]]
 
 
 def test_predictions_have_no_gold_column_where_the_file_has_none(tmp_path):

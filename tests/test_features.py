@@ -66,7 +66,9 @@ def test_padding_is_zeros_of_no_weight(tokenizer):
 
 def test_an_unknown_label_is_named(tokenizer):
   example = InputExample("train-3", "t", None, "maybe")
-  with pytest.raises(UserError, match="train-3: the label 'maybe' .* no, yes"):
+  with pytest.raises(
+    UserError, match="train-3: the label 'maybe' .* 'no', 'yes'"
+  ):
     convert_single_example(9, example, ["no", "yes"], 8, tokenizer)
 
 

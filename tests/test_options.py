@@ -89,6 +89,31 @@ def test_given_flags_are_told_from_defaults():
   assert options.make_options().given == frozenset()
 
 
+RECORDED = {
+  "model": {"task_name": "xnli", "language": "de", "max_seq_length": 64},
+  "training": {"learning_rate": 1e-4, "seed": 42, "num_train_epochs": "many"},
+  "paths": {"data_dir": "/data"},
+}
+
+
+@pytest.mark.parametrize("do_train", [False, True])
+def test_what_is_not_given_is_filled_in(do_train):
+  phases = ["model", "paths", *["training"] * do_train]
+  given = options.make_options(max_seq_length=32, do_eval=True)
+  filled, found = given.fill_in(RECORDED, phases)
+  assert found == {
+    "task_name": "xnli",
+    "data_dir": "/data",
+    "xnli_language": "de",
+    **({"learning_rate": 1e-4} if do_train else {}),
+  }
+  assert filled.data == options.DataOptions("xnli", "/data", "de")
+  assert filled.model.max_seq_length == 32 and filled.run.do_eval
+  assert filled.training.learning_rate == (1e-4 if do_train else 5e-5)
+  assert filled.training.num_train_epochs == 3.0
+  assert filled.given >= {"task_name", "xnli_language", "max_seq_length"}
+
+
 def test_groups_are_frozen():
   with pytest.raises(dataclasses.FrozenInstanceError):
     options.make_options().training.seed = 1

@@ -52,7 +52,7 @@ BEFORE = {
   ],
 )
 def test_differences_are_those_of_the_phases_asked_for(now, found):
-  assert compare_settings(BEFORE, now) == found
+  assert list(map(str, compare_settings(BEFORE, now))) == found
 
 
 def test_settings_that_differ_stop_with_the_ways_out():
@@ -66,6 +66,81 @@ def test_settings_that_differ_stop_with_the_ways_out():
   )
   untrained = there._replace(checkpoint=None)
   check_settings(untrained, {"model": {"max_seq_length": 9}})
+
+
+PATH, DIGEST = "init_checkpoint", "init_checkpoint (SHA-256)"
+
+
+@pytest.mark.parametrize(
+  ("before", "now", "found"),
+  [
+    ({PATH: "/a", DIGEST: "1"}, {PATH: "/b", DIGEST: "1"}, []),  # was moved
+    ({PATH: "/a", DIGEST: "1"}, {PATH: None, DIGEST: None}, []),
+    (
+      {PATH: "/a", DIGEST: "1"},
+      {PATH: "/a", DIGEST: "2"},
+      ["init_checkpoint is not the weights that it was trained from"],
+    ),
+    # The version before recorded the path alone.
+    ({PATH: "/a"}, {PATH: "/a", DIGEST: "1"}, []),
+    (
+      {PATH: "/a"},
+      {PATH: "/b", DIGEST: "1"},
+      ["init_checkpoint was '/a' and is '/b'"],
+    ),
+  ],
+)
+def test_weights_are_compared_by_what_they_are(before, now, found):
+  differing = compare_settings({"training": before}, {"training": now})
+  assert list(map(str, differing)) == found
+
+
+FLAGS = {("training", name): name for name in BEFORE["training"]}
+
+
+@pytest.mark.parametrize(
+  ("now", "epochs_needed", "ways"),
+  [
+    (
+      {"learning_rate": 1.0},
+      None,
+      "Give --learning_rate=0.0001 as before, which may be left out, or another"
+      " --output_dir with --init_checkpoint=out to train on from these weights,"
+      " or --resume to go on with the new values, or --overwrite",
+    ),
+    (
+      {"num_train_epochs": 2.0},
+      3.2,
+      "Give another --output_dir with --init_checkpoint=out to train on from"
+      " these weights, or --num_train_epochs=3.2 or more to go on, or --over",
+    ),
+    (
+      {"num_train_epochs": 2.0},  # of a run that was stopped early
+      None,
+      "Give --num_train_epochs=3.0 as before, which may be left out, or ",
+    ),
+    (
+      {"learning_rate": 1.0},
+      3.2,
+      "or --resume and --num_train_epochs=3.2 or more to go on with the new v",
+    ),
+  ],
+)
+def test_the_ways_out_are_those_that_work(now, epochs_needed, ways):
+  there = OutputDir("out", "out/model.ckpt-7", 7, BEFORE)
+  with pytest.raises(UserError) as error:
+    check_settings(
+      there, {"training": now}, flags=FLAGS, epochs_needed=epochs_needed
+    )
+  assert ways in str(error.value)
+
+
+def test_resuming_that_would_train_nothing_is_refused():
+  there = OutputDir("out", "out/model.ckpt-7", 7, BEFORE)
+  now = {"training": {"learning_rate": 1.0}}
+  check_settings(there, now, True)
+  with pytest.raises(UserError, match="no step beyond 7, so nothing would be"):
+    check_settings(there, now, True, epochs_needed=3.2)
 
 
 def test_settings_are_found_as_they_were_recorded(tmp_path):

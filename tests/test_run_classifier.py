@@ -14,6 +14,7 @@ from conftest import (
   read_table,
   run_python,
   run_script,
+  write_checkpoint,
 )
 import numpy as np
 import pytest
@@ -233,8 +234,8 @@ def test_a_finished_output_dir_says_so_at_once_and_at_the_end(
   said = [i for i, line in enumerate(lines) if line.startswith("NOT TRAINING")]
   sentence = (
     f"NOT TRAINING: {output_dir} holds a checkpoint of step 13, and 13 steps"
-    " are asked for. Give another --output_dir, more --num_train_epochs to go"
-    " on, or --overwrite_output_dir to train from the start"
+    " are asked for. Give another --output_dir, --num_train_epochs=3.03 or more"
+    " to go on, or --overwrite_output_dir to train from the start"
   )
   assert [lines[i] for i in said] == [sentence] * 2
   assert said[1] == len(lines) - 2
@@ -245,6 +246,8 @@ def test_more_epochs_go_on(output_dir, training, classify):
   longer = dict(training, num_train_epochs=4)
   outcome = classify(output_dir=output_dir, **longer)
   assert outcome.status == 0 and "step 14/18" in outcome.log
+  # 1e-3 * (1 - 13 / 18)
+  assert "the learning rate climbs to 2.78e-04 at step 14" in outcome.log
   assert read_checkpoint(output_dir)["global_step"] == 18
 
 
@@ -254,12 +257,59 @@ def test_settings_that_differ_stop_and_resume_goes_on(
   changed = dict(training, learning_rate=2e-3, num_train_epochs=4)
   stopped = classify(output_dir=output_dir, **changed)
   assert stopped.status == 1
-  assert "learning_rate was 0.001 and is 0.002. Give another" in stopped.log
+  assert "learning_rate was 0.001 and is 0.002. Give --learni" in stopped.log
   assert differing(output_dir, trained[0]) == []
   resumed = classify("--resume", output_dir=output_dir, **changed)
   assert resumed.status == 0 and "step 14/18" in resumed.log
   again = classify(output_dir=output_dir, **changed)
   assert again.status == 0 and "NOT TRAINING" in again.log
+
+
+NO_FLAGS = dict.fromkeys(
+  ["task_name", "data_dir", "max_seq_length", "vocab_file", "init_checkpoint"]
+)
+
+
+def test_a_trained_folder_needs_no_flag_but_its_own(
+  output_dir, classify, golden_task
+):
+  paths = [output_dir / "test_results.tsv", output_dir / "eval_results.txt"]
+  before = [path.read_text() for path in paths]
+  outcome = classify(
+    "--do_predict", "--do_eval", output_dir=output_dir, **NO_FLAGS
+  )
+  assert outcome.status == 0, outcome.log
+  assert (
+    f"flags that are not given are as in {output_dir}/run_manifest.json:"
+    f" --task_name=mrpc --data_dir={golden_task}/data --max_seq_length=24"
+  ) in outcome.log
+  assert f"{paths[0]} of an earlier command, written at 2" in outcome.log
+  assert [path.read_text() for path in paths] == before
+
+
+def test_training_goes_on_with_the_settings_that_it_had(
+  output_dir, trained, classify
+):
+  flags = dict(NO_FLAGS, output_dir=output_dir)
+  again = classify("--do_train", **flags)
+  assert again.status == 0 and "NOT TRAINING" in again.log
+  longer = classify("--do_train", num_train_epochs=3.03, **flags)
+  assert longer.status == 0 and "step 14/14" in longer.log
+
+
+def test_a_trained_folder_may_be_copied_with_its_weights(
+  output_dir, training, classify, tmp_path
+):
+  copy = shutil.copytree(training["init_checkpoint"], tmp_path / "model")
+  moved = dict(training, init_checkpoint=copy, output_dir=output_dir)
+  outcome = classify(**moved)
+  assert outcome.status == 0 and "NOT TRAINING" in outcome.log
+  variables = read_checkpoint(copy / "bert_model.ckpt")
+  variables["output_bias"] = variables["output_bias"] + 1
+  write_checkpoint(copy / "bert_model.ckpt", variables)
+  outcome = classify(**moved)
+  assert outcome.status == 1
+  assert "init_checkpoint is not the weights that it was" in outcome.log
 
 
 def test_overwriting_trains_from_the_start_and_leaves_foreign_files(

@@ -58,7 +58,7 @@ BAD = {
   "a\t1\t\tx\n\nshort\t1\n": "train.tsv:3: 2 columns separated by tabs, but at"
   " least 4 are needed; the row begins 'short",
   "a\t1\t\tx\r\nb\t2\t\ty\r\n": "train.tsv:2: in column 1, counted from 0,"
-  " the label '2' is not one of 0, 1; correct the row or take it out",
+  " the label '2' is not one of '0', '1'; correct the row or take it out",
   b"a\t1\t\tx\n" * 2 + b"a\t1\t\tcaf\xe9\n": "train.tsv:3: the byte 0xe9 is not"
   " UTF-8; save the file in that encoding",
   "": "train.tsv: the file is empty",
@@ -214,7 +214,9 @@ def test_reading_needs_no_more_memory_for_more_rows(tmp_path):
 
 def test_a_label_that_the_target_refuses_is_named_with_its_column(tmp_path):
   write_rows(tmp_path / "train.tsv", "verdict\tnumber\ttext", "fine\t7\tyes")
-  said = "tsv:2: in column 'verdict', the label 'fine' is not one of bad, good;"
+  said = (
+    "tsv:2: in column 'verdict', the label 'fine' is not one of 'bad', 'good';"
+  )
   with pytest.raises(UserError, match=said):
     read_examples(Named(), tmp_path)
 

@@ -19,7 +19,7 @@ def test_one_class_is_encoded_by_its_place():
   assert target.width == 3
   assert [target.encode(label) for label in LABELS] == [0, 1, 2]
   assert target.encode(None) == 0
-  with pytest.raises(ValueError, match="'maybe' is not one of no, yes, perh"):
+  with pytest.raises(ValueError, match="'maybe' is not one of 'no', 'yes', 'p"):
     target.encode("maybe")
 
 
@@ -32,12 +32,48 @@ def test_classes_are_counted_by_their_names():
 
 
 @pytest.mark.parametrize(
-  "labels", [("a", "a"), ("a", "b", "a"), ("a",), (), ("a", None), (0, 1)]
+  "labels", [("a", "a"), ("a", "b", "a"), ("a",), (), ("a", None), (0.5, 1)]
 )
 def test_labels_are_two_or_more_different_strings(labels):
   with pytest.raises(UserError, match="labels of Mine .* different strings"):
     targets.OneClass(labels).check("Mine")
   targets.OneClass(("a", "b")).check("Mine")
+
+
+@pytest.mark.parametrize(
+  "labels", [(0, 1), np.array([0, 1]), np.array(["0", "1"]), [b"0", b"1"]]
+)
+def test_labels_that_plainly_are_text_are_taken_for_it(labels):
+  target = targets.OneClass(labels)
+  target.check("Mine")
+  assert target.settings() == {"labels": ["0", "1"]}
+  assert [type(label) for label in target.labels] == [str, str]
+  assert [target.encode(label) for label in labels] == [0, 1]
+  with pytest.raises(
+    ValueError, match=r"label 1.0 \(float\) is not one of '0'"
+  ):
+    target.encode(1.0)
+  with pytest.raises(ValueError, match=r"label \['0'\] \(list\) is not one"):
+    target.encode(["0"])
+
+
+@pytest.mark.parametrize(
+  "label", ["1\n", "1\r\n", "\ufeff1", "1\xa0", "1\u200b", "\t1"]
+)
+def test_an_invisible_end_of_a_label_is_shown(label):
+  with pytest.raises(UserError) as error:
+    targets.OneClass(["0", label]).check("Mine")
+  assert f"the label {label!r} of Mine begins or ends with" in str(error.value)
+  with pytest.raises(ValueError) as error:
+    targets.OneClass(["0", "1"]).encode(label)
+  assert str(error.value) == f"the label {label!r} is not one of '0', '1'"
+
+
+def test_of_many_labels_an_error_shows_ten():
+  target = targets.OneClass(range(10000))
+  with pytest.raises(ValueError) as error:
+    target.encode("no")
+  assert str(error.value).endswith("'9' and 9990 more (10000 in all)")
 
 
 def test_the_loss_of_one_class_is_the_cross_entropy(run):

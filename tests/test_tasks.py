@@ -5,6 +5,7 @@ import random
 from types import SimpleNamespace
 
 from conftest import read_examples, write_rows
+import numpy as np
 import pytest
 
 from bert_classifier import files
@@ -244,3 +245,78 @@ def test_a_method_may_give_a_second_evaluation_set():
   data = TaskData(Own([InputExample("g-1", "t", None, "no")]), "")
   assert data.has_split("dev_mismatched") and data.count("dev_mismatched") == 1
   assert not data.has_split("test_mismatched")
+
+
+class Given(DataProcessor):
+  """Gives the same examples for every split."""
+
+  labels = ("0", "1")
+
+  def __init__(self, *given):
+    self.given = [SimpleNamespace(guid="g", **values) for values in given]
+
+  def get_dev_examples(self, data_dir):
+    return self.given
+
+  get_test_examples = get_train_examples = get_dev_examples
+
+
+@pytest.mark.parametrize(
+  ("text", "label"),
+  [("7", "1"), (7, 1), (np.str_("7"), np.int64(1)), (b"7", b"1")],
+)
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_what_plainly_is_text_is_taken_for_it(split, text, label):
+  given = Given(dict(text_a=text, text_b=text, label=label))
+  (example,) = read_examples(given, ".", split)
+  found = example.text_a, example.text_b, example.label
+  assert found == ("7", "7", "1") and set(map(type, found)) == {str}
+  plain = TaskData(Given(dict(text_a="7", text_b="7", label="1")), ".")
+  ours = TaskData(given, ".").source_digest(split)
+  assert ours == plain.source_digest(split)
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+@pytest.mark.parametrize(
+  ("values", "words"),
+  [
+    (
+      dict(text_a=float("nan")),
+      r"text_a is nan \(float\), but must be a str;",
+    ),
+    (dict(text_a=None), "text_a is None, but must be a str"),
+    (dict(text_b=0.5), r"text_b is 0.5 \(float\), but must be a str"),
+    (dict(text_a=["a"]), r"text_a is \['a'\] \(list\), but must be a str"),
+    (dict(text_a=b"\xff"), r"text_a is b'\\xff' \(bytes\), but must be a str"),
+    (dict(label=float("nan")), r"the label nan \(float\) is not one of '0'"),
+    (dict(label=True), r"the label True \(bool\) is not one of '0', '1'"),
+    (dict(label="1\ufeff"), r"the label '1\\ufeff' is not one of '0', '1'"),
+  ],
+)
+def test_what_is_no_text_is_named_with_its_type(split, values, words):
+  good = dict(text_a="a", text_b=None, label="1")
+  name = f"Given.get_{split}_examples gave 'g', example 2: "
+  with pytest.raises(UserError, match=name + words):
+    read_examples(Given(good, {**good, **values}), ".", split)
+
+
+@pytest.mark.parametrize(
+  ("labels", "words"),
+  [
+    ({"a", "b"}, "are a set, whose order is another one in each run"),
+    (frozenset("ab"), "are a frozenset, whose order"),
+    (None, "are None, but must be a list of str"),
+  ],
+)
+def test_labels_in_no_order_are_refused(labels, words):
+  class Mine(DataProcessor):
+    pass
+
+  class Override(DataProcessor):
+    def get_labels(self):
+      return labels
+
+  Mine.labels = labels
+  for processor in (Mine(), Override()):
+    with pytest.raises(UserError, match=f"{type(processor).__name__} {words}"):
+      processor.get_target()
