@@ -1,21 +1,16 @@
-"""Hugging Face's form of BERT: names, configurations, tokenizers, weights.
+"""Hugging Face's form of BERT: configurations, tokenizers, weights.
 
-`VARIABLES` is the one place that knows both names of a variable. A file's
-header gives names and shapes before a weight is read:
+A file's header gives names and shapes before a weight is read:
 
   weights = open_weights("bert-base-uncased/model.safetensors")
   weights.shapes["bert/pooler/dense/kernel"]        # (768, 768)
   write_tensorflow_checkpoint(weights.sources, "converted.ckpt")
-
-Axis letters: V vocabulary, P positions, Y token types, H hidden, F
-feed-forward, L labels.
 """
 
 import contextlib
 import functools
 import json
 import os
-import re
 import tempfile
 from typing import NamedTuple, Optional
 
@@ -23,7 +18,7 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files
+from bert_classifier import errors, files, variables
 import tokenization
 
 # Names of the files in a model's folder.
@@ -270,10 +265,16 @@ def open_weights(path):
   shapes, sources = {}, {}
   for shard in _list_shards(path):
     for name, shape, dtype in _read_header(shard):
-      variable = find_variable_by_their_name(name)
-      if variable is None or variable.name in shapes:
+      variable = variables.find_variable_by_their_name(name)
+      if variable is None:
         shapes[name] = shape
         continue
+      if variable.name in sources:
+        raise errors.UserError(
+          variables.explain_two_of_one(
+            path, variable, sources[variable.name].name, name
+          )
+        )
       if dtype not in _FLOATS:
         raise errors.UserError(
           f"{shard}: {name} is of the type {dtype}; weights must be one of"

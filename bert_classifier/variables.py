@@ -11,6 +11,7 @@ feed-forward, L labels.
 import re
 from typing import NamedTuple, Optional
 
+
 class Variable(NamedTuple):
   """One variable under both of its names.
 
@@ -105,6 +106,9 @@ VARIABLES = (
 _BY_NAME = {variable.name: variable for variable in VARIABLES}
 _BY_THEIR_NAME = {variable.hugging_face: variable for variable in VARIABLES}
 _LAYER_NUMBER = re.compile(r"(?<=\blayer[_.])\d+")
+# Of torch.nn.DataParallel, torch.compile, and of programs that keep the model
+# under this name.
+_WRAPPERS = re.compile(r"^(?:(?:module|_orig_mod|model)[./])+")
 
 
 def list_variables(num_hidden_layers):
@@ -119,15 +123,24 @@ def list_variables(num_hidden_layers):
 
 
 def find_variable(name):
-  """Returns the `Variable` of TensorFlow's name, None for a foreign name."""
+  """Returns the `Variable` of TensorFlow's name, None for a foreign name.
+
+  Files of a bare encoder leave out `bert/`.
+  """
+  name = _WRAPPERS.sub("", name)
+  if not name.startswith(("bert/", "output_")):
+    name = "bert/" + name
   return _find(name, _BY_NAME)
 
 
 def find_variable_by_their_name(name):
   """Returns the `Variable` of a name in their files, None for a foreign name.
 
-  Files of a bare encoder leave out `bert.`; old ones say gamma and beta.
+  Files of a bare encoder leave out `bert.`; ERNIE's call it so; old ones say
+  gamma and beta.
   """
+  name = _WRAPPERS.sub("", name)
+  name = re.sub(r"^ernie\.", "bert.", name)
   if not name.startswith(("bert.", "classifier.")):
     name = "bert." + name
   name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
@@ -141,3 +154,11 @@ def _find(name, table):
   if variable and number:
     return variable.in_layer(int(number.group()))
   return variable
+
+
+def explain_two_of_one(path, variable, first, second):
+  """Returns why weights under two names for one variable are not taken."""
+  return (
+    f"{path} holds {variable.name} twice, as {first} and as {second}, so it is"
+    " unknown which is meant: save the one model that is to be used by itself"
+  )

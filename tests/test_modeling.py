@@ -11,7 +11,12 @@ import pytest
 import scipy.special
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, fast_modeling, hugging_face
+from bert_classifier import (
+  checkpoints,
+  fast_modeling,
+  hugging_face,
+  variables,
+)
 import modeling
 import optimization
 
@@ -169,7 +174,7 @@ def tiny_outputs(graph, batch, weights, forms, **changes):
     }
   with tf.Session(graph=graph) as session:
     for variable in tf.trainable_variables():
-      names = hugging_face.find_variable(variable.op.name)
+      names = variables.find_variable(variable.op.name)
       weight = weights[names.hugging_face]
       variable.load(weight.T if names.is_transposed else weight, session)
     return session.run(outputs)
