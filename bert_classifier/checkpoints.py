@@ -17,12 +17,11 @@ import dataclasses
 import hashlib
 import os
 import re
-from typing import Optional
+from typing import Callable, Optional
 
-import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files, hugging_face
+from bert_classifier import errors, files, hugging_face, tensorflow_weights
 from bert_classifier.coverage import HEAD, Coverage, shorten_names
 import modeling
 
@@ -45,6 +44,12 @@ class Checkpoint:
   config_file: Optional[str] = None
   vocab_file: Optional[str] = None
   _sources: dict = dataclasses.field(default_factory=dict, repr=False)
+  _converter: Optional[Callable] = dataclasses.field(default=None, repr=False)
+
+  @property
+  def must_be_converted(self):
+    """Returns whether TensorFlow cannot read it as the model's variables."""
+    return self.kind != "tensorflow" or self._converter is not None
 
   def compare_with(self, variables):
     """Returns the `Coverage` of a model's variables, {name: shape}."""
@@ -87,15 +92,18 @@ class Checkpoint:
   def convert_to_tensorflow(self, prefix):
     """Returns the prefix of a TensorFlow checkpoint with these weights.
 
-    A TensorFlow checkpoint is its own. Of any other, the variables of the
-    model are written as float32.
+    A TensorFlow checkpoint with the model's names and types is its own. Of any
+    other, the variables of the model are written as float32.
 
     Args:
       prefix: where to write, if need be; the folder is made.
     """
-    if self.kind == "tensorflow":
+    if not self.must_be_converted:
       return self.path
-    hugging_face.write_tensorflow_checkpoint(self._sources, prefix)
+    if self._converter:
+      self._converter(prefix)
+    else:
+      hugging_face.write_tensorflow_checkpoint(self._sources, prefix)
     return prefix
 
 
@@ -105,6 +113,7 @@ class Checkpoint:
 _PART_OF_CHECKPOINT = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
 _PICKLE_FILE = re.compile(r"\.(bin|pt|pth|pkl)$")
 _PICKLE_START = (b"\x80", b"PK\x03\x04")  # bare, and in a zip as PyTorch does
+_MOST_BYTES_OF_A_CONFIGURATION = 1 << 20
 _KERAS_FILE = re.compile(r"\.(h5|hdf5|keras)$")
 
 
@@ -215,10 +224,47 @@ def _explain_refusal(path):
   )
 
 
-def _find_beside(path, name):
-  """Returns the path of that name in the same folder, None if not there."""
-  beside = os.path.join(os.path.dirname(path), name)
-  return beside if tf.io.gfile.exists(beside) else None
+def _find_beside(path, *names):
+  """Returns the path of the first of the names in its folder, or None."""
+  paths = (os.path.join(os.path.dirname(path), name) for name in names)
+  return next(filter(tf.io.gfile.exists, paths), None)
+
+
+def _find_config(path, names):
+  """Returns the path of the configuration beside weights, None if unknown.
+
+  Args:
+    path: of the weights.
+    names: of a configuration, the likeliest first. Where there is none of them,
+      the only one under another name is taken.
+  """
+  usual = _find_beside(path, *names)
+  if usual:
+    return usual
+  others = list_configurations(path)
+  return others[0] if len(others) == 1 else None
+
+
+def list_configurations(path):
+  """Returns the paths of the files beside weights that configure a BERT."""
+  found = files.list_matching(os.path.dirname(path) or ".", r".*\.json")
+  return [name for name in found if _is_configuration(name)]
+
+
+def _is_configuration(path):
+  # A vocabulary or an index may be large, a configuration is not.
+  if tf.io.gfile.stat(path).length > _MOST_BYTES_OF_A_CONFIGURATION:
+    return False
+  values = files.read_json(path)
+  return isinstance(values, dict) and {
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+  } <= set(values)
+
+
+def _find_vocabulary(path):
+  return _find_beside(path, "vocab.txt", hugging_face.TOKENIZER)
 
 
 # ---------------------------------------------------------------------------
@@ -231,41 +277,28 @@ def _open_hugging_face(path):
     path=path,
     kind="huggingface",
     shapes=weights.shapes,
-    config_file=_find_beside(path, hugging_face.CONFIG),
-    vocab_file=_find_beside(path, "vocab.txt")
-    or _find_beside(path, hugging_face.TOKENIZER),
+    config_file=_find_config(path, (hugging_face.CONFIG, "bert_config.json")),
+    vocab_file=_find_vocabulary(path),
     _sources=weights.sources,
   )
 
 
 def _open_tensorflow(prefix):
   data = _list_data_files(prefix)
-  try:
-    reader = tf.train.NewCheckpointReader(prefix)
-    shapes = reader.get_variable_to_shape_map()
-  except (tf.errors.OpError, ValueError) as error:
-    raise errors.UserError(
-      f"{prefix}.index is damaged or cut off; copy or download the checkpoint"
-      f" again ({error})"
-    ) from error
-  dtypes = reader.get_variable_to_dtype_map()
-  needed = sum(
-    int(np.prod(shape)) * dtypes[name].size
-    for name, shape in shapes.items()
-    if dtypes[name] != tf.string
-  )
+  weights = tensorflow_weights.open_weights(prefix)
   found = sum(tf.io.gfile.stat(path).length for path in data)
-  if found < needed:
+  if found < weights.size:
     raise errors.UserError(
       f"the data of {prefix} are cut off: {', '.join(data)} hold {found} bytes,"
-      f" its variables {needed}; copy or download the checkpoint again"
+      f" its variables {weights.size}; copy or download the checkpoint again"
     )
   return Checkpoint(
     path=prefix,
     kind="tensorflow",
-    shapes={name: tuple(shapes[name]) for name in sorted(shapes)},
-    config_file=_find_beside(prefix, "bert_config.json"),
-    vocab_file=_find_beside(prefix, "vocab.txt"),
+    shapes=weights.shapes,
+    config_file=_find_config(prefix, ("bert_config.json", hugging_face.CONFIG)),
+    vocab_file=_find_vocabulary(prefix),
+    _converter=weights.convert if weights.must_be_converted else None,
   )
 
 

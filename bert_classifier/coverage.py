@@ -6,11 +6,13 @@ other results than the user thinks is refused, with the reason.
 
 import dataclasses
 import re
+import shlex
 from typing import Any
 
 from absl import logging
 
-from bert_classifier import errors, hugging_face
+from bert_classifier import errors
+from bert_classifier.variables import find_variable, list_variables
 
 # ---------------------------------------------------------------------------
 # The variables of a model
@@ -36,22 +38,44 @@ def compute_shapes(config, num_labels):
   sizes["L"] = num_labels
   return {
     variable.name: tuple(sizes[axis] for axis in variable.axes)
-    for variable in hugging_face.list_variables(config.num_hidden_layers)
+    for variable in list_variables(config.num_hidden_layers)
   }
 
 
 # ---------------------------------------------------------------------------
 # Coverage
 
-_SLOT = re.compile(
-  r"/(adam_m|adam_v|Adam|Adam_1)$"
-  r"|^(global_step|beta[12]_power|current_loss_scale|good_steps)$"
+# Variables of a run, and the scopes and names of optimizers.
+_OF_RUN = re.compile(
+  r"(^|/)(global_step|beta_?[12](_power)?|current_loss_scale|good_steps"
+  r"|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)(/|$)"
+  r"|(^|/)(\w*optimizer|\w*adam\w*|lamb|lars|sgd|adagrad|rmsprop)(_\d+)?/"
+  r"|\.OPTIMIZER_SLOT/",
+  re.IGNORECASE,
 )
 
 
-def is_optimizer_slot(name):
-  """Returns True for a variable of the optimizer or the run, not the model."""
-  return _SLOT.search(name) is not None
+def select_optimizer_state(names):
+  """Returns those that are variables of the optimizer or the run, as a set.
+
+  An optimizer names what it keeps of a variable `VARIABLE/adam_m`, whatever it
+  calls it: what lies below a variable is its own.
+  """
+  everything = set(names)
+
+  def is_state(name):
+    scope = name.rpartition("/")[0]
+    return _OF_RUN.search(name) or scope in everything or find_variable(scope)
+
+  return set(filter(is_state, names))
+
+
+# Inside the encoder in either form, save what Hugging Face's library keeps
+# there beside the weights.
+_OF_ENCODER = re.compile(
+  r"^((module|_orig_mod|model|bert|ernie)[./])*"
+  r"(embeddings|encoder[./]layer[._]\d+)[./](?!position_ids|token_type_ids)"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,7 +135,11 @@ class Coverage:
     if self.fresh:
       lines.append(f"start fresh: {self._describe_fresh()}")
     if self.unused:
-      lines.append(f"not used: {shorten_names(self.unused)}")
+      state = select_optimizer_state(self.unused)
+      others = [name for name in self.unused if name not in state]
+      slots = [f"optimizer slots ({len(state)})"] if state else []
+      others = [shorten_names(others)] if others else []
+      lines.append(f"not used: {', '.join(others + slots)}")
     return lines
 
   def _describe_fresh(self):
@@ -141,6 +169,7 @@ class Coverage:
     reinit_head=False,
     trained_needed=False,
     is_resumed=False,
+    config_file=None,
   ):
     """Returns the coverage to initialize from, this one or `leave_out_head`.
 
@@ -152,6 +181,7 @@ class Coverage:
       trained_needed: nothing will be trained, so nothing may start fresh.
       is_resumed: this is output_dir's own checkpoint, which replaces
         init_checkpoint, so nothing may start fresh either.
+      config_file: path of the configuration that gave the sizes, for the error.
 
     Raises:
       UserError: says what does not fit, and the flag that lets it pass.
@@ -163,12 +193,14 @@ class Coverage:
     has_head = any(name in there for name in HEAD)
     if differences and not allow_partial_init:
       may_be_partial = not (trained_needed or is_resumed)
-      sentence = usable._explain_sizes(differences, may_be_partial)
+      sentence = usable._explain_sizes(differences, may_be_partial, config_file)
       raise errors.UserError(sentence)
     if is_resumed and usable.fresh:
       raise errors.UserError(usable._explain_other_model())
     if not encoder_fits and not usable.encoder_complete:
       raise errors.UserError(usable._explain_foreign(differences))
+    if (parts := usable._list_foreign_parts()) and not allow_partial_init:
+      raise errors.UserError(usable._explain_parts(parts))
     if trained_needed and usable.fresh:
       raise errors.UserError(usable._explain_untrained())
     if not usable.encoder_complete and not allow_partial_init:
@@ -181,7 +213,7 @@ class Coverage:
     """Returns a phrase for each key of the configuration that differs."""
     phrases = {}
     for name, there, here in self.mismatched:
-      variable = hugging_face.find_variable(name)
+      variable = find_variable(name)
       if variable and len(there) == len(here):
         for axis, size, wanted in zip(variable.axes, there, here):
           if size != wanted and axis in _CONFIG_KEYS:
@@ -196,15 +228,38 @@ class Coverage:
       )
     return list(phrases.values())
 
-  def _explain_sizes(self, differences, may_be_partial):
+  def _explain_sizes(self, differences, may_be_partial, config_file):
     beside = self.checkpoint.config_file
+    advice = "Take the configuration that belongs to this checkpoint"
+    if beside and beside == config_file:
+      advice = (
+        "The configuration lies beside it, but does not belong to it: one of"
+        " the two was changed or exchanged. Copy both again from where the"
+        " model came from, or correct the sizes"
+      )
+    elif beside:
+      advice += f" (--bert_config_file={shlex.quote(beside)})"
     return (
       f"{self.checkpoint.path} is of another size than the model:"
-      f" {'; '.join(differences)} in the configuration. Take the"
-      " configuration that belongs to this checkpoint"
-      + (f" (--bert_config_file={beside})" if beside else "")
+      f" {'; '.join(differences)} in {config_file or 'the configuration'}."
+      f" {advice}"
       + ", or give --allow_partial_init to start fresh what does not fit"
       * may_be_partial
+    )
+
+  def _list_foreign_parts(self):
+    """Returns the names in its encoder that no BERT has."""
+    state = select_optimizer_state(self.unused)
+    inside = filter(_OF_ENCODER.match, self.unused)
+    return [name for name in inside if name not in state]
+
+  def _explain_parts(self, parts):
+    return (
+      f"the encoder in {self.checkpoint.path} has variables that BERT's has"
+      f" not: {shorten_names(parts)}. It is of another architecture, or"
+      " something was added to it: without them it is not the model that was"
+      " trained. Take a model of BERT's own, or give --allow_partial_init to"
+      " leave them out"
     )
 
   def _explain_other_model(self):
@@ -215,7 +270,8 @@ class Coverage:
     )
 
   def _explain_foreign(self, differences):
-    names = [n for n in self.checkpoint.shapes if not is_optimizer_slot(n)]
+    names = self.checkpoint.shapes
+    names = sorted(set(names) - select_optimizer_state(names))
     reason = (
       f"{'; '.join(differences)} in the configuration"
       if differences
@@ -260,15 +316,14 @@ class Coverage:
 
 
 def _count_layers(names):
-  found = filter(None, map(hugging_face.find_variable, names))
+  found = filter(None, map(find_variable, names))
   numbers = [variable.layer for variable in found if variable.layer is not None]
   return max(numbers, default=-1) + 1
 
 
 def shorten_names(names):
   """Returns names as one line, many of them by scope, as `cls/* (7)`."""
-  slots = [name for name in names if is_optimizer_slot(name)]
-  others = [name for name in names if name not in set(slots)]
+  others = list(names)
   if len(others) > 4:
     groups = {}
     for name in others:
@@ -279,8 +334,6 @@ def shorten_names(names):
     ]
     if len(others) > 6:
       others[5:] = [f"and {len(others) - 5} more"]
-  if slots:
-    others.append(f"optimizer slots ({len(slots)})")
   return ", ".join(others)
 
 

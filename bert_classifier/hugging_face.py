@@ -1,21 +1,16 @@
-"""Hugging Face's form of BERT: names, configurations, tokenizers, weights.
+"""Hugging Face's form of BERT: configurations, tokenizers, weights.
 
-`VARIABLES` is the one place that knows both names of a variable. A file's
-header gives names and shapes before a weight is read:
+A file's header gives names and shapes before a weight is read:
 
   weights = open_weights("bert-base-uncased/model.safetensors")
   weights.shapes["bert/pooler/dense/kernel"]        # (768, 768)
   write_tensorflow_checkpoint(weights.sources, "converted.ckpt")
-
-Axis letters: V vocabulary, P positions, Y token types, H hidden, F
-feed-forward, L labels.
 """
 
 import contextlib
 import functools
 import json
 import os
-import re
 import tempfile
 from typing import NamedTuple, Optional
 
@@ -23,7 +18,7 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files
+from bert_classifier import errors, files, variables
 import tokenization
 
 # Names of the files in a model's folder.
@@ -32,142 +27,6 @@ SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"  # of a model in several
 TOKENIZER = "tokenizer.json"  # with the vocabulary
 TOKENIZER_CONFIG = "tokenizer_config.json"
-
-
-# ---------------------------------------------------------------------------
-# Variables
-
-
-class Variable(NamedTuple):
-  """One variable under both of its names.
-
-  Attributes:
-    name: TensorFlow's name, that of the 2018 checkpoints.
-    hugging_face: their name.
-    axes: a letter for each axis, in TensorFlow's order.
-    layer: number of the encoder layer; None outside the encoder and in
-      `VARIABLES`, where `{}` in the names stands for it.
-  """
-
-  name: str
-  hugging_face: str
-  axes: str
-  layer: Optional[int] = None
-
-  @property
-  def is_transposed(self):
-    """Returns True where their axes are in the opposite order: of kernels."""
-    return self.name.endswith("/kernel")
-
-  def in_layer(self, number):
-    """Returns this variable with the number of a layer filled in."""
-    return Variable(
-      self.name.format(number),
-      self.hugging_face.format(number),
-      self.axes,
-      number,
-    )
-
-
-def _parse_table(scope, their_scope, table):
-  lines = (line.split() for line in table.strip().splitlines())
-  return [
-    Variable(scope + name, their_scope + their_name, axes)
-    for name, their_name, axes in lines
-  ]
-
-
-VARIABLES = (
-  *_parse_table(
-    "bert/embeddings/",
-    "bert.embeddings.",
-    """
-    word_embeddings          word_embeddings.weight          VH
-    position_embeddings      position_embeddings.weight      PH
-    token_type_embeddings    token_type_embeddings.weight    YH
-    LayerNorm/beta           LayerNorm.bias                  H
-    LayerNorm/gamma          LayerNorm.weight                H
-    """,
-  ),
-  *_parse_table(
-    "bert/encoder/layer_{}/",
-    "bert.encoder.layer.{}.",
-    """
-    attention/self/query/kernel       attention.self.query.weight        HH
-    attention/self/query/bias         attention.self.query.bias          H
-    attention/self/key/kernel         attention.self.key.weight          HH
-    attention/self/key/bias           attention.self.key.bias            H
-    attention/self/value/kernel       attention.self.value.weight        HH
-    attention/self/value/bias         attention.self.value.bias          H
-    attention/output/dense/kernel     attention.output.dense.weight      HH
-    attention/output/dense/bias       attention.output.dense.bias        H
-    attention/output/LayerNorm/beta   attention.output.LayerNorm.bias    H
-    attention/output/LayerNorm/gamma  attention.output.LayerNorm.weight  H
-    intermediate/dense/kernel         intermediate.dense.weight          HF
-    intermediate/dense/bias           intermediate.dense.bias            F
-    output/dense/kernel               output.dense.weight                FH
-    output/dense/bias                 output.dense.bias                  H
-    output/LayerNorm/beta             output.LayerNorm.bias              H
-    output/LayerNorm/gamma            output.LayerNorm.weight            H
-    """,
-  ),
-  *_parse_table(
-    "bert/pooler/dense/",
-    "bert.pooler.dense.",
-    """
-    kernel    weight    HH
-    bias      bias      H
-    """,
-  ),
-  *_parse_table(
-    "",
-    "classifier.",
-    """
-    output_weights    weight    LH
-    output_bias       bias      L
-    """,
-  ),
-)
-
-_BY_NAME = {variable.name: variable for variable in VARIABLES}
-_BY_THEIR_NAME = {variable.hugging_face: variable for variable in VARIABLES}
-_LAYER_NUMBER = re.compile(r"(?<=\blayer[_.])\d+")
-
-
-def list_variables(num_hidden_layers):
-  """Returns the `Variable`s of a model with that many encoder layers."""
-  variables = []
-  for variable in VARIABLES:
-    if "{}" in variable.name:
-      variables += map(variable.in_layer, range(num_hidden_layers))
-    else:
-      variables.append(variable)
-  return variables
-
-
-def find_variable(name):
-  """Returns the `Variable` of TensorFlow's name, None for a foreign name."""
-  return _find(name, _BY_NAME)
-
-
-def find_variable_by_their_name(name):
-  """Returns the `Variable` of a name in their files, None for a foreign name.
-
-  Files of a bare encoder leave out `bert.`; old ones say gamma and beta.
-  """
-  if not name.startswith(("bert.", "classifier.")):
-    name = "bert." + name
-  name = name.replace("LayerNorm.gamma", "LayerNorm.weight")
-  name = name.replace("LayerNorm.beta", "LayerNorm.bias")
-  return _find(name, _BY_THEIR_NAME)
-
-
-def _find(name, table):
-  number = _LAYER_NUMBER.search(name)
-  variable = table.get(_LAYER_NUMBER.sub("{}", name, count=1))
-  if variable and number:
-    return variable.in_layer(int(number.group()))
-  return variable
 
 
 # ---------------------------------------------------------------------------
@@ -406,10 +265,16 @@ def open_weights(path):
   shapes, sources = {}, {}
   for shard in _list_shards(path):
     for name, shape, dtype in _read_header(shard):
-      variable = find_variable_by_their_name(name)
-      if variable is None or variable.name in shapes:
+      variable = variables.find_variable_by_their_name(name)
+      if variable is None:
         shapes[name] = shape
         continue
+      if variable.name in sources:
+        raise errors.UserError(
+          variables.explain_two_of_one(
+            path, variable, sources[variable.name].name, name
+          )
+        )
       if dtype not in _FLOATS:
         raise errors.UserError(
           f"{shard}: {name} is of the type {dtype}; weights must be one of"

@@ -248,7 +248,7 @@ def write_hugging_face(
   """
   from safetensors.numpy import save_file
 
-  from bert_classifier.hugging_face import list_variables
+  from bert_classifier.variables import list_variables
 
   source = source or Path(golden_task, "checkpoint")
   variables = read_checkpoint(source / "bert_model.ckpt")

@@ -185,28 +185,6 @@ def test_an_index_of_something_else_is_refused(tmp_path):
       checkpoints.open_checkpoint(tmp_path)
 
 
-def test_the_table_gives_hugging_faces_names_back(tiny):
-  variables = hugging_face.list_variables(num_hidden_layers=2)
-  assert {variable.hugging_face for variable in variables} == set(tiny)
-  sizes = dict(zip("VPYHFL", (50, 12, 2, 16, 24, 3)))
-  for variable in variables:
-    shape = tuple(sizes[axis] for axis in variable.axes)
-    shape = shape[::-1] if variable.is_transposed else shape
-    assert tiny[variable.hugging_face].shape == shape
-
-
-def test_both_names_find_the_same_variable(tiny):
-  for theirs in tiny:
-    variable = hugging_face.find_variable_by_their_name(theirs)
-    assert hugging_face.find_variable(variable.name) == variable
-    assert variable.layer == (
-      int(theirs.split(".")[3]) if ".layer." in theirs else None
-    )
-  for foreign in ("bert.encoder.layer.1.gate.weight", "classifier.scale"):
-    assert hugging_face.find_variable_by_their_name(foreign) is None
-  assert hugging_face.find_variable("bert/encoder/layer_1/gate/kernel") is None
-
-
 # --- configurations ---------------------------------------------------------
 
 
