@@ -22,6 +22,7 @@ from bert_classifier import (
   hugging_face,
   plain_texts,
 )
+import modeling
 
 try:
   import fcntl
@@ -262,6 +263,10 @@ def write_manifest(output_dir, settings, config, vocab_file):
 WEIGHTS, WEIGHTS_DIGEST = "init_checkpoint", "init_checkpoint (SHA-256)"
 
 
+# Values of settings in manifests from before there was another.
+_BEFORE_RECORDED = {"layer_norm_eps": modeling.LAYER_NORM_EPSILON}
+
+
 class Difference(NamedTuple):
   """A setting that differs between two runs.
 
@@ -300,6 +305,8 @@ def compare_settings(before, now):
   found = []
   for phase, settings in now.items():
     recorded = before.get(phase, {})
+    if recorded:
+      recorded = {**_BEFORE_RECORDED, **recorded}
     for name, new in settings.items():
       old = recorded.get(name, new)
       if old != new and not _may_change(name, old, new, recorded):

@@ -333,7 +333,15 @@ def test_a_folder_of_the_version_before_is_read(previous):
   config = modeling.BertConfig.from_json_file(
     str(previous / "bert_config.json")
   )
-  assert config.architecture().items() <= found.settings["model"].items()
+  settings = found.settings["model"]
+  assert [
+    (name, value)
+    for name, value in config.architecture().items()
+    if name not in settings or settings[name] != value
+  ] == [("layer_norm_eps", 1e-12)]  # not recorded then
+  other = {"model": {**settings, "layer_norm_eps": 1e-5}}
+  (difference,) = output_dir.compare_settings(found.settings, other)
+  assert str(difference) == "layer_norm_eps was 1e-12 and is 1e-05"
 
 
 def test_every_file_of_the_version_before_is_known_as_own(previous):
