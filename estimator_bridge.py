@@ -250,6 +250,8 @@ def _heed_min_log_level():
 def _is_useful(record):
   """Whether a logging.LogRecord of TensorFlow's logger is to be shown."""
   notice, args = str(record.msg), record.args
+  if notice == "Reraising captured error":  # whoever gets it says what it is
+    return False
   # All notices share this form; where the call stands comes first, what to use
   # in its place last.
   if not (notice.startswith("From %s: ") and " is deprecated" in notice):

@@ -46,6 +46,7 @@ from bert_classifier import (
   output_dir,
   preparation,
   progress,
+  saving,
   targets,
 )
 from bert_classifier.catalogue import (  # noqa: F401 - the 2018 script's names
@@ -289,11 +290,14 @@ def model_fn_builder(
       is_training=mode == tf.estimator.ModeKeys.TRAIN,
       dropout_key=modeling.dropout_key(seed, step, placement.replica_id()),
     )
+    saver = None
+    if mode == tf.estimator.ModeKeys.TRAIN:
+      saver = saving.Saver(config and config.keep_checkpoint_max)
     make_spec = functools.partial(
       tf.estimator.tpu.TPUEstimatorSpec,
       mode=mode,
       scaffold_fn=checkpoints.scaffold_fn_builder(
-        init_checkpoint, fresh_variables
+        init_checkpoint, fresh_variables, saver
       ),
     )
     if mode == tf.estimator.ModeKeys.PREDICT:
@@ -398,7 +402,7 @@ def train(estimator, run):
     The results of the evaluation at the last step, or None.
 
   Raises:
-    UserError: the loss became NaN.
+    UserError: a number is not finite, or a checkpoint cannot be saved.
   """
   folder, training, schedule = (
     run.options.run.output_dir,
@@ -427,30 +431,67 @@ def train(estimator, run):
     steps_per_run=run.placement.steps_per_call,
     summary_dir=folder if sees_every_step else None,
   )
-  input_fn = input_fn_for(run, "train")
-  try:
-    if not (sees_every_step and run.options.run.do_eval):
-      estimator.train(input_fn, max_steps=schedule.steps, hooks=[hook])
-      return None
-    results, _ = tf.estimator.train_and_evaluate(
-      estimator,
-      tf.estimator.TrainSpec(input_fn, schedule.steps, hooks=[hook]),
-      tf.estimator.EvalSpec(
-        input_fn_for(run, "dev"),
-        steps=None,
-        hooks=evaluation_hooks(run, "dev", hook),
-        exporters=[evaluation.IntermediateResults()],
-        start_delay_secs=10,
-        throttle_secs=600,
-      ),
-    )
-  except tf.train.NanLossDuringTrainingError as error:
-    raise errors.UserError(
-      f"the loss became NaN at --learning_rate={training.learning_rate}: train"
-      " from the start with a lower one (--overwrite_output_dir), or a longer"
-      " --warmup_proportion"
-    ) from error
+  with explain_not_finite(run):
+    results = run_training(estimator, run, hook)
+  output_dir.check_trained(folder, schedule.steps)
   return results
+
+
+def run_training(estimator, run, hook):
+  """Does the steps; returns the last evaluation's results, or None."""
+  input_fn, steps = input_fn_for(run, "train"), run.schedule.steps
+  if not (run.placement.sees_every_step and run.options.run.do_eval):
+    estimator.train(input_fn, max_steps=steps, hooks=[hook])
+    return None
+  results, _ = tf.estimator.train_and_evaluate(
+    estimator,
+    tf.estimator.TrainSpec(input_fn, steps, hooks=[hook]),
+    tf.estimator.EvalSpec(
+      input_fn_for(run, "dev"),
+      steps=None,
+      hooks=evaluation_hooks(run, "dev", hook),
+      exporters=[evaluation.IntermediateResults()],
+      start_delay_secs=10,
+      throttle_secs=600,
+    ),
+  )
+  return results
+
+
+@contextlib.contextmanager
+def explain_not_finite(run):
+  """Says of NaN and infinity in training where they come from.
+
+  Raises:
+    UserError: names the weights that training began with, or the learning rate.
+  """
+  try:
+    yield
+  except (errors.NotFiniteError, tf.train.NanLossDuringTrainingError) as error:
+    # TensorFlow's own says less; it comes on a TPU.
+    updates = getattr(error, "updates", None)
+    if updates == run.first_step:
+      advice = (
+        f"Nothing was trained yet: that is what {weights_to_train(run)} give."
+        " Take other weights"
+      )
+    else:
+      advice = (
+        f"--learning_rate={run.options.training.learning_rate} is too high:"
+        " train from the start with a lower one (--overwrite_output_dir), or a"
+        " longer --warmup_proportion"
+      )
+    raise errors.UserError(f"{error}. {advice}") from error
+
+
+def weights_to_train(run):
+  """Returns a phrase on the weights that training begins with."""
+  if run.found.checkpoint:
+    return f"the weights of {run.found.checkpoint}"
+  if run.weights.init_checkpoint:
+    return f"the weights of {run.weights.init_checkpoint.path}"
+  spread = run.model.config.initializer_range
+  return f"random weights with initializer_range {spread}"
 
 
 def evaluation_hooks(run, split, training_hook=None):
@@ -609,6 +650,7 @@ def main(argv):
         output_dir.convert_weights(
           asked.run.output_dir, run.weights.init_checkpoint
         ) as init_checkpoint,
+        saving.sessions_end_at_errors(),
       ):
         last_lines = carry_out(run, init_checkpoint)
     for line in last_lines:

@@ -345,14 +345,16 @@ def _explain_no_index(prefix, folder, names, parts):
 # Reading it
 
 
-def scaffold_fn_builder(init_checkpoint, fresh_variables):
+def scaffold_fn_builder(init_checkpoint, fresh_variables, saver=None):
   """Returns a scaffold_fn that initializes the graph from a checkpoint.
 
-  Called once the model is built, on a TPU outside the replicated part; None
-  where there is no checkpoint.
+  Called once the model is built, on a TPU outside the replicated part.
+
+  Args:
+    init_checkpoint: prefix of a TensorFlow checkpoint, or None.
+    fresh_variables: names that are not to be taken from it.
+    saver: `tf.train.Saver`, None for TensorFlow's own.
   """
-  if not init_checkpoint:
-    return None
 
   def scaffold_fn():
     variables = [
@@ -360,10 +362,11 @@ def scaffold_fn_builder(init_checkpoint, fresh_variables):
       for variable in tf.trainable_variables()
       if variable.name.partition(":")[0] not in fresh_variables
     ]
-    assignments, _ = modeling.get_assignment_map_from_checkpoint(
-      variables, init_checkpoint
-    )
-    tf.train.init_from_checkpoint(init_checkpoint, assignments)
-    return tf.train.Scaffold()
+    if init_checkpoint:
+      assignments, _ = modeling.get_assignment_map_from_checkpoint(
+        variables, init_checkpoint
+      )
+      tf.train.init_from_checkpoint(init_checkpoint, assignments)
+    return tf.train.Scaffold(saver=saver)
 
   return scaffold_fn

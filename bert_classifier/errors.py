@@ -6,6 +6,8 @@ here. Anything else is a bug: it keeps its traceback.
 """
 
 import contextlib
+import errno
+import os
 import re
 import sys
 import traceback
@@ -21,6 +23,23 @@ class MissingFileError(UserError, FileNotFoundError):
   """A file that the user named, or that belongs to one, is not there."""
 
 
+class NotFiniteError(UserError):
+  """Training came to NaN or infinity.
+
+  Attributes:
+    updates: global step of the weights that lead there.
+  """
+
+  def __init__(self, sentence, updates):
+    super().__init__(sentence)
+    self.updates = updates
+
+
+# How TensorFlow ends the message of what the system reported, whichever of its
+# types that is: a file that grew too large is an OutOfRangeError.
+_SYSTEM_ERROR = re.compile(
+  f"; ({'|'.join(re.escape(os.strerror(n)) for n in errno.errorcode)})$"
+)
 # Errors of TensorFlow that a file system or exhausted memory causes, and what
 # the message of each has where a bug in a graph does.
 _MISHAPS = {
@@ -45,12 +64,29 @@ def describe(error):
     return str(error)
   if isinstance(error, MemoryError):
     return f"{_OUT_OF_MEMORY}{f' ({error})' if str(error) else ''}"
-  if not _is_mishap(error):
+  if isinstance(error, UnicodeEncodeError):
+    return _describe_undecoded(error)
+  message = getattr(error, "message", None)
+  if message is None:
     return None
   # The sentence stands between the graph's node and its own traceback.
-  text = re.sub(r"(?s)^.*\nNode: \S+\n", "", error.message)
+  text = re.sub(r"(?s)^.*\nNode: \S+\n", "", message)
   text = text.partition("[[")[0].strip()
+  if not (_SYSTEM_ERROR.search(text) or _is_mishap(error)):
+    return None
   return f"{_OUT_OF_MEMORY} ({text})" if text.startswith("OOM") else text
+
+
+def _describe_undecoded(error):
+  """Returns a sentence on bytes of a path that are no UTF-8, or None."""
+  # Python keeps such bytes of a command line as surrogates.
+  if not re.search("[\udc80-\udcff]", error.object):
+    return None
+  shown = os.fsencode(error.object)
+  return (
+    f"{shown!r}: bytes that are not UTF-8 are not possible in paths and flags:"
+    " give the file or folder another name"
+  )
 
 
 _OUT_OF_MEMORY = (
@@ -61,11 +97,11 @@ _OUT_OF_MEMORY = (
 
 def _is_mishap(error):
   """Returns whether an error is one of TensorFlow's, but no bug."""
-  name, text = type(error).__name__, getattr(error, "message", None)
-  if text is None or name not in _MISHAPS:
+  name = type(error).__name__
+  if name not in _MISHAPS:
     return False
   bug = _MISHAPS[name]
-  return bug is None or not re.search(bug, text)
+  return bug is None or not re.search(bug, error.message)
 
 
 @contextlib.contextmanager

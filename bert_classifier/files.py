@@ -36,15 +36,13 @@ def atomic_write(path):
   temporary = _make_temporary_path(path)
   try:
     yield temporary
-    if not _is_remote(path):
-      _sync(temporary, os.O_RDWR)
+    sync(temporary)
     tf.io.gfile.rename(temporary, path, overwrite=True)
   except BaseException:
     if tf.io.gfile.exists(temporary):
       tf.io.gfile.remove(temporary)
     raise
-  if not _is_remote(path):
-    _sync_folder(os.path.dirname(path) or ".")
+  sync_folder(os.path.dirname(path))
 
 
 @contextlib.contextmanager
@@ -77,8 +75,10 @@ def _is_remote(path):
   return "://" in path
 
 
-def _sync(path, flags):
-  """Returns when the file or folder of that path is on the disk."""
+def sync(path, flags=os.O_RDWR):
+  """Returns when a file is on the disk; at once where it is a remote one."""
+  if _is_remote(path):
+    return
   descriptor = os.open(path, flags)
   try:
     os.fsync(descriptor)
@@ -86,12 +86,12 @@ def _sync(path, flags):
     os.close(descriptor)
 
 
-def _sync_folder(folder):
+def sync_folder(folder):
   """Makes the names in a folder last, where the system can."""
   if os.name != "posix":
     return  # Windows opens no folder
   try:
-    _sync(folder, os.O_RDONLY)
+    sync(folder or ".", os.O_RDONLY)
   except OSError as error:
     if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems
       raise
@@ -128,7 +128,7 @@ def _remove_abandoned(path):
     # Another process may be faster, or the file may be another user's.
     with contextlib.suppress(tf.errors.OpError):
       if not _is_running(process) and _is_a_day_old(temporary):
-        _remove(temporary)
+        remove(temporary)
 
 
 def _is_running(pid):
@@ -153,7 +153,7 @@ def _is_a_day_old(path):
   return time.time() - written > _SECONDS_A_DAY
 
 
-def _remove(path):
+def remove(path):
   """Removes a file, or a folder with all that it holds."""
   if tf.io.gfile.isdir(path):
     tf.io.gfile.rmtree(path)

@@ -183,6 +183,22 @@ def step_of(checkpoint):
   return int(step.group(1)) if step else 0
 
 
+def check_trained(output_dir, steps):
+  """Makes sure that training went on to its last step.
+
+  Raises:
+    UserError: the newest checkpoint is of an earlier one.
+  """
+  step = inspect(output_dir).step
+  if step < steps:
+    raise errors.UserError(
+      f"training ended before step {steps}, and the newest checkpoint in"
+      f" {output_dir} is of step {step}. TensorFlow takes some errors of a file"
+      " system for the end of the data: is there room, and can the folder be"
+      " written?"
+    )
+
+
 def check_state_file(found):
   """Makes sure that the newest of the checkpoints in a folder is known.
 

@@ -1,11 +1,15 @@
 """Progress of a run: the format of the log, the progress line, hooks."""
 
+import contextlib
 import logging as python_logging
+import math
 import sys
 import time
 
 from absl import logging
 import tensorflow.compat.v1 as tf
+
+from bert_classifier import errors, files
 
 _RENEW_SECONDS = 0.5  # on a terminal
 _LOG_SECONDS = 10.0
@@ -176,6 +180,7 @@ class ProgressHook(tf.train.SessionRunHook):
     self._batch, self._examples = batch_size, examples
     self._log_steps, self._steps_per_run = log_steps, steps_per_run
     self._summary_dir, self._writer = summary_dir, None
+    self._summarized = None
     self._fetches = {}
 
   def begin(self):
@@ -203,7 +208,13 @@ class ProgressHook(tf.train.SessionRunHook):
 
   def after_run(self, run_context, run_values):
     del run_context
+    before = self._step
     self._step = min(self._step + self._steps_per_run, self._total)
+    loss = run_values.results.get(self.LOSS, 0.0)
+    if not math.isfinite(loss):
+      raise errors.NotFiniteError(
+        f"the loss of step {self._step} is {loss}", updates=before
+      )
     is_due = self._is_due()
     if is_due and self._writer:
       self._summarize(run_values.results)
@@ -217,6 +228,25 @@ class ProgressHook(tf.train.SessionRunHook):
     STATUS.clear()
     if self._writer:
       self._writer.flush()
+      self._check_events()
+
+  def _check_events(self):
+    """Warns where what TensorBoard reads is not all there.
+
+    TensorFlow passes over every error in writing it.
+    """
+    paths = files.list_matching(
+      self._summary_dir, r"events\.out\.tfevents\..*(?<!\.v2)"
+    )
+    last = None
+    with contextlib.suppress(tf.errors.OpError):
+      for event in tf.train.summary_iterator(paths[-1]):
+        last = event.step
+    if self._summarized not in (None, last):
+      logging.warning(
+        "%s, for TensorBoard, lacks the last steps: it could not be written",
+        paths[-1],
+      )
 
   def pause(self, seconds):
     """Leaves `seconds` out of the speed in the next line."""
@@ -238,6 +268,7 @@ class ProgressHook(tf.train.SessionRunHook):
       ]
     )
     self._writer.add_summary(summary, self._step)
+    self._summarized = self._step
 
   def _report(self, values):
     parts = [
@@ -285,14 +316,23 @@ class EvaluationHook(tf.train.SessionRunHook):
   def begin(self):
     self._began = time.monotonic()
     self._counter = Counter("evaluated", self._examples)
+    self._batches = 0
 
   def after_run(self, run_context, run_values):
     del run_context, run_values
     self._counter.add(self._batch)
+    self._batches += 1
 
   def end(self, session):
+    """Reports the whole; raises a UserError where a part was evaluated."""
     del session
     logging.info("%s", self._counter)
+    if self._batches * self._batch < self._examples:
+      # TensorFlow takes some errors of a file system for the end of the data.
+      raise errors.UserError(
+        f"the evaluation ended after {self._batches * self._batch} of"
+        f" {self._examples} examples: the file of features cannot be read"
+      )
     if self._training_hook:
       self._training_hook.pause(time.monotonic() - self._began)
 

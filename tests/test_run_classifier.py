@@ -525,7 +525,43 @@ def test_a_loss_that_is_no_number_ends_with_advice(
   flags = dict(training, learning_rate=1e30, output_dir=tmp_path / "out")
   outcome = classify(**flags)
   assert outcome.status == 1
-  assert "NaN at --learning_rate=1e+30: train from" in outcome.log
+  assert "--learning_rate=1e+30 is too high: train from" in outcome.log
+  assert tf.train.latest_checkpoint(flags["output_dir"]).endswith("ckpt-0")
+
+
+def test_an_update_that_explodes_in_the_last_step_is_not_saved(
+  training, classify, tmp_path
+):
+  flags = dict(training, learning_rate=3e38, num_train_epochs=0.25)
+  outcome = classify(output_dir=tmp_path, **flags)  # a single step
+  assert outcome.status == 1 and "trained up to" not in outcome.log
+  said = outcome.log.splitlines()[-1]
+  assert "after step 1 these variables hold NaN or infinity: bert/" in said
+  assert "--learning_rate=3e+38 is too high" in said
+  assert f"stays {tmp_path}/model.ckpt-0" in said
+  assert [p.name for p in tmp_path.glob("*.index")] == ["model.ckpt-0.index"]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e38])
+def test_weights_that_give_no_number_are_named_before_any_step(
+  training, classify, tmp_path, number
+):
+  variables = read_checkpoint(training["init_checkpoint"] / "bert_model.ckpt")
+  variables["bert/pooler/dense/kernel"][0, 0] = number
+  if number == 1e38:  # finite itself, but nothing that it is multiplied with
+    variables["bert/pooler/dense/kernel"][:] = number
+    variables["bert/encoder/layer_0/output/LayerNorm/gamma"][:] = number
+  (tmp_path / "weights").mkdir()
+  write_checkpoint(tmp_path / "weights" / "model.ckpt", variables)
+  flags = {**training, "init_checkpoint": tmp_path / "weights"}
+  outcome = classify(output_dir=tmp_path / "out", **flags)
+  assert outcome.status == 1 and "step 2/" not in outcome.log
+  said = outcome.log.splitlines()[-1]
+  assert (
+    f"Nothing was trained yet: that is what the weights of {tmp_path}/wei"
+    in said
+  )
+  assert "learning_rate" not in said
 
 
 @pytest.mark.parametrize("place", ["prepare_task", "make_schedule"])
