@@ -47,7 +47,10 @@ too, and the two must agree in exit status, last line and results.
 
 import collections
 import contextlib
+import functools
 import hashlib
+import importlib
+import itertools
 import json
 import os
 from pathlib import Path
@@ -73,6 +76,7 @@ from absl import flags  # noqa: E402
 import mutations_check  # noqa: E402
 import mutations_files  # noqa: E402
 import mutations_oracle  # noqa: E402
+import mutations_reading  # noqa: E402
 import mutations_world  # noqa: E402
 
 # Not absl's FLAGS, which are those of the program.
@@ -125,7 +129,7 @@ def fork(function, *arguments):
       print(end.code, file=sys.stderr)
     status = int(end.code or 0) if not isinstance(end.code, str) else 1
   except BaseException:
-    traceback.print_exc()
+    traceback.print_exc(limit=-3, chain=False)
   finally:
     with contextlib.suppress(Exception):
       sys.stdout.flush()
@@ -151,12 +155,17 @@ def run_forked(world, scenario, log):
   return wait(fork(run_program, world, scenario, log), OURS.seconds)
 
 
-def run_program(world, scenario, log):
-  """Becomes the command: never returns."""
-  resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+def silence(log):
+  """Sends all that this process prints to a file."""
   with open(log, "wb") as file:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
+
+
+def run_program(world, scenario, log):
+  """Becomes the command: never returns."""
+  resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+  silence(log)
   os.chdir(world)
   sys.argv = [scenario.program, *scenario.arguments]
   path = world / scenario.program
@@ -212,7 +221,7 @@ class Place:
     self.folder.mkdir(parents=True)
     if wait(fork(mutations_world.build, self.world), 300) != 0:
       raise RuntimeError("the world cannot be made")
-    for name in ("cola", "own", "mrpc"):
+    for name in ("cola", "own", "eval", "predict", "own_eval", "mrpc"):
       if run_forked(self.world, mutations_world.SCENARIOS[name], self.log) != 0:
         raise RuntimeError(self.log.read_text(errors="replace"))
     shutil.rmtree(self.world / "out")
@@ -250,6 +259,7 @@ def remove_tree(folder):
     subprocess.run(["rm", "-rf", folder], check=True)
 
 
+@functools.lru_cache(maxsize=1)
 def hash_program():
   """Returns a digest of the code that makes a world what it is."""
   sha256 = hashlib.sha256(Path(mutations_world.__file__).read_bytes())
@@ -262,10 +272,14 @@ def hash_program():
 # One mutation
 
 
-def choose(seed, number, pristine, only):
-  """Returns (generator, kind, scenario's name, file below the world)."""
-  rng = random.Random(f"{seed} {number}")
-  kind = rng.choice(only or KINDS)
+def begin(number):
+  """Returns the generator of a mutation, and the kind that it chose."""
+  rng = random.Random(f"{OURS.seed} {number}")
+  return rng, rng.choice(KINDS)
+
+
+def choose_file(rng, kind, pristine):
+  """Returns the name of a scenario, and a file it reads, below the world."""
   names = [
     name
     for name, scenario in mutations_world.SCENARIOS.items()
@@ -278,7 +292,7 @@ def choose(seed, number, pristine, only):
   )
   paths = [path for path in paths if path.is_file()]
   # A cache's name has a digest, so it is chosen by its place.
-  return rng, kind, name, rng.choice(paths).relative_to(pristine)
+  return name, rng.choice(paths).relative_to(pristine)
 
 
 def mutate(place, name, rng, kind, file):
@@ -287,6 +301,7 @@ def mutate(place, name, rng, kind, file):
   result = place.folder / "mutation"
 
   def write():
+    silence(place.log)
     path = place.world / file
     said = mutations_files.mutate(rng, kind, path, place.world)
     result.write_text(json.dumps(said))
@@ -299,17 +314,17 @@ def mutate(place, name, rng, kind, file):
 def run_mutation(place, number):
   """Makes a mutation, runs its command and judges it; returns the line."""
   place.make()
-  only, seed = OURS.only, OURS.seed
-  rng, kind, name, file = choose(seed, number, place.pristine, only)
+  rng, kind = begin(number)
+  name, file = choose_file(rng, kind, place.pristine)
   scenario = mutations_world.SCENARIOS[name]
   meaning, results = place.reference(name)
   state = rng.getstate()
   mutation, said = mutate(place, name, rng, kind, file)
   reading = read_world(place.world, scenario)
   before = hash_files(place.world)
-  began = time.monotonic()
+  began, cpu_before = time.monotonic(), cpu_seconds()
   status = run_forked(place.world, scenario, place.log)
-  seconds = time.monotonic() - began
+  seconds, cpu = time.monotonic() - began, cpu_seconds() - cpu_before
   log = place.log.read_text(errors="replace")
   verdict, why = judge(
     Case(place.world, scenario, kind, file, before),
@@ -338,16 +353,23 @@ def run_mutation(place, number):
     why=why,
     said=last_line(log),
     seconds=round(seconds, 1),
+    cpu_seconds=round(cpu, 1),
     code=hash_program(),
     command=" ".join([scenario.program, *scenario.arguments]),
   )
+
+
+def cpu_seconds():
+  """Returns the processor time of the processes that were waited for."""
+  used = resource.getrusage(resource.RUSAGE_CHILDREN)
+  return used.ru_utime + used.ru_stime
 
 
 def read_world(world, scenario):
   """Returns the `Reading` of a command, or the `Refused` why there is none."""
   try:
     return mutations_oracle.read(world, scenario.arguments)
-  except mutations_oracle.Refused as refusal:
+  except mutations_reading.Refused as refusal:
     return refusal
 
 
@@ -379,9 +401,7 @@ def hash_files(world):
 # The judgement
 
 
-class Case(
-  collections.namedtuple("Case", "world scenario kind file before")
-):
+class Case(collections.namedtuple("Case", "world scenario kind file before")):
   """What was done: world, scenario, kind and path of the file, digests."""
 
 
@@ -416,7 +436,7 @@ def judge(case, ran, reading, reference):
     return "fault: traceback", last_line(log)
   if status not in (0, 1):
     return "fault: crash", f"exit status {status}"
-  left = [path for path in case.world.rglob("*.tmp-*")]
+  left = list(case.world.rglob("*.tmp-*"))
   if left:
     return "fault: left behind", str(left[0].relative_to(case.world))
   if status == 0:
@@ -436,13 +456,13 @@ def judge(case, ran, reading, reference):
 
 def judge_success(case, log, reading, is_same, results):
   """Returns verdict and reason of a run that ended with 0."""
-  if isinstance(reading, mutations_oracle.Refused):
+  if isinstance(reading, mutations_reading.Refused):
     return "fault: silent", f"nothing sensible to compute: {reading}"
   try:
     mutations_check.check(case.world, reading, log)
   except mutations_check.Wrong as error:
     return "fault: silent", str(error)
-  except mutations_oracle.Refused as refusal:
+  except mutations_reading.Refused as refusal:
     return "fault: silent", f"nothing sensible to compute: {refusal}"
   except mutations_check.Shaky as error:
     return "cannot be told", f"{case.kind}: {error}"
@@ -453,9 +473,8 @@ def judge_success(case, log, reading, is_same, results):
     if differing:
       return "fault: silent", f"not the same bits: {', '.join(differing)}"
     return "same", ""
-  if case.kind in ("data", "flagfile") or "--do_train" in (
-    case.scenario.arguments
-  ) and "--vocab_file=bert/vocab.txt" in case.scenario.arguments:
+  from_scratch = case.scenario is mutations_world.SCENARIOS["scratch"]
+  if from_scratch or case.kind in ("data", "flagfile"):
     return "as changed", ""
   return "cannot be told", _UNTOLD[case.kind]
 
@@ -482,8 +501,8 @@ def find_lost(case, log):
     if after.get(path) != digest and not may_change:
       return path
   for state in case.world.glob("*/checkpoint") if began else ():
-    prefix = mutations_oracle.newest_checkpoint(state.parent)
-    mutations_oracle.read_checkpoint(prefix)
+    prefix = mutations_reading.newest_checkpoint(state.parent)
+    mutations_reading.read_checkpoint(prefix)
   return None
 
 
@@ -497,6 +516,12 @@ def read_lines(path):
     return {}
   lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
   return {line["number"]: line for line in map(json.loads, lines)}
+
+
+def list_numbers():
+  """Returns the numbers of the first --count mutations of the kinds asked."""
+  wanted = (n for n in itertools.count() if begin(n)[1] in (OURS.only or KINDS))
+  return list(itertools.islice(wanted, OURS.count))
 
 
 def work_through(numbers, work, path):
@@ -567,11 +592,11 @@ def main(argv):
     print(describe(line))
     return
   if not OURS.report:
-    import run_classifier  # noqa: F401 - before the forks, and only once
-    import sklearn.metrics  # noqa: F401
-
+    hash_program()  # kept for the forks, as are the imports
+    for module in ("run_classifier", "sklearn.metrics", "safetensors.numpy"):
+      importlib.import_module(module)
     done = read_lines(path)
-    numbers = [n for n in range(OURS.count) if n not in done]
+    numbers = [n for n in list_numbers() if n not in done]
     if OURS.again:
       numbers = [
         number

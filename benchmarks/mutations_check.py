@@ -14,7 +14,8 @@ from pathlib import Path
 import re
 import struct
 
-from mutations_oracle import Refused, is_on, list_shapes, read_checkpoint
+from mutations_oracle import is_on, list_shapes
+from mutations_reading import Refused, read_checkpoint
 import numpy as np
 import tensorflow.compat.v1 as tf
 
@@ -111,7 +112,10 @@ def compute_all(weights, config, examples):
   with np.errstate(all="ignore"):
     wide, narrow = (
       np.array(
-        [compute_logits(weights, config, e.ids, e.segments, t) for e in examples]
+        [
+          compute_logits(weights, config, e.ids, e.segments, t)
+          for e in examples
+        ]
       )
       for t in (np.float64, np.float32)
     )
@@ -176,7 +180,9 @@ def _check_training(world, out, reading, log):
     before = before.astype(np.float64)
     moved = np.abs(after - before).max()
     if moved > most + rate * 0.1 * (1 + np.abs(before).max()) + 1e-5:
-      raise Wrong(f"{variable} moved by {moved}, but at most {most} is possible")
+      raise Wrong(
+        f"{variable} moved by {moved}, but at most {most} is possible"
+      )
   return trained
 
 
@@ -218,12 +224,8 @@ def _check_evaluation(out, reading, weights, step):
   log_sums = np.log(np.exp(logits - logits.max(-1, keepdims=True)).sum(-1))
   losses = log_sums + logits.max(-1) - logits[np.arange(len(labels)), labels]
   size = int(reading.flags["eval_batch_size"])
-  batches = [
-    losses[i : i + size].mean() for i in range(0, len(losses), size)
-  ]
-  right = dict(
-    eval_loss=losses.mean(), loss=np.mean(batches), global_step=step
-  )
+  batches = [losses[i : i + size].mean() for i in range(0, len(losses), size)]
+  right = dict(eval_loss=losses.mean(), loss=np.mean(batches), global_step=step)
   ordered = np.sort(logits, -1)
   if (ordered[:, -1] - ordered[:, -2]).min() > 10 * TOLERANCE:
     right.update(_metrics(reading.flags["task_name"].lower(), labels, logits))
@@ -240,18 +242,16 @@ def _check_evaluation(out, reading, weights, step):
 def _metrics(task, labels, logits):
   decided = logits.argmax(-1)
   metrics = dict(eval_accuracy=(decided == labels).mean())
-  true, false = (
-    ((decided == 1) & (labels == label)).sum() for label in (1, 0)
-  )
+  true, false = (((decided == 1) & (labels == label)).sum() for label in (1, 0))
   missed = ((decided != 1) & (labels == 1)).sum()
   rejected = len(labels) - true - false - missed
   if task == "mrpc":
     both = 2 * true + false + missed
     metrics["eval_f1"] = 2 * true / both if both else 0.0
   if task == "cola":
-    product = float(
-      (true + false) * (true + missed) * (rejected + false)
-    ) * (rejected + missed)
+    product = float((true + false) * (true + missed) * (rejected + false)) * (
+      rejected + missed
+    )
     metrics["eval_matthews_correlation"] = (
       (true * rejected - false * missed) / math.sqrt(product)
       if product
@@ -303,9 +303,11 @@ def collect_results(out):
     name: (out / name).read_text() for name in RESULTS if (out / name).exists()
   }
   state = out / "checkpoint"
-  newest = re.search(r'path: "([^"]*)"', state.read_text()) if (
-    state.is_file()
-  ) else None
+  newest = (
+    re.search(r'path: "([^"]*)"', state.read_text())
+    if (state.is_file())
+    else None
+  )
   if newest:
     variables = read_checkpoint(out / newest[1])
     sha256 = hashlib.sha256()

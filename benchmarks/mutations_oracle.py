@@ -1,39 +1,34 @@
 """What is right for a command in a world: an independent reading.
 
-Reads the files again by the rules that the documentation states, in its own
-way and with Python and NumPy alone, TensorFlow's checkpoints aside, whose
-checksums TensorFlow verifies. `read` says what a command must compute, or raises
-`Refused` where there is nothing sensible to compute. `check` holds what the
-program wrote against that: the training features it used, steps, how far the
-weights moved, and every number of the results, by a BERT in NumPy.
-
-Axis letters: B batch, S sequence, H hidden, N heads, L labels.
+`read` says what a command must compute, or raises `Refused` where there is
+nothing sensible to compute: a file that cannot be read, or files that do not
+belong together by what they themselves say.
 """
 
 import hashlib
-import json
 import math
-from pathlib import Path
 import re
-import struct
 from typing import NamedTuple
-import unicodedata
 
+from mutations_reading import (
+  TASKS,
+  Refused,
+  Tokenizer,
+  newest_checkpoint,
+  read_bytes,
+  read_checkpoint,
+  read_examples,
+  read_object,
+  read_safetensors,
+  read_text,
+  read_vocabulary,
+  rename_tensor,
+)
 import numpy as np
-import tensorflow.compat.v1 as tf
 
 
-class Refused(Exception):
-  """There is nothing sensible to compute: says why."""
-
-
-class Example(NamedTuple):
-  """An example of a set: its ids, segments and label, and what is shown."""
-
-  ids: tuple
-  segments: tuple
-  label: int
-  shown: tuple  # of test_predictions.tsv: id, texts, perhaps gold
+def _words(text):
+  return tuple(text.split())
 
 
 class Reading(NamedTuple):
@@ -46,8 +41,7 @@ class Reading(NamedTuple):
     weights: {name: array} that the run begins with, slots included.
     first_step, steps: where training begins and ends; equal without training.
     examples: dictionary from split to list of `Example`.
-    order: what the manifest of a run that goes on says of the order.
-    unsure: reasons why a refusal would be right as well.
+    order: among how many examples a training that goes on shuffles, or None.
   """
 
   flags: dict
@@ -58,7 +52,6 @@ class Reading(NamedTuple):
   steps: int
   examples: dict
   order: object
-  unsure: list
 
   def meaning(self):
     """Returns a digest of all that decides the results."""
@@ -72,15 +65,19 @@ class Reading(NamedTuple):
     said = (decisive, self.labels, config, self.first_step, self.steps)
     sha256.update(repr((said, examples, self.order)).encode())
     for name in sorted(self.weights):
-      sha256.update(name.encode() + self.weights[name].tobytes())
+      # Wide enough for every type: a cast that keeps the value is none.
+      value = np.asarray(self.weights[name])
+      is_real = value.dtype.kind == "f"
+      value = value.astype(np.float64) if is_real else value
+      sha256.update(f"{name} {value.shape}".encode() + value.tobytes())
     return sha256.hexdigest()
 
 
-_DECISIVE = (
-  "do_train do_eval do_predict max_seq_length train_batch_size learning_rate"
-  " num_train_epochs warmup_proportion seed eval_batch_size"
+_DECISIVE = _words(
+  "do_train do_eval do_predict max_seq_length train_batch_size"
+  " learning_rate num_train_epochs warmup_proportion seed eval_batch_size"
   " shuffle_buffer_size task_name"
-).split()
+)
 _DEFAULTS = dict(
   max_seq_length="128",
   train_batch_size="32",
@@ -102,14 +99,14 @@ _WHOLE = {
   **dict(keep_checkpoint_max=0, log_steps=1, shuffle_buffer_size=1),
 }
 _REAL = ("learning_rate", "num_train_epochs", "warmup_proportion")
-_SWITCHES = (
+_SWITCHES = _words(
   "do_train do_eval do_predict do_lower_case resume overwrite_output_dir"
   " allow_partial_init reinit_head skip_padding"
-).split()
-_STRINGS = (
+)
+_STRINGS = _words(
   "task_name data_dir cache_dir init_checkpoint bert_config_file vocab_file"
   " output_dir xnli_language"
-).split()
+)
 
 # ---------------------------------------------------------------------------
 # Flags
@@ -153,7 +150,7 @@ def _expand(world, word):
   if not word.startswith("--flagfile="):
     return [word]
   path = world / word.partition("=")[2]
-  lines = _text(path).splitlines()
+  lines = read_text(path).splitlines()
   return [
     line.strip()
     for line in lines
@@ -189,301 +186,6 @@ def is_on(flags, name):
 
 
 # ---------------------------------------------------------------------------
-# Files
-
-
-def _bytes(path):
-  try:
-    return Path(path).read_bytes()
-  except OSError as error:
-    raise Refused(f"{path}: {error}") from error
-
-
-def _text(path):
-  try:
-    return _bytes(path).decode("utf-8-sig")
-  except UnicodeDecodeError as error:
-    raise Refused(f"{path}: {error}") from error
-
-
-def _lines(path):
-  """Returns the lines of a text, without their ends."""
-  text = _text(path)
-  if "\n" not in text:
-    text = text.replace("\r", "\n")
-  return [re.sub(r"\r$", "", line) for line in text.split("\n")]
-
-
-def _json(path):
-  try:
-    value = json.loads(_text(path))
-  except (ValueError, RecursionError) as error:
-    raise Refused(f"{path}: {error}") from error
-  if not isinstance(value, dict):
-    raise Refused(f"{path}: no object")
-  return value
-
-
-def read_vocabulary(path):
-  """Returns {token: id}: of repeated lines the last counts."""
-  text = _text(path)
-  lines = text.split("\n" if "\n" in text else "\r")
-  if lines and not lines[-1]:
-    lines.pop()
-  vocabulary = {line.strip(): n for n, line in enumerate(lines)}
-  for token in ("[UNK]", "[CLS]", "[SEP]"):
-    if token not in vocabulary:
-      raise Refused(f"{path} lacks {token}")
-  return vocabulary
-
-
-# ---------------------------------------------------------------------------
-# Tokens and examples
-
-
-class Tokenizer(NamedTuple):
-  """WordPiece, as the documentation of the 2018 release describes it."""
-
-  vocabulary: dict
-  lower: bool = True
-  strip_accents: object = None
-  chinese: bool = True
-
-  def ids(self, text):
-    """Returns the list of the ids of a text."""
-    return [
-      self.vocabulary[piece]
-      for word in self._words(text)
-      for piece in self._pieces(word)
-    ]
-
-  def _words(self, text):
-    cleaned = []
-    for char in text:
-      if char in "\t\n\r\u2028\u2029" or unicodedata.category(char) == "Zs":
-        cleaned.append(" ")
-      elif char in "\0\ufffd" or unicodedata.category(char) in ("Cc", "Cf"):
-        continue
-      elif self.chinese and _is_ideograph(ord(char)):
-        cleaned.append(f" {char} ")
-      else:
-        cleaned.append(char)
-    for word in "".join(cleaned).split(" "):
-      if self.lower:
-        word = word.lower()
-      strip = self.strip_accents
-      if self.lower if strip is None else strip:
-        word = unicodedata.normalize("NFD", word)
-        word = "".join(c for c in word if unicodedata.category(c) != "Mn")
-      yield from re.sub(r"(.)", _set_apart, word, flags=re.DOTALL).split(" ")
-
-  def _pieces(self, word):
-    if not word:
-      return []
-    pieces, rest = [], word
-    while rest and len(word) <= 200:
-      prefix = "##" if pieces else ""
-      for end in range(len(rest), 0, -1):
-        if prefix + rest[:end] in self.vocabulary:
-          pieces.append(prefix + rest[:end])
-          rest = rest[end:]
-          break
-      else:
-        break
-    return ["[UNK]"] if rest else pieces
-
-
-def _set_apart(match):
-  char = match[0]
-  ascii_symbol = 33 <= ord(char) <= 126 and not char.isalnum()
-  if ascii_symbol or unicodedata.category(char).startswith("P"):
-    return f" {char} "
-  return char
-
-
-def _is_ideograph(code):
-  return (
-    0x4E00 <= code <= 0x9FFF
-    or 0x3400 <= code <= 0x4DBF
-    or 0x20000 <= code <= 0x2CEAF
-    and code != 0x2A6FF
-    or 0xF900 <= code <= 0xFAFF
-    or 0x2F800 <= code <= 0x2FA1F
-  )
-
-
-# For each task its labels and, for a training or dev set and for a test set,
-# whether there is a header and the columns of text_a, text_b, label, id, gold.
-_HASH = ("#1 String", "#2 String")
-TASKS = {
-  "cola": (
-    ("0", "1"),
-    (False, 3, None, 1, None, None),
-    (True, "sentence", None, None, "index", None),
-  ),
-  "mrpc": (
-    ("0", "1"),
-    (True, *_HASH, "Quality", None, None),
-    (True, *_HASH, None, "index", "Quality"),
-  ),
-  "own": (
-    ("no", "maybe", "yes"),
-    (True, "premise", "hypothesis", "answer", None, None),
-    (True, "premise", "hypothesis", None, "id", "answer"),
-  ),
-}
-
-
-def read_examples(path, task, split, tokenizer, length):
-  """Returns the list of `Example`s of a file.
-
-  Raises:
-    Refused: the file is not what the documentation allows.
-  """
-  labels, *tables = TASKS[task]
-  header, *columns = tables[split == "test"]
-  rows = [line.split("\t") for line in _lines(path) if line]
-  width = len(rows[0]) if rows else 0
-  if header:
-    names = rows.pop(0) if rows else []
-    columns = _number_columns(path, names, columns)
-  text_a, text_b, label, row_id, gold = columns
-  needed = 1 + max(c for c in columns if c is not None)
-  examples = []
-  for number, row in enumerate(rows, start=header):
-    if len(row) < needed or len(row) > width or not header and len(row) < width:
-      raise Refused(f"{path}: a row of {len(row)} cells: {row!r:.60}")
-    if label is not None and row[label] not in labels:
-      raise Refused(f"{path}: the label {row[label]!r}")
-    if split == "train" and not row[text_a].strip():
-      continue
-    texts = [row[text_a], "" if text_b is None else row[text_b]]
-    shown = (
-      f"{split}-{number}" if row_id is None else row[row_id],
-      *texts,
-      *([] if gold is None else [row[gold]]),
-    )
-    ids, segments = encode(texts, tokenizer, length)
-    value = 0 if label is None else labels.index(row[label])
-    examples.append(Example(ids, segments, value, shown))
-  if not examples:
-    raise Refused(f"{path}: no examples")
-  return examples
-
-
-def _number_columns(path, names, columns):
-  numbers = []
-  for role, column in enumerate(columns):
-    if column is not None and names.count(column) != 1:
-      if names.count(column) or role < 3:
-        raise Refused(f"{path}: {names.count(column)} columns {column!r}")
-      column = None
-    numbers.append(None if column is None else names.index(column))
-  return numbers
-
-
-def encode(texts, tokenizer, length):
-  """Returns the ids and segments, unpadded, of a text or a pair."""
-  first, second = map(tokenizer.ids, texts)
-  if second:
-    while len(first) + len(second) > length - 3:
-      (first if len(first) > len(second) else second).pop()
-  if not second:
-    first = first[: length - 2]
-  start, end = (tokenizer.vocabulary[t] for t in ("[CLS]", "[SEP]"))
-  ids = [start, *first, end]
-  segments = [0] * len(ids)
-  if second:
-    ids += [*second, end]
-    segments += [1] * (len(second) + 1)
-  return tuple(ids), tuple(segments)
-
-
-# ---------------------------------------------------------------------------
-# Weights
-
-
-def read_safetensors(path):
-  """Returns {their name: array}, by the format's own description."""
-  data = _bytes(path)
-  try:
-    (size,) = struct.unpack("<Q", data[:8])
-    header = json.loads(data[8 : 8 + size].decode())
-    rest = data[8 + size :]
-    tensors = {}
-    used = 0
-    for name, entry in header.items():
-      if name == "__metadata__":
-        continue
-      begin, end = entry["data_offsets"]
-      raw = rest[begin:end]
-      used += end - begin
-      tensors[name] = _tensor(raw, entry["dtype"], entry["shape"])
-    if used != len(rest):
-      raise ValueError("the data are longer or shorter")
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
-    raise Refused(f"{path}: {error!r}") from error
-  except (struct.error, RecursionError) as error:
-    raise Refused(f"{path}: {error!r}") from error
-  return tensors
-
-
-def _tensor(raw, kind, shape):
-  if kind == "BF16":
-    wide = np.frombuffer(raw, "<u2").astype(np.uint32) << 16
-    return wide.view(np.float32).reshape(shape)
-  types = dict(F64="<f8", F32="<f4", F16="<f2")
-  if kind not in types:
-    raise ValueError(f"the type {kind}")
-  return np.frombuffer(raw, types[kind]).reshape(shape)
-
-
-def _rename(name):
-  """Returns our name of a tensor of theirs, and whether it is transposed."""
-  if name.startswith("classifier."):
-    return {"classifier.weight": "output_weights"}.get(name, "output_bias"), 0
-  if not name.startswith("bert."):
-    name = f"bert.{name}"
-  name = name.replace("LayerNorm.weight", "LayerNorm.gamma")
-  name = name.replace("LayerNorm.bias", "LayerNorm.beta")
-  name = re.sub(r"(_embeddings)\.weight", r"\1", name)
-  is_kernel = name.endswith(".weight")
-  name = re.sub(r"\.weight$", ".kernel", name).replace("layer.", "layer_")
-  return name.replace(".", "/"), is_kernel
-
-
-def read_checkpoint(prefix):
-  """Returns {name: array} of a checkpoint; TensorFlow checks its checksums."""
-  try:
-    reader = tf.train.load_checkpoint(str(prefix))
-    names = reader.get_variable_to_shape_map()
-    return {name: reader.get_tensor(name) for name in names}
-  except Exception as error:  # TensorFlow raises many kinds
-    raise Refused(f"{prefix}: {error!r:.200}") from error
-
-
-def newest_checkpoint(folder):
-  """Returns the prefix of a folder's newest checkpoint, None if there is none.
-
-  Raises:
-    Refused: the state file names none although there are some.
-  """
-  there = sorted(folder.glob("model.ckpt-*.index"))
-  if not (folder / "checkpoint").exists() and not there:
-    return None
-  found = re.match(
-    r'\s*model_checkpoint_path: "([^"\n]*)"\s*($|all_model|\n)',
-    _text(folder / "checkpoint"),
-  )
-  if not found:
-    raise Refused(f"{folder}/checkpoint is damaged")
-  prefix = folder / found[1].rpartition("/")[2]
-  if not Path(f"{prefix}.index").exists():
-    raise Refused(f"{prefix} is not there")
-  return prefix
-
-
-# ---------------------------------------------------------------------------
 # A command
 
 
@@ -501,7 +203,7 @@ def read(world, arguments):
   task = flags["task_name"].lower()
   if task not in TASKS:
     raise Refused(f"there is no task {task}")
-  labels, unsure = TASKS[task][0], []
+  labels = TASKS[task][0]
   out = world / flags["output_dir"]
   trained = newest_checkpoint(out)
   begin = flags.get("init_checkpoint")
@@ -547,7 +249,9 @@ def read(world, arguments):
     labels=list(labels),
     max_seq_length=length,
     do_lower_case=tokenizer.lower,
-    **{"vocabulary (SHA-256)": hashlib.sha256(_bytes(vocab_path)).hexdigest()},
+    **{
+      "vocabulary (SHA-256)": hashlib.sha256(read_bytes(vocab_path)).hexdigest()
+    },
     **{key: config[key] for key in _CONFIG},
   )
   if not trained:
@@ -561,10 +265,9 @@ def read(world, arguments):
         manifest.get("training", {}),
         _training_settings(flags, source, data, manifest),
       )
-  order = manifest.get("order") if steps > first and trained else None
-  return Reading(
-    flags, labels, config, weights, first, steps, examples, order, unsure
-  )
+  goes_on = trained and steps > first
+  order = _read_order(manifest, examples) if goes_on else None
+  return Reading(flags, labels, config, weights, first, steps, examples, order)
 
 
 def _open(world, begin):
@@ -585,7 +288,7 @@ def _open(world, begin):
     return path, read_checkpoint(path), path.parent
   weights = {}
   for name, value in read_safetensors(path).items():
-    name, is_kernel = _rename(name)
+    name, is_kernel = rename_tensor(name)
     weights[name] = value.T if is_kernel else value
   return path, weights, path.parent
 
@@ -595,10 +298,9 @@ def _choose(world, flags, flag, beside, name):
     return world / flags[flag]
   if beside and (beside / name).exists():
     return beside / name
-  return world / flags["output_dir"] / name.replace("config.json", _OURS)
-
-
-_OURS = "bert_config.json"
+  # A run's own folder has copies under the names of a released one.
+  name = "bert_config.json" if name == "config.json" else name
+  return world / flags["output_dir"] / name
 
 
 _CONFIG = {
@@ -619,7 +321,7 @@ _ACTIVATIONS = ("gelu", "gelu_erf", "gelu_new", "relu", "tanh", "linear")
 
 def read_config(path, kind):
   """Returns the configuration, defaults filled in, its activation by kind."""
-  given = _json(path)
+  given = read_object(path)
   config = {key: given.get(key, value) for key, value in _CONFIG.items()}
   for key, value in config.items():
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
@@ -666,7 +368,7 @@ def _choose_tokenizer(vocabulary, beside, manifest, flags):
   """Returns the `Tokenizer`: the manifest decides, or the tokenizer's file."""
   said = manifest.get("model", {})
   if not manifest and beside and (beside / "tokenizer_config.json").exists():
-    said = _json(beside / "tokenizer_config.json")
+    said = read_object(beside / "tokenizer_config.json")
   names = ("do_lower_case", "strip_accents", "tokenize_chinese_chars")
   values = [
     said.get(name, default)
@@ -683,7 +385,7 @@ def _compare_head(beside, kind, labels, weights):
   """Returns None, "another", or the rows of a head in the labels' order."""
   if kind != "huggingface" or "output_weights" not in weights:
     return None
-  config = _json(beside / "config.json")
+  config = read_object(beside / "config.json")
   kinds = config.get("architectures") or []
   if not isinstance(kinds, list):
     raise Refused("architectures is no list")
@@ -774,9 +476,9 @@ def _check_weights(weights, config, labels, flags, trained, source):
 
 def _read_manifest(folder):
   path = folder / "run_manifest.json"
-  if not path.exists() and not path.is_symlink():
+  if not path.exists():
     return {}
-  settings = _json(path).get("settings")
+  settings = read_object(path).get("settings")
   if not isinstance(settings, dict):
     raise Refused(f"{path}: no settings")
   for phase in settings.values():
@@ -791,6 +493,15 @@ def _compare_manifest(said, right):
       raise Refused(f"the manifest says {name} {said[name]!r}")
 
 
+def _read_order(manifest, examples):
+  """Returns among how many examples a training that goes on shuffles."""
+  number = manifest.get("order", {}).get("buffer_rows")
+  number = len(examples["train"]) if number is None else number
+  if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+    raise Refused(f"the manifest says buffer_rows {number!r}")
+  return min(number, len(examples["train"]))
+
+
 def _training_settings(flags, source, data, manifest):
   """Returns the settings of a training that goes on, as the manifest has it."""
   settings = {
@@ -800,7 +511,7 @@ def _training_settings(flags, source, data, manifest):
   before = manifest.get("training", {}).get("num_train_epochs", 0)
   if isinstance(before, (int, float)) and settings["num_train_epochs"] > before:
     del settings["num_train_epochs"]
-  train = hashlib.sha256(_bytes(data / "train.tsv")).hexdigest()
+  train = hashlib.sha256(read_bytes(data / "train.tsv")).hexdigest()
   settings["training data (SHA-256)"] = train
   if source:
     settings["init_checkpoint"] = str(source.resolve())

@@ -43,7 +43,7 @@ _WORDS = (
   " sees saw love loves loved find finds found old young red small quick big"
   " not and or very often never here there now then with under over caf\u00e9"
   " \u96e8 \u5929 was is are runs sleeps ##s ##ed ##ing ##er un ##happy ' , . ?"
-  " ! \" - ( ) 1 2 3"
+  ' ! " - ( ) 1 2 3'
 ).split()
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -76,13 +76,11 @@ class Scenario(NamedTuple):
     program: "run_classifier.py" or "own_task.py".
     arguments: list of words.
     files: dictionary from kind to patterns of files below the world.
-    before: name of the scenario that makes what it starts from, or None.
   """
 
   program: str
   arguments: list
   files: dict
-  before: str = None
 
 
 _SHORT = [
@@ -95,7 +93,7 @@ _SHORT = [
 _COLA = ["--task_name=cola", "--data_dir=data/cola", *_SHORT]
 _OWN = ["--task_name=own", "--data_dir=data/own", *_SHORT]
 _EVAL, _PREDICT = ["--do_eval"], ["--do_predict"]
-_ALL = ["--do_train", "--do_eval", "--do_predict", "--num_train_epochs=2"]
+_TRAIN = ["--do_train", "--num_train_epochs=2"]
 
 _BERT = {
   "vocabulary": ["bert/vocab.txt"],
@@ -132,27 +130,19 @@ def _command(task, *arguments):
   return [*task, *(word for part in arguments for word in part)]
 
 
-_EVERY = ("train", "dev", "test")
 SCENARIOS = {
   # The two that make the trained folders.
   "cola": Scenario(
     "run_classifier.py",
-    _command(_COLA, ["--init_checkpoint=bert", "--output_dir=cola_out"], _ALL),
-    {**_BERT, **_sets("cola", *_EVERY)},
+    _command(
+      _COLA, ["--init_checkpoint=bert", "--output_dir=cola_out"], _TRAIN
+    ),
+    {**_BERT, **_sets("cola", "train")},
   ),
   "own": Scenario(
     "own_task.py",
-    _command(_OWN, ["--init_checkpoint=bert", "--output_dir=own_out"], _ALL),
-    {**_BERT, **_sets("own", *_EVERY)},
-  ),
-  "train": Scenario(
-    "run_classifier.py",
-    _command(
-      _COLA,
-      ["--init_checkpoint=bert/bert_model.ckpt", "--output_dir=out"],
-      ["--do_train", "--num_train_epochs=1"],
-    ),
-    {**_BERT, **_sets("cola", "train")},
+    _command(_OWN, ["--init_checkpoint=bert", "--output_dir=own_out"], _TRAIN),
+    {**_BERT, **_sets("own", "train")},
   ),
   "scratch": Scenario(
     "run_classifier.py",
@@ -160,7 +150,7 @@ SCENARIOS = {
       _COLA,
       ["--bert_config_file=bert/bert_config.json"],
       ["--vocab_file=bert/vocab.txt", "--output_dir=out"],
-      ["--do_train", "--do_eval", "--num_train_epochs=1"],
+      _TRAIN,
     ),
     {k: _BERT[k] for k in ("vocabulary", "configuration")},
   ),
@@ -168,65 +158,63 @@ SCENARIOS = {
     "run_classifier.py",
     _command(_COLA, ["--output_dir=cola_out"], _EVAL),
     {**_trained("cola_out"), **_sets("cola", "dev")},
-    "cola",
   ),
   "predict": Scenario(
     "run_classifier.py",
     _command(_COLA, ["--output_dir=cola_out"], _PREDICT),
     {**_trained("cola_out"), **_sets("cola", "test")},
-    "cola",
   ),
   "resume": Scenario(
     "run_classifier.py",
     _command(
       _COLA,
       ["--init_checkpoint=bert", "--output_dir=cola_out"],
-      _ALL,
-      ["--num_train_epochs=3"],
+      ["--do_train", "--num_train_epochs=3"],
     ),
     {
-      **_sets("cola", *_EVERY),
+      **_sets("cola", "train"),
       **{
         kind: _BERT.get(kind, []) + patterns
         for kind, patterns in _trained("cola_out").items()
       },
     },
-    "cola",
   ),
   "mrpc": Scenario(
     "run_classifier.py",
     ["--flagfile=mrpc.flags"],
-    {
-      **_HUGGING_FACE,
-      **_sets("mrpc", *_EVERY),
-      "flagfile": ["mrpc.flags"],
-    },
+    {**_HUGGING_FACE, **_sets("mrpc", "train"), "flagfile": ["mrpc.flags"]},
   ),
   "hugging_face": Scenario(
     "run_classifier.py",
     [
-      "--flagfile=mrpc.flags",
-      "--nodo_train",
+      *["--flagfile=mrpc.flags", "--nodo_train", "--nodo_eval"],
       "--init_checkpoint=hugging_face/model.safetensors",
     ],
-    {**_HUGGING_FACE, **_sets("mrpc", "dev", "test"), "flagfile": ["*.flags"]},
+    {**_HUGGING_FACE, **_sets("mrpc", "test"), "flagfile": ["mrpc.flags"]},
+  ),
+  "hugging_face_eval": Scenario(
+    "run_classifier.py",
+    ["--flagfile=mrpc.flags", "--nodo_train", "--nodo_predict"],
+    {**_HUGGING_FACE, **_sets("mrpc", "dev"), "flagfile": ["mrpc.flags"]},
   ),
   "own_predict": Scenario(
     "own_task.py",
-    _command(_OWN, ["--output_dir=own_out"], _EVAL, _PREDICT),
-    {**_trained("own_out"), **_sets("own", "dev", "test")},
-    "own",
+    _command(_OWN, ["--output_dir=own_out"], _PREDICT),
+    {**_trained("own_out"), **_sets("own", "test")},
+  ),
+  "own_eval": Scenario(
+    "own_task.py",
+    _command(_OWN, ["--output_dir=own_out"], _EVAL),
+    {"data": ["data/own/dev.tsv"], "cache": ["cache/cached_dev_*_own_*"]},
   ),
   "from_trained": Scenario(
     "run_classifier.py",
     _command(
       _COLA,
       ["--init_checkpoint=cola_out", "--output_dir=out"],
-      _EVAL,
       _PREDICT,
     ),
-    {**_trained("cola_out"), **_sets("cola", "dev", "test")},
-    "cola",
+    {**_trained("cola_out"), **_sets("cola", "test")},
   ),
 }
 MRPC_FLAGS = """# MRPC from Hugging Face weights
