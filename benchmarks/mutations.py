@@ -214,19 +214,36 @@ class Place:
 
   def make(self):
     """Makes the world unless it is there, made by the present program."""
-    mark = self.folder / "made_by"
-    if mark.exists() and mark.read_text() == hash_program():
+    if self._is_made():
       return
-    shutil.rmtree(self.folder, ignore_errors=True)
-    self.folder.mkdir(parents=True)
     if wait(fork(mutations_world.build, self.world), 300) != 0:
       raise RuntimeError("the world cannot be made")
-    for name in ("cola", "own", "eval", "predict", "own_eval", "mrpc"):
+    for name in mutations_world.FIRST:
       if run_forked(self.world, mutations_world.SCENARIOS[name], self.log) != 0:
         raise RuntimeError(self.log.read_text(errors="replace"))
     shutil.rmtree(self.world / "out")
     self.world.rename(self.pristine)
-    mark.write_text(hash_program())
+    (self.folder / "made_by").write_text(hash_program())
+
+  def copy(self, other):
+    """Makes the world a copy of another place's, at home in this one."""
+    if self._is_made():
+      return
+    shutil.copytree(other.pristine, self.pristine, symlinks=True)
+    for path in self.pristine.glob("*/run_manifest.json"):
+      there = json.dumps(str(other.world))[1:-1]
+      here = json.dumps(str(self.world))[1:-1]
+      path.write_text(path.read_text().replace(there, here))
+    (self.folder / "made_by").write_text(hash_program())
+
+  def _is_made(self):
+    """Returns True where the world is there; clears the folder if not."""
+    mark = self.folder / "made_by"
+    if mark.exists() and mark.read_text() == hash_program():
+      return True
+    remove_tree(self.folder)
+    self.folder.mkdir(parents=True)
+    return False
 
   def restore(self, name):
     """Makes the world what it is before the command of a scenario."""
@@ -236,8 +253,8 @@ class Place:
       shutil.rmtree(self.world / f"{name}_out")
 
   def reference(self, name):
-    """Returns the results of a scenario's command in the pristine world."""
-    path = self.folder / f"reference_{name}"
+    """Returns meaning and results of a scenario in the pristine world."""
+    path = self.folder.parent / f"reference_{hash_program(True)}_{name}"
     if not path.exists():
       scenario = mutations_world.SCENARIOS[name]
       self.restore(name)
@@ -249,7 +266,9 @@ class Place:
       mutations_check.check(self.world, reading, log)
       out = self.world / reading.flags["output_dir"]
       found = reading.meaning(), mutations_check.collect_results(out)
-      path.write_bytes(pickle.dumps(found))
+      whole = self.folder / "reference"
+      whole.write_bytes(pickle.dumps(found))
+      whole.rename(path)
     return pickle.loads(path.read_bytes())
 
 
@@ -259,11 +278,15 @@ def remove_tree(folder):
     subprocess.run(["rm", "-rf", folder], check=True)
 
 
-@functools.lru_cache(maxsize=1)
-def hash_program():
+@functools.lru_cache(maxsize=2)
+def hash_program(with_oracle=False):
   """Returns a digest of the code that makes a world what it is."""
-  sha256 = hashlib.sha256(Path(mutations_world.__file__).read_bytes())
-  for path in [*sorted(ROOT.glob("*.py")), *sorted(ROOT.glob("bert*/*.py"))]:
+  paths = [Path(mutations_world.__file__), *sorted(ROOT.glob("*.py"))]
+  paths += sorted(ROOT.glob("bert_classifier/*.py"))
+  if with_oracle:
+    paths += sorted(Path(__file__).parent.glob("mutations*.py"))
+  sha256 = hashlib.sha256()
+  for path in paths:
     sha256.update(path.read_bytes())
   return sha256.hexdigest()[:12]
 
@@ -313,7 +336,6 @@ def mutate(place, name, rng, kind, file):
 
 def run_mutation(place, number):
   """Makes a mutation, runs its command and judges it; returns the line."""
-  place.make()
   rng, kind = begin(number)
   name, file = choose_file(rng, kind, place.pristine)
   scenario = mutations_world.SCENARIOS[name]
@@ -352,6 +374,7 @@ def run_mutation(place, number):
     verdict=verdict,
     why=why,
     said=last_line(log),
+    warned=bool(re.search(rf"\[WARN \].*{re.escape(file.name)}", log)),
     seconds=round(seconds, 1),
     cpu_seconds=round(cpu, 1),
     code=hash_program(),
@@ -379,7 +402,7 @@ def result_of(world, reading, status, log):
   if isinstance(reading, mutations_oracle.Reading) and status == 0:
     out = world / reading.flags["output_dir"]
     results = mutations_check.collect_results(out)
-  return status, re.sub(r"\d+\.\d s|pid \d+", "", last_line(log)), results
+  return status, re.sub(r"\d+\.\d s|\.tmp-\S+", "", last_line(log)), results
 
 
 def last_line(log):
@@ -445,7 +468,12 @@ def judge(case, ran, reading, reference):
   if lost:
     return "fault: lost", lost
   line = last_line(log)
-  if not re.search(f"{re.escape(case.file.name)}|{_WORDS[case.kind]}", line):
+  words = f"{re.escape(case.file.name)}|{_WORDS[case.kind]}"
+  if case.kind == "flagfile" and (case.world / case.file).is_file():
+    text = (case.world / case.file).read_text(errors="replace")
+    values = filter(None, re.findall(r"=(.*)", text))
+    words = "|".join([words, *map(re.escape, values)])
+  if not re.search(words, line):
     return "fault: misleading", "the message does not name the file"
   if len(line) >= 1500:
     return "fault: misleading", "a message of over 1500 characters"
@@ -527,6 +555,9 @@ def list_numbers():
 def work_through(numbers, work, path):
   """Makes mutations, --processes at a time, and appends their lines."""
   free = [Place(work / f"place_{i}") for i in range(OURS.processes)]
+  free[0].make()
+  for place in free[1:]:
+    place.copy(free[0])
   running, queue = {}, list(numbers)
   while queue or running:
     while queue and free:
@@ -564,6 +595,8 @@ def print_report(lines):
   counts = [sum(table[k, verdict] for k in KINDS) for verdict in verdicts]
   shares = [f"{c} ({100 * c / max(len(lines), 1):.1f}%)" for c in counts]
   print(f"| all | {' | '.join(shares)} | {len(lines)} |")
+  warned = [li["warned"] for li in lines if li["verdict"] == "cannot be told"]
+  print(f"\n{sum(warned)} of {len(warned)} `cannot be told` had a warning")
   codes = collections.Counter(line["code"] for line in lines)
   print(f"\nof the program {codes.most_common()}\n")
   for line in sorted(lines, key=lambda li: (li["verdict"], li["kind"])):
@@ -587,12 +620,15 @@ def main(argv):
   work.mkdir(parents=True, exist_ok=True)
   path = work / f"results_{OURS.seed}.jsonl"
   if OURS.replay is not None:
-    line = run_mutation(Place(work / "replay"), OURS.replay)
+    place = Place(work / "replay")
+    place.make()
+    line = run_mutation(place, OURS.replay)
     print((work / "replay" / "log").read_text(errors="replace"))
     print(describe(line))
     return
   if not OURS.report:
-    hash_program()  # kept for the forks, as are the imports
+    for with_oracle in (False, True):  # kept for the forks, as the imports are
+      hash_program(with_oracle)
     for module in ("run_classifier", "sklearn.metrics", "safetensors.numpy"):
       importlib.import_module(module)
     done = read_lines(path)

@@ -64,7 +64,10 @@ class Reading(NamedTuple):
     }
     said = (decisive, self.labels, config, self.first_step, self.steps)
     sha256.update(repr((said, examples, self.order)).encode())
+    variables = list_shapes(self.config, len(self.labels))
     for name in sorted(self.weights):
+      if name not in variables and not re.search(r"adam_|global_step", name):
+        continue
       # Wide enough for every type: a cast that keeps the value is none.
       value = np.asarray(self.weights[name])
       is_real = value.dtype.kind == "f"
@@ -118,12 +121,16 @@ def read_flags(world, arguments):
   Raises:
     Refused: a flag that there is not, or a value of another type or range.
   """
-  flags, given = dict(_DEFAULTS), {}
+  flags = dict(_DEFAULTS)
   words = [word for a in arguments for word in _expand(world, a)]
   while words:
     word = words.pop(0)
-    name, equals, value = word.lstrip("-").partition("=")
-    if not word.startswith("-"):
+    if word == "--" and not words:
+      break
+    name, equals, value = word[2 if word.startswith("--") else 1 :].partition(
+      "="
+    )
+    if not word.startswith("-") or word == "--":
       raise Refused(f"the word {word!r}")
     if name in _SWITCHES and not equals:
       value = "true"
@@ -133,52 +140,62 @@ def read_flags(world, arguments):
       if not words:
         raise Refused(f"{word} has no value")
       value = words.pop(0)
-    given[name] = _checked_flag(name, value)
-  flags.update(given)
-  for name in ("task_name", "data_dir", "output_dir"):
-    if not flags.get(name):
-      raise Refused(f"--{name} is missing")
-  if not any(is_on(flags, f"do_{what}") for what in _WHAT):
-    raise Refused("nothing to do")
+    flags[name] = _parse_flag(name, value)
+  _check_flags(flags)
   return flags
 
 
 _WHAT = {"train": "train", "eval": "dev", "predict": "test"}
 
 
-def _expand(world, word):
-  if not word.startswith("--flagfile="):
+def _expand(world, word, above=()):
+  """Returns the words that a word stands for: those of a flagfile."""
+  name, _, file = word.partition("=")
+  if name not in ("--flagfile", "-flagfile"):
     return [word]
-  path = world / word.partition("=")[2]
-  lines = read_text(path).splitlines()
+  if file in above:
+    return []  # it is read already
+  lines = [line.strip() for line in read_text(world / file).splitlines()]
   return [
-    line.strip()
+    inner
     for line in lines
-    if line.strip() and not line.strip().startswith(("#", "//"))
+    if line and not line.startswith(("#", "//"))
+    for inner in _expand(world, line, (*above, file))
   ]
 
 
-def _checked_flag(name, value):
+def _parse_flag(name, value):
+  """Returns a value as all ways to write it are read."""
   try:
     if name in _WHOLE:
-      if int(value) < _WHOLE[name]:
-        raise ValueError("too small")
-    elif name in _REAL:
-      number = float(value)
-      high = 1 if name == "warmup_proportion" else math.inf
-      if not 0 <= number <= high or number == math.inf:
-        raise ValueError("out of range")
-      if not number and name != "warmup_proportion":
-        raise ValueError("zero")
-    elif name in _SWITCHES:
+      return str(int(value, 16 if value.lower().startswith("0x") else 10))
+    if name in _REAL:
+      return str(float(value))
+    if name in _SWITCHES:
       if value.lower() not in ("true", "t", "1", "false", "f", "0"):
         raise ValueError("no switch")
       return "true" if value.lower() in ("true", "t", "1") else "false"
-    elif name not in _STRINGS:
+    if name not in _STRINGS:
       raise ValueError("no such flag")
   except ValueError as error:
     raise Refused(f"--{name}={value}: {error}") from error
   return value
+
+
+def _check_flags(flags):
+  for name, low in _WHOLE.items():
+    if name in flags and not low <= int(flags[name]) < 2**31:
+      raise Refused(f"--{name}={flags[name]}")
+  for name in _REAL:
+    value = float(flags[name])
+    share = name == "warmup_proportion"
+    if not (0 <= value <= 1 if share else 0 < value < math.inf):
+      raise Refused(f"--{name}={value}")
+  for name in ("task_name", "data_dir", "output_dir"):
+    if not flags.get(name):
+      raise Refused(f"--{name} is missing")
+  if not any(is_on(flags, f"do_{what}") for what in _WHAT):
+    raise Refused("nothing to do")
 
 
 def is_on(flags, name):

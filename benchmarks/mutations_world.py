@@ -38,13 +38,14 @@ SIZES = dict(
   type_vocab_size=2,
   initializer_range=0.02,
 )
-_WORDS = (
+_TEXT = (
   "the a no some every this dog cat bird horse king queen tree house river see"
   " sees saw love loves loved find finds found old young red small quick big"
   " not and or very often never here there now then with under over caf\u00e9"
   " \u96e8 \u5929 was is are runs sleeps ##s ##ed ##ing ##er un ##happy ' , . ?"
   ' ! " - ( ) 1 2 3'
-).split()
+)
+_WORDS = _TEXT.split()
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
 OWN_TASK = '''"""A task of its own, as README.md describes it."""
@@ -217,6 +218,9 @@ SCENARIOS = {
     {**_trained("cola_out"), **_sets("cola", "test")},
   ),
 }
+# Those that make the trained folders, and the features of all sets.
+FIRST = ("cola", "own", "eval", "predict", "own_eval", "own_predict", "mrpc")
+
 MRPC_FLAGS = """# MRPC from Hugging Face weights
 --task_name=mrpc
 --data_dir=data/mrpc
