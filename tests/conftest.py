@@ -65,12 +65,18 @@ def graph():
     yield graph
 
 
+# Grappler, which rewrites a graph before it runs, takes longer than a graph
+# that runs a few times only.
+AS_BUILT = tf.ConfigProto()
+AS_BUILT.graph_options.rewrite_options.disable_meta_optimizer = True
+
+
 @pytest.fixture
 def run(graph):
   """Runs fetches, a new session each time, variables initialized."""
 
   def run(fetches, feed_dict=None):
-    with tf.Session(graph=graph) as session:
+    with tf.Session(graph=graph, config=AS_BUILT) as session:
       session.run(tf.global_variables_initializer())
       session.run(tf.local_variables_initializer())
       return session.run(fetches, feed_dict)
