@@ -25,6 +25,7 @@ from tensorflow.python.tpu import tpu_system_metadata
 from bert_classifier import feature_cache
 from bert_classifier.catalogue import MrpcProcessor
 from bert_classifier.tasks import TaskData
+import modeling
 import tokenization
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -224,6 +225,19 @@ def small_model(golden_task, tmp_path_factory):
   )
 
 
+@pytest.fixture(scope="session")
+def training(small_model):
+  """The flags of a short training of the golden task: 13 steps."""
+  return dict(
+    do_train=True,
+    train_batch_size=8,
+    learning_rate=1e-3,
+    save_checkpoints_steps=4,
+    log_steps=1,
+    **small_model,
+  )
+
+
 def read_checkpoint(path):
   """Returns {name: array} of a prefix or an output_dir, slots included."""
   reader = tf.train.load_checkpoint(str(path))
@@ -272,6 +286,20 @@ def write_hugging_face(
   (folder / "config.json").write_text(json.dumps(values))
   shutil.copy(Path(golden_task, "vocab.txt"), folder / "vocab.txt")
   return folder
+
+
+def small_config(**changes):
+  """Returns the `BertConfig` of a model of one small layer, with changes."""
+  sizes = dict(
+    vocab_size=9,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=8,
+    max_position_embeddings=6,
+    type_vocab_size=2,
+  )
+  return modeling.BertConfig(**{**sizes, **changes})
 
 
 def simulate_tpu(monkeypatch, cores):
