@@ -14,7 +14,6 @@ into output_dir. The same command again goes on where a killed run stopped.
 """
 
 import collections
-import contextlib
 import functools
 import itertools
 import os
@@ -23,7 +22,6 @@ import sys
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no banner at the import
 
 from absl import app, logging
-import numpy as np
 
 try:  # first: it keeps TensorFlow's banner away, and checks the versions
   import estimator_bridge
@@ -35,6 +33,7 @@ except ImportError as error:
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
+  advice,
   batches,
   checkpoints,
   devices,
@@ -48,6 +47,9 @@ from bert_classifier import (
   progress,
   saving,
   targets,
+)
+from bert_classifier.batches import (  # noqa: F401 - the 2018 script's name
+  input_fn_builder,
 )
 from bert_classifier.catalogue import (  # noqa: F401 - the 2018 script's names
   PROCESSORS,
@@ -142,45 +144,6 @@ def file_based_input_fn_builder(
       records = batches.fill_up(records, padding, params)
     records = records.batch(params["batch_size"], drop_remainder=drop_remainder)
     return batches.prefetch(batches.parse(records, spec))
-
-  return input_fn
-
-
-def input_fn_builder(
-  features, seq_length, is_training, drop_remainder, *, seed=None
-):
-  """Returns an input_fn over a list of `InputFeatures` in memory.
-
-  Args and result as of `file_based_input_fn_builder`.
-
-  Raises:
-    ValueError: the list is empty.
-  """
-  if not features:
-    raise ValueError("there are no features: the list is empty")
-  spec = feature_spec(seq_length, features[0].target)
-  examples = [example.as_dict() for example in features]
-  columns = {
-    name: np.reshape(
-      [example[name] for example in examples], [-1, *feature.shape]
-    ).astype(np.int32 if feature.dtype == tf.int64 else np.float32)
-    for name, feature in spec.items()
-  }
-
-  def input_fn(params):
-    examples = tf.data.Dataset.from_tensor_slices(columns)
-    if is_training:
-      examples = batches.shuffle_and_repeat(
-        examples, seed=seed, buffer_size=len(features)
-      )
-    elif drop_remainder:
-      padding = {
-        name: np.zeros_like(column[0]) for name, column in columns.items()
-      }
-      examples = batches.fill_up(examples, padding, params)
-    return batches.prefetch(
-      examples.batch(params["batch_size"], drop_remainder=drop_remainder)
-    )
 
   return input_fn
 
@@ -431,7 +394,7 @@ def train(estimator, run):
     steps_per_run=run.placement.steps_per_call,
     summary_dir=folder if sees_every_step else None,
   )
-  with explain_not_finite(run):
+  with advice.explain_not_finite(run):
     results = run_training(estimator, run, hook)
   output_dir.check_trained(folder, schedule.steps)
   return results
@@ -456,42 +419,6 @@ def run_training(estimator, run, hook):
     ),
   )
   return results
-
-
-@contextlib.contextmanager
-def explain_not_finite(run):
-  """Says of NaN and infinity in training where they come from.
-
-  Raises:
-    UserError: names the weights that training began with, or the learning rate.
-  """
-  try:
-    yield
-  except (errors.NotFiniteError, tf.train.NanLossDuringTrainingError) as error:
-    # TensorFlow's own says less; it comes on a TPU.
-    updates = getattr(error, "updates", None)
-    if updates == run.first_step:
-      advice = (
-        f"Nothing was trained yet: that is what {weights_to_train(run)} give."
-        " Take other weights"
-      )
-    else:
-      advice = (
-        f"--learning_rate={run.options.training.learning_rate} is too high:"
-        " train from the start with a lower one (--overwrite_output_dir), or a"
-        " longer --warmup_proportion"
-      )
-    raise errors.UserError(f"{error}. {advice}") from error
-
-
-def weights_to_train(run):
-  """Returns a phrase on the weights that training begins with."""
-  if run.found.checkpoint:
-    return f"the weights of {run.found.checkpoint}"
-  if run.weights.init_checkpoint:
-    return f"the weights of {run.weights.init_checkpoint.path}"
-  spread = run.model.config.initializer_range
-  return f"random weights with initializer_range {spread}"
 
 
 def evaluation_hooks(run, split, training_hook=None):
@@ -595,40 +522,6 @@ def predict(estimator, run, splits):
 # The command line
 
 
-def explain_not_training(run):
-  """Returns why nothing is trained, and what can be done about it."""
-  epochs = preparation.find_epochs_needed(
-    run.options.training, run.schedule.examples, run.found.step
-  )
-  return (
-    f"NOT TRAINING: {run.options.run.output_dir} holds a checkpoint of step"
-    f" {run.found.step}, and {run.schedule.steps} steps are asked for. Give"
-    f" another --output_dir, --num_train_epochs={epochs} or more to go on, or"
-    " --overwrite_output_dir to train from the start"
-  )
-
-
-@contextlib.contextmanager
-def explain_interruption(asked):
-  """Gives a KeyboardInterrupt the advice what the same command would do.
-
-  Args:
-    asked: `options.RunOptions`.
-  """
-  try:
-    yield
-  except KeyboardInterrupt as interruption:
-    advice = "the same command begins again"
-    found = output_dir.inspect(asked.output_dir) if asked.do_train else None
-    if found and found.step:
-      without = " without --overwrite_output_dir" * asked.overwrite_output_dir
-      advice = (
-        f"the same command{without} goes on from step {found.step}, the last"
-        f" checkpoint in {asked.output_dir}"
-      )
-    raise KeyboardInterrupt(advice) from interruption
-
-
 def main(argv):
   """Runs the command line: prepares, trains, evaluates and predicts.
 
@@ -641,7 +534,7 @@ def main(argv):
   with errors.exit_with_a_sentence():
     options.refuse_stray_words(argv)
     asked = options.read()
-    with explain_interruption(asked.run):
+    with advice.explain_interruption(asked.run):
       run = preparation.prepare(asked)
       run.placement.prepare_process()
       tf.enable_resource_variables()  # which XLA and strategies need
@@ -672,7 +565,7 @@ def carry_out(run, init_checkpoint):
   last_lines = []
   known = {}  # results of training's own evaluation, by split
   if run.options.run.do_train and run.is_finished:
-    last_lines.append(explain_not_training(run))
+    last_lines.append(advice.explain_not_training(run))
     logging.warning(last_lines[0])
   elif run.options.run.do_train:
     known["dev"] = train(estimator, run)

@@ -52,6 +52,9 @@ import tempfile
 import time
 from unittest import mock
 
+import speed_floor
+import speed_forms
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 MODELS = {
   "small": dict(
@@ -215,24 +218,6 @@ def batches_in_memory(job):
   return prefetch(rows)
 
 
-def operations(job, tokens, last_layer="whole"):
-  """Floating-point operations of the dense layers on a batch, one pass.
-
-  A layer has four products of H by H and two of H by F for each token.
-  """
-  width = job["model"]["hidden_size"]
-  wide = job["model"]["intermediate_size"]
-  layers = job["model"]["num_hidden_layers"]
-  layer = 4 * width * width + 2 * width * wide
-  if last_layer == "whole":
-    work = layers * layer * tokens
-  else:
-    both = 2 * width * width  # key and value
-    work = (layers - 1) * layer * tokens
-    work += both * tokens + (layer - both) * job["batch"]
-  return 2 * work * (3 if job["mode"] == "training" else 1)
-
-
 # ---------------------------------------------------------------------------
 # Sides
 
@@ -345,7 +330,7 @@ def tensorflow_turn(job, name):
 
   tf.disable_eager_execution()
   tf.get_logger().setLevel("ERROR")
-  patches, parts = changes(name)
+  patches, parts = speed_forms.changes(name)
   with contextlib.ExitStack() as stack:
     for target, attribute, form in patches:
       stack.enter_context(mock.patch.object(target, attribute, form))
@@ -388,149 +373,6 @@ def step_of(job, features, forms, optimizer_class):
   mode = keys.TRAIN if training else keys.PREDICT
   spec = model_fn(features, None, mode, {}, tf.estimator.RunConfig())
   return spec.train_op if training else spec.predictions["probabilities"]
-
-
-FORMS = (
-  "nothing",
-  "padding",
-  "big_blocks",
-  "optimizer",
-  "embedding_lookup",
-  "first_token",
-  "groups",
-  "attention",
-  "heads",
-  "dropout",
-  "normalize",
-  "gelu",
-)
-
-
-def changes(name):
-  """Returns what a side patches, and the forms and optimizer it is built of."""
-  from bert_classifier import devices, fast_modeling, fast_optimization
-  import modeling
-  import optimization
-
-  def every_position(*args, only_pooled, **kwargs):
-    return whole_model(*args, **kwargs)
-
-  whole_model = modeling.BertModel
-  parts = dict(
-    forms=fast_modeling.forms(skip_padding=name != "padding"),
-    optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
-  )
-  composed = {
-    "attention": attention,
-    "split_heads": split_heads,
-    "merge_heads": merge_heads,
-    "keep_mask": keep_mask,
-    "normalize": modeling.PLAIN.normalize,
-    "gelu": modeling.gelu,
-  }
-
-  def without(*forms):
-    return [(fast_modeling, form, composed[form]) for form in forms]
-
-  patches = {
-    "big_blocks": [(devices, "reuse_big_blocks", lambda: None)],
-    "embedding_lookup": [
-      (fast_modeling.RealTokens, "lookup", modeling.Forms.lookup)
-    ],
-    "first_token": [(modeling, "BertModel", every_position)],
-    "groups": [(fast_modeling, "_division", lambda lengths, batch: batch)],
-    "attention": without("attention"),
-    "heads": without("split_heads", "merge_heads"),
-    "dropout": without("keep_mask"),
-    "normalize": without("normalize"),
-    "gelu": without("gelu"),
-  }
-  plain_optimizer = optimization.AdamWeightDecayOptimizer
-  if name == "optimizer":
-    return [], dict(parts, optimizer_class=plain_optimizer)
-  if name == "original":
-    return (
-      [
-        *patches["big_blocks"],
-        *patches["first_token"],
-        # 2018's variables were read without the copy.
-        (modeling.Forms, "lookup", fast_modeling.RealTokens.lookup),
-        (modeling, "Dropout", DropoutOf2018),
-      ],
-      dict(forms=modeling.PLAIN, optimizer_class=plain_optimizer),
-    )
-  return patches.get(name, []), parts
-
-
-# ---------------------------------------------------------------------------
-# Forms of `fast_modeling` put together from operations
-
-
-def attention(query, key, value, mask, kept=None, scale=None):
-  """<float32>[B, N, Q, D] from products, softmax and a product with `kept`."""
-  import tensorflow.compat.v1 as tf
-
-  scores = tf.matmul(query, key, transpose_b=True)  # [B, N, Q, K]
-  if scale is not None:
-    scores = scores * scale
-  weights = tf.nn.softmax(scores + mask)
-  if kept is not None:
-    weights = weights * kept
-  return tf.matmul(weights, value)
-
-
-def split_heads(rows, to_heads, from_heads):
-  """Pads by a gather of tokens; then reshape and transpose."""
-  import tensorflow.compat.v1 as tf
-
-  del from_heads
-  groups = []
-  for index in to_heads:
-    heads = index.shape[1]
-    width = rows.shape[-1] // heads
-    padded = tf.gather(rows, index[:, 0] // heads)  # [B, Q, H]
-    shape = [*tf.unstack(tf.shape(padded)[:2]), heads, width]
-    groups.append(tf.transpose(tf.reshape(padded, shape), [0, 2, 1, 3]))
-  return groups
-
-
-def merge_heads(groups, to_heads, from_heads):
-  """Transpose and reshape; then each token is put where it belongs."""
-  import tensorflow.compat.v1 as tf
-
-  count = tf.shape(from_heads)[0]  # M
-  merged = []
-  for group, index in zip(groups, to_heads):
-    heads = index.shape[1]
-    token = index[:, 0] // heads  # [B, Q]; M where there is only padding
-    apart = tf.transpose(group, [0, 2, 1, 3])  # [B, Q, N, D]
-    leading = tf.unstack(tf.shape(apart)[:2])
-    rows = tf.reshape(apart, [*leading, heads * group.shape[-1]])
-    place = tf.where_v2(token < count, token, -1)  # -1 is left out
-    merged.append(tf.math.unsorted_segment_sum(rows, place, count))
-  return tf.add_n(merged)  # [M, H]
-
-
-def keep_mask(shape, seed, dropout_prob):
-  """<float32>[shape] of 1 and 0 from a uniform number an element."""
-  import tensorflow.compat.v1 as tf
-
-  drawn = tf.random.stateless_uniform(shape, seed)
-  return tf.cast(drawn >= dropout_prob, tf.float32)
-
-
-class DropoutOf2018:
-  """In place of `modeling.Dropout`: `tf.nn.dropout`, new in every step."""
-
-  def __init__(self, key=None):
-    del key
-
-  def __call__(self, input_tensor, dropout_prob):
-    import tensorflow.compat.v1 as tf
-
-    if not dropout_prob:
-      return input_tensor
-    return tf.nn.dropout(input_tensor, rate=dropout_prob)
 
 
 def transformers_turn(job):
@@ -595,70 +437,6 @@ def decay_groups(model):
 # The floor
 
 
-def dense_products(product, rows, layers, training):
-  """The products of the dense layers, chained as they are in the model.
-
-  No two are equal, or TensorFlow would compute them once.
-
-  Args:
-    product: function of two matrices, and which of the two to transpose.
-    rows: <float32>[T, H].
-    layers: for each the kernels of query, key, value, output [H, H], and of
-      the feed-forward layer [H, F], [F, H].
-    training: whether to add the two products of each in the backward pass.
-
-  Returns:
-    List of results, which all must be computed.
-  """
-  inputs, results = [], []
-  for q, k, v, o, up, down in layers:
-    query, key, value = (product(rows, kernel) for kernel in (q, k, v))
-    output = product(value, o)
-    wide = product(output, up)
-    inputs.append((rows, query, key, value, output, wide))
-    rows = product(wide, down)
-    results += query, key
-  results.append(rows)
-  if not training:
-    return results
-  for kernels, stored in zip(reversed(layers), reversed(inputs)):
-    q, k, v, o, up, down = kernels
-    before, query, key, value, output, wide = stored
-    results.append(product(wide, rows, turn=0))
-    rows = product(rows, down, turn=1)
-    results.append(product(output, rows, turn=0))
-    rows = product(rows, up, turn=1)
-    results.append(product(value, rows, turn=0))
-    rows = product(rows, o, turn=1)
-    for kernel, upstream in ((q, query), (k, key), (v, rows)):
-      results.append(product(before, upstream, turn=0))
-      results.append(product(upstream, kernel, turn=1))
-    rows = results[-1]
-  return results
-
-
-def random_layers(job):
-  """Rows and kernels as NumPy arrays, of a size that keeps numbers near 1."""
-  import numpy as np
-
-  numbers = np.random.default_rng(0)
-  width = job["model"]["hidden_size"]
-  wide = job["model"]["intermediate_size"]
-  shapes = [(width, width)] * 4 + [(width, wide), (wide, width)]
-
-  def drawn(shape):
-    drawn = numbers.normal(size=shape).astype("f")
-    return drawn / np.float32(shape[0] ** 0.5)
-
-  layers = range(job["model"]["num_hidden_layers"])
-  rows = numbers.normal(size=(mean_tokens(job), width)).astype("f")
-  return rows, [[drawn(shape) for shape in shapes] for _ in layers]
-
-
-def mean_tokens(job):
-  return round(statistics.mean(job[job["mode"]]["tokens"]))
-
-
 def tensorflow_products_turn(job):
   """The function that computes a turn of `products`."""
   import tensorflow.compat.v1 as tf
@@ -672,10 +450,12 @@ def tensorflow_products_turn(job):
 
   devices.reuse_big_blocks()
   # Variables, because products of constants are computed beforehand.
-  rows, layers = random_layers(job)
+  rows, layers = speed_floor.random_layers(job)
   rows = tf.Variable(rows)
   layers = [[tf.Variable(kernel) for kernel in layer] for layer in layers]
-  results = dense_products(product, rows, layers, job["mode"] == "training")
+  results = speed_floor.dense_products(
+    product, rows, layers, job["mode"] == "training"
+  )
   fetch = [result[0, 0] for result in results]
   session = tf.Session(config=devices.session_config(job["threads"]))
   session.run(tf.global_variables_initializer())
@@ -691,7 +471,7 @@ def torch_products_turn(job):
   def product(a, b, turn=None):
     return (a.T if turn == 0 else a) @ (b.T if turn == 1 else b)
 
-  rows, layers = random_layers(job)
+  rows, layers = speed_floor.random_layers(job)
   rows = torch.from_numpy(rows)
   layers = [list(map(torch.from_numpy, layer)) for layer in layers]
   training = job["mode"] == "training"
@@ -699,7 +479,7 @@ def torch_products_turn(job):
   def compute(index):
     del index
     with torch.inference_mode():
-      dense_products(product, rows, layers, training)
+      speed_floor.dense_products(product, rows, layers, training)
 
   return repeated(compute, job)
 
@@ -714,9 +494,9 @@ def measure_sides(options, job):
   if options.hf_python:
     names.extend(TORCH_SIDES)
   rounds = take_turns(names, job, options)
-  sizes = job[job["mode"]]
+  sizes, tokens = job[job["mode"]], speed_floor.mean_tokens(job)
   print(
-    f"{options.model} {job['task']} {job['mode']}: {mean_tokens(job)} real"
+    f"{options.model} {job['task']} {job['mode']}: {tokens} real"
     f" tokens a batch of {job['batch']}, the longest {sizes['longest']:.0f}"
   )
   examples = job["batch"] * job["steps"]
@@ -739,10 +519,12 @@ def report_floor(job, rounds, products, sides):
   """Prints the rate of the products, and the sides' share of the floor."""
   sizes = job[job["mode"]]["tokens"]
   whole, needed = (
-    sum(operations(job, tokens, last) for tokens in sizes)
+    sum(speed_floor.operations(job, tokens, last) for tokens in sizes)
     for last in ("whole", "needed")
   )
-  measured = operations(job, mean_tokens(job)) * job["steps"]
+  measured = (
+    speed_floor.operations(job, speed_floor.mean_tokens(job)) * job["steps"]
+  )
   rates = [measured / turn["seconds"] for turn in rounds[products]]
   print(f"  {products}: {spread(rate / 1e9 for rate in rates)} GFLOP/s")
   for side in sides:
@@ -784,7 +566,7 @@ def measure_forms(options, job):
   Of single steps, each against the same batch's in the same round: many small
   ratios, whose quartiles the machine's other work moves little.
   """
-  for form in options.off or FORMS:
+  for form in options.off or speed_forms.FORMS:
     rounds = take_turns(["ours", form], job, options)
     ratios = [
       without / step

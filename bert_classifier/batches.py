@@ -1,9 +1,11 @@
-"""Records to batches: their order, the last batch, parsing."""
+"""Examples to batches: their order, the last batch, parsing."""
 
 import os
 
 import numpy as np
 import tensorflow.compat.v1 as tf
+
+from bert_classifier.features import feature_spec
 
 AHEAD = 4  # batches, and as many are parsed at a time
 
@@ -84,3 +86,42 @@ def parse(records, spec):
     }
 
   return records.map(parse_batch, num_parallel_calls=AHEAD)
+
+
+def input_fn_builder(
+  features, seq_length, is_training, drop_remainder, *, seed=None
+):
+  """Returns an input_fn over a list of `InputFeatures` in memory.
+
+  Args and result as of `run_classifier.file_based_input_fn_builder`.
+
+  Raises:
+    ValueError: the list is empty.
+  """
+  if not features:
+    raise ValueError("there are no features: the list is empty")
+  spec = feature_spec(seq_length, features[0].target)
+  examples = [example.as_dict() for example in features]
+  columns = {
+    name: np.reshape(
+      [example[name] for example in examples], [-1, *feature.shape]
+    ).astype(np.int32 if feature.dtype == tf.int64 else np.float32)
+    for name, feature in spec.items()
+  }
+
+  def input_fn(params):
+    examples = tf.data.Dataset.from_tensor_slices(columns)
+    if is_training:
+      examples = shuffle_and_repeat(
+        examples, seed=seed, buffer_size=len(features)
+      )
+    elif drop_remainder:
+      padding = {
+        name: np.zeros_like(column[0]) for name, column in columns.items()
+      }
+      examples = fill_up(examples, padding, params)
+    return prefetch(
+      examples.batch(params["batch_size"], drop_remainder=drop_remainder)
+    )
+
+  return input_fn

@@ -302,7 +302,7 @@ def describe(num_threads):
 
 def _describe_gpus(gpus):
   """Returns the names of the GPUs, and their memory where it is known."""
-  rows = _query_nvidia_smi()
+  rows = query_nvidia_smi()
   # The tool names all of the machine's, of which fewer may be visible here.
   if len(rows) == len(gpus):
     return ", ".join(
@@ -315,7 +315,7 @@ def _describe_gpus(gpus):
 
 
 @functools.cache  # the tool may take its ten seconds
-def _query_nvidia_smi():
+def query_nvidia_smi():
   """Returns name, memory and free memory of each GPU; [] without a driver."""
   query = "--query-gpu=name,memory.total,memory.free"
   try:

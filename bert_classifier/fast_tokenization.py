@@ -52,10 +52,13 @@ class WordCache:
     tokenizer: a `tokenization.FullTokenizer`, or anything with `tokenize` and
       `convert_tokens_to_ids`. Where a part of it is replaced when the cache is
       made, it is asked for every text.
+
+  Attributes:
+    remembered: what is remembered, or None where the tokenizer is asked.
   """
 
   def __init__(self, tokenizer):
-    self._tokenizer, self._remembered = tokenizer, None
+    self._tokenizer, self.remembered = tokenizer, None
     if not _is_plain(tokenizer, tokenization.FullTokenizer):
       return
     basic, pieces = tokenizer.basic_tokenizer, tokenizer.wordpiece_tokenizer
@@ -65,7 +68,7 @@ class WordCache:
       and tokenizer.vocab is pieces.vocab
       and pieces.unk_token in pieces.vocab
     ):
-      self._remembered = _RememberedIds(basic, pieces)
+      self.remembered = RememberedIds(basic, pieces)
 
   def ids(self, text):
     """Returns the ids of a text, as a list.
@@ -74,8 +77,8 @@ class WordCache:
       ValueError: it is neither a string nor bytes.
       KeyError: a token that a tokenizer gives is not in its vocabulary.
     """
-    if self._remembered is not None:
-      return self._remembered.ids(tokenization.convert_to_unicode(text))
+    if self.remembered is not None:
+      return self.remembered.ids(tokenization.convert_to_unicode(text))
     tokens = self._tokenizer.tokenize(text)
     return list(self._tokenizer.convert_tokens_to_ids(tokens))
 
@@ -121,8 +124,8 @@ _LONE = "\u3001\u3002\uff01\uff0c\uff1f" + "".join(
 _at_lone_characters = re.compile(f"([{_LONE}]+)").split
 
 
-class _RememberedIds:
-  """The memory of a `WordCache`.
+class RememberedIds:
+  """The memory of a `WordCache`: dictionaries of chunks, words and characters.
 
   Args:
     basic: a `tokenization.BasicTokenizer`.

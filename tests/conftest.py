@@ -25,6 +25,7 @@ from tensorflow.python.tpu import tpu_system_metadata
 from bert_classifier import feature_cache
 from bert_classifier.catalogue import MrpcProcessor
 from bert_classifier.tasks import TaskData
+import modeling
 import tokenization
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -65,12 +66,18 @@ def graph():
     yield graph
 
 
+# Grappler, which rewrites a graph before it runs, takes longer than a graph
+# that runs a few times only.
+AS_BUILT = tf.ConfigProto()
+AS_BUILT.graph_options.rewrite_options.disable_meta_optimizer = True
+
+
 @pytest.fixture
 def run(graph):
   """Runs fetches, a new session each time, variables initialized."""
 
   def run(fetches, feed_dict=None):
-    with tf.Session(graph=graph) as session:
+    with tf.Session(graph=graph, config=AS_BUILT) as session:
       session.run(tf.global_variables_initializer())
       session.run(tf.local_variables_initializer())
       return session.run(fetches, feed_dict)
@@ -218,6 +225,19 @@ def small_model(golden_task, tmp_path_factory):
   )
 
 
+@pytest.fixture(scope="session")
+def training(small_model):
+  """The flags of a short training of the golden task: 13 steps."""
+  return dict(
+    do_train=True,
+    train_batch_size=8,
+    learning_rate=1e-3,
+    save_checkpoints_steps=4,
+    log_steps=1,
+    **small_model,
+  )
+
+
 def read_checkpoint(path):
   """Returns {name: array} of a prefix or an output_dir, slots included."""
   reader = tf.train.load_checkpoint(str(path))
@@ -266,6 +286,20 @@ def write_hugging_face(
   (folder / "config.json").write_text(json.dumps(values))
   shutil.copy(Path(golden_task, "vocab.txt"), folder / "vocab.txt")
   return folder
+
+
+def small_config(**changes):
+  """Returns the `BertConfig` of a model of one small layer, with changes."""
+  sizes = dict(
+    vocab_size=9,
+    hidden_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=8,
+    max_position_embeddings=6,
+    type_vocab_size=2,
+  )
+  return modeling.BertConfig(**{**sizes, **changes})
 
 
 def simulate_tpu(monkeypatch, cores):

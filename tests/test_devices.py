@@ -15,9 +15,9 @@ from bert_classifier.options import DeviceOptions
 @pytest.fixture(autouse=True)
 def _ask_the_driver_anew():
   """Forgets what nvidia-smi printed, before each test and after it."""
-  devices._query_nvidia_smi.cache_clear()
+  devices.query_nvidia_smi.cache_clear()
   yield
-  devices._query_nvidia_smi.cache_clear()
+  devices.query_nvidia_smi.cache_clear()
 
 
 def test_session_uses_the_threads_that_were_asked_for():
@@ -85,7 +85,7 @@ def test_gpu_is_named_with_its_memory_where_the_driver_tells_it(
   # Two lines for one visible GPU: the other is hidden, and may be either.
   tool.write_text("#!/bin/sh\necho 'A100, 4 MiB, 4 MiB\nT4, 2 MiB, 1 MiB'\n")
   assert devices.describe(1) == expected  # the tool is run once
-  devices._query_nvidia_smi.cache_clear()
+  devices.query_nvidia_smi.cache_clear()
   monkeypatch.setattr(
     devices.tf.config.experimental, "get_device_details", lambda gpu: {}
   )

@@ -501,11 +501,12 @@ def shown():
   handler = logging.Handler()
   handler.emit = lambda record: records.append(record.getMessage())
   logger = tf.get_logger()
+  before = list(logger.filters)
   logger.addHandler(handler)
   estimator_bridge.quiet()
   yield records
   logger.removeHandler(handler)
-  logger.removeFilter(estimator_bridge._is_useful)
+  logger.filters[:] = before
 
 
 def test_quiet_hides_only_what_nobody_can_change(shown, tmp_path, monkeypatch):

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-import speed  # holds forms that are put together from operations
+import speed_forms
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import fast_modeling
@@ -386,7 +386,7 @@ def test_attention_equals_its_parts(
   agree(
     run,
     lambda *inputs: fast_modeling.attention(*inputs, *rest),
-    lambda *inputs: speed.attention(*inputs, *rest),
+    lambda *inputs: speed_forms.attention(*inputs, *rest),
     [query, key, value],
     numbers,
     static=static,
@@ -437,7 +437,7 @@ def test_heads_are_split_as_by_transpose(run, numbers, lengths, heads, groups):
       group * shown for group, shown in zip(form(rows, split, back), real)
     ]
 
-  forms = fast_modeling.split_heads, speed.split_heads
+  forms = fast_modeling.split_heads, speed_forms.split_heads
   agree(run, *map(real_heads_of, forms), [rows], numbers)
 
 
@@ -448,7 +448,7 @@ def test_heads_are_merged_as_by_transpose(run, numbers, lengths, heads, groups):
   agree(
     run,
     lambda *groups: fast_modeling.merge_heads(groups, merge, back),
-    lambda *groups: speed.merge_heads(groups, merge, back),
+    lambda *groups: speed_forms.merge_heads(groups, merge, back),
     values,
     numbers,
   )

@@ -162,7 +162,7 @@ def test_the_examples_of_the_docstrings_hold():
 
 def test_memory_of_the_fast_way_is_bounded(tokenizers, monkeypatch):
   cache = fast_tokenization.WordCache(tokenization.FullTokenizer(VOCAB))
-  remembered = cache._remembered
+  remembered = cache.remembered
   for memory in (remembered.of_chunk, remembered.of_word):
     monkeypatch.setattr(memory, "max_entries", 100)
   rng = random.Random(7)

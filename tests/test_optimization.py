@@ -1,5 +1,6 @@
 """Rate, AdamW and the training step, against 2018's figures and NumPy."""
 
+import functools
 import re
 
 import numpy as np
@@ -29,65 +30,69 @@ FORMS = {
 }
 
 
-def golden_loss(golden, golden_config, one_hot, forms=modeling.PLAIN):
-  """The loss of the golden batch, and a saver for the golden weights."""
-  config = modeling.BertConfig.from_json_file(golden_config)
-  names = ("input_ids", "input_mask", "segment_ids", "label_ids")
-  features = {name: tf.constant(golden[name]) for name in names}
-  model = modeling.BertForSequenceClassification(
-    config, 3, use_one_hot_embeddings=one_hot, forms=forms
-  )
-  loss = model(features)["loss"]
-  return loss, tf.train.Saver(tf.trainable_variables())
+LOOKUPS = {"gather": False, "onehot": True}
 
 
-LOOKUPS = pytest.mark.parametrize(
-  "lookup, one_hot", [("gather", False), ("onehot", True)]
-)
+@pytest.fixture(scope="module")
+def golden_training(golden, golden_config, golden_checkpoint):
+  """Trains on the golden batch by a form and a lookup; each once.
 
+  Returns the norms of the clipped and of the whole gradients before the first
+  step, the loss before each, and the variables after the last, by name.
+  """
 
-@LOOKUPS
-@pytest.mark.parametrize("form", FORMS)
-def test_training_equals_the_original(
-  golden, golden_config, golden_checkpoint, lookup, one_hot, form
-):
-  forms, optimizer_class = FORMS[form]
-  loss, saver = golden_loss(golden, golden_config, one_hot, forms)
-  steps, warmup, rate = golden["trajectory_T_W_LR"]
-  if form == "plain":
-    train_op = optimization.create_optimizer(
-      loss, rate, int(steps), int(warmup), use_tpu=False
+  @functools.cache
+  def train(form, lookup):
+    forms, optimizer_class = FORMS[form]
+    config = modeling.BertConfig.from_json_file(golden_config)
+    names = ("input_ids", "input_mask", "segment_ids", "label_ids")
+    features = {name: tf.constant(golden[name]) for name in names}
+    model = modeling.BertForSequenceClassification(
+      config, 3, use_one_hot_embeddings=LOOKUPS[lookup], forms=forms
     )
-  else:
-    step = tf.train.create_global_step()
-    rate = optimization.learning_rate_schedule(rate, steps, warmup, step)
-    optimizer = optimization.make_optimizer(rate, optimizer_class)
-    train_op = optimization.training_step(loss, optimizer, step)
-  with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    saver.restore(session, golden_checkpoint)
-    losses = [session.run([loss, train_op])[0] for _ in range(int(steps))]
-    final = {v.name[:-2]: session.run(v) for v in tf.trainable_variables()}
+    loss = model(features)["loss"]
+    variables = tf.trainable_variables()
+    gradients = tf.gradients(loss, variables)
+    norms = [
+      tf.linalg.global_norm(optimization.clip(gradients)),
+      tf.linalg.global_norm(gradients),
+    ]
+    steps, warmup, rate = golden["trajectory_T_W_LR"]
+    if form == "plain":
+      train_op = optimization.create_optimizer(
+        loss, rate, int(steps), int(warmup), use_tpu=False
+      )
+    else:
+      step = tf.train.create_global_step()
+      rate = optimization.learning_rate_schedule(rate, steps, warmup, step)
+      optimizer = optimization.make_optimizer(rate, optimizer_class)
+      train_op = optimization.training_step(loss, optimizer, step)
+    with tf.Session() as session:
+      session.run(tf.global_variables_initializer())
+      tf.train.Saver(variables).restore(session, golden_checkpoint)
+      seen = [session.run([norms, loss, train_op]) for _ in range(int(steps))]
+      final = session.run({v.name[:-2]: v for v in variables})
+    return seen[0][0], [loss for _, loss, _ in seen], final
+
+  return train
+
+
+@pytest.mark.parametrize("lookup", LOOKUPS)
+@pytest.mark.parametrize("form", FORMS)
+def test_training_equals_the_original(golden, golden_training, lookup, form):
+  _, losses, final = golden_training(form, lookup)
   np.testing.assert_allclose(losses, golden[f"loss_{lookup}"], rtol=1e-4)
   for name, value in final.items():
     expected = golden[f"final_{lookup}/{name}"]
     np.testing.assert_allclose(value, expected, rtol=0, atol=1e-4, err_msg=name)
 
 
-@LOOKUPS
+@pytest.mark.parametrize("lookup", LOOKUPS)
 @pytest.mark.parametrize("form", FORMS)
 def test_norm_of_the_gradients_equals_the_original(
-  golden, golden_config, golden_checkpoint, lookup, one_hot, form
+  golden, golden_training, lookup, form
 ):
-  loss, saver = golden_loss(golden, golden_config, one_hot, FORMS[form][0])
-  gradients = tf.gradients(loss, tf.trainable_variables())
-  norms = [
-    tf.linalg.global_norm(optimization.clip(gradients)),
-    tf.linalg.global_norm(gradients),
-  ]
-  with tf.Session() as session:
-    saver.restore(session, golden_checkpoint)
-    clipped, norm = session.run(norms)
+  (clipped, norm), _, _ = golden_training(form, lookup)
   assert norm == pytest.approx(golden[f"grad_norm_{lookup}"], rel=1e-4)
   assert clipped == pytest.approx(1.0, rel=1e-5)
 

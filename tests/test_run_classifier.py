@@ -22,13 +22,9 @@ from sklearn.metrics import f1_score
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
-  batches,
   devices,
-  errors,
   fast_modeling,
   options,
-  preparation,
-  progress,
   targets,
 )
 from bert_classifier.output_dir import lock_for_training
@@ -36,19 +32,6 @@ from bert_classifier.tasks import InputExample
 import run_classifier
 
 STEPS = 13  # int(37 examples / 8 * 3 epochs)
-TRAINING = dict(
-  do_train=True,
-  train_batch_size=8,
-  learning_rate=1e-3,
-  save_checkpoints_steps=4,
-  log_steps=1,
-)
-
-
-@pytest.fixture(scope="session")
-def training(small_model):
-  """The flags of a short training."""
-  return dict(TRAINING, **small_model)
 
 
 @pytest.fixture(scope="session")
@@ -475,37 +458,6 @@ def test_a_folder_takes_one_training_at_a_time(output_dir, training, classify):
   assert classify(output_dir=output_dir, **training).status == 0
 
 
-@pytest.mark.parametrize(
-  ("changes", "step", "words"),
-  [
-    ({}, 6, "the same command goes on from step 4"),
-    ({"overwrite_output_dir": True}, 6, "without --overwrite_output_dir goes"),
-    ({}, 2, "the same command begins again"),
-    ({"do_train": False, "do_eval": True}, 0, "the same command begins again"),
-  ],
-)
-def test_ctrl_c_says_what_comes_next(
-  training, classify, tmp_path, monkeypatch, changes, step, words
-):
-  def interrupt(*_):
-    raise KeyboardInterrupt
-
-  def interrupt_at_step(self, run_context, run_values):
-    self.steps_seen = getattr(self, "steps_seen", 0) + 1
-    if self.steps_seen == step:
-      raise KeyboardInterrupt
-
-  if step:
-    hook = progress.ProgressHook
-    monkeypatch.setattr(hook, "after_run", interrupt_at_step)
-  else:
-    monkeypatch.setattr(run_classifier, "make_estimator", interrupt)
-  flags = {**training, **changes}
-  outcome = classify(output_dir=tmp_path / "out", **flags)
-  assert outcome.status == 130
-  assert words in outcome.log.splitlines()[-1]
-
-
 def test_a_damaged_checkpoint_is_named_without_a_traceback(
   output_dir, classify, small_model
 ):
@@ -517,85 +469,6 @@ def test_a_damaged_checkpoint_is_named_without_a_traceback(
   outcome = classify("--do_predict", **flags)
   assert outcome.status == 1 and "most recent call" not in outcome.log
   assert f"{output_dir}/model.ckpt-13" in outcome.log.splitlines()[-1]
-
-
-def test_a_loss_that_is_no_number_ends_with_advice(
-  training, classify, tmp_path
-):
-  flags = dict(training, learning_rate=1e30, output_dir=tmp_path / "out")
-  outcome = classify(**flags)
-  assert outcome.status == 1
-  assert "--learning_rate=1e+30 is too high: train from" in outcome.log
-  assert tf.train.latest_checkpoint(flags["output_dir"]).endswith("ckpt-0")
-
-
-def test_an_update_that_explodes_in_the_last_step_is_not_saved(
-  training, classify, tmp_path
-):
-  flags = dict(training, learning_rate=3e38, num_train_epochs=0.25)
-  outcome = classify(output_dir=tmp_path, **flags)  # a single step
-  assert outcome.status == 1 and "trained up to" not in outcome.log
-  said = outcome.log.splitlines()[-1]
-  assert "after step 1 these variables hold NaN or infinity: bert/" in said
-  assert "--learning_rate=3e+38 is too high" in said
-  assert f"stays {tmp_path}/model.ckpt-0" in said
-  assert [p.name for p in tmp_path.glob("*.index")] == ["model.ckpt-0.index"]
-
-
-@pytest.mark.parametrize("number", [np.nan, np.inf, 1e38])
-def test_weights_that_give_no_number_are_named_before_any_step(
-  training, classify, tmp_path, number
-):
-  variables = read_checkpoint(training["init_checkpoint"] / "bert_model.ckpt")
-  variables["bert/pooler/dense/kernel"][0, 0] = number
-  if number == 1e38:  # finite itself, but nothing that it is multiplied with
-    variables["bert/pooler/dense/kernel"][:] = number
-    variables["bert/encoder/layer_0/output/LayerNorm/gamma"][:] = number
-  (tmp_path / "weights").mkdir()
-  write_checkpoint(tmp_path / "weights" / "model.ckpt", variables)
-  flags = {**training, "init_checkpoint": tmp_path / "weights"}
-  outcome = classify(output_dir=tmp_path / "out", **flags)
-  assert outcome.status == 1 and "step 2/" not in outcome.log
-  said = outcome.log.splitlines()[-1]
-  assert (
-    f"Nothing was trained yet: that is what the weights of {tmp_path}/wei"
-    in said
-  )
-  assert "learning_rate" not in said
-
-
-@pytest.mark.parametrize("place", ["prepare_task", "make_schedule"])
-def test_a_bug_keeps_its_traceback_and_exits_with_70(
-  training, classify, tmp_path, monkeypatch, capsys, place
-):
-  monkeypatch.setattr(preparation, place, lambda *_: [].index(3))
-  outcome = classify(output_dir=tmp_path / "out", **training)
-  assert outcome.status == 70
-  assert "this is a bug" in outcome.log
-  assert "Traceback" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-  ("error", "status", "words"),
-  [
-    (ValueError("3 is not in list"), 70, "this is a bug"),
-    (errors.UserError("give another"), 1, "give another"),
-    (OSError(28, "No space left on device"), 1, "No space left on device"),
-    (MemoryError(), 1, "the memory is exhausted"),
-    (tf.errors.DataLossError(None, None, "truncated"), 1, "truncated"),
-  ],
-)
-def test_errors_while_training_are_told_apart(
-  training, classify, tmp_path, monkeypatch, capsys, error, status, words
-):
-  def fail(*_):
-    raise error
-
-  monkeypatch.setattr(progress.ProgressHook, "after_run", fail)
-  outcome = classify(output_dir=tmp_path / "out", **training)
-  assert outcome.status == status
-  assert words in outcome.log.splitlines()[-1]
-  assert ("Traceback" in capsys.readouterr().err) == (status == 70)
 
 
 def test_the_session_prepares_one_graph_for_all_steps(
@@ -613,65 +486,6 @@ def test_the_session_prepares_one_graph_for_all_steps(
   flags = {**training, "log_steps": 5}
   assert classify(output_dir=tmp_path / "out", **flags).status == 0
   assert len(fetched) == STEPS and len(set(fetched)) == 1
-
-
-# ---------------------------------------------------------------------------
-# The order of the examples
-
-
-@pytest.mark.parametrize("buffer_size", [10, 3])
-def test_examples_go_on_where_a_run_stopped(graph, buffer_size):
-  def examples(start, count):
-    data = batches.shuffle_and_repeat(
-      tf.data.Dataset.range(10),
-      seed=5,
-      buffer_size=buffer_size,
-      num_examples=10,
-      start=start,
-    )
-    example = tf.data.make_one_shot_iterator(data).get_next()
-    with tf.Session() as session:
-      return [session.run(example) for _ in range(count)]
-
-  whole = examples(0, 40)
-  for start in (1, 10, 27):
-    assert examples(start, 10) == whole[start : start + 10]
-  epochs = [whole[i : i + 10] for i in range(0, 40, 10)]
-  assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-  assert len(set(map(tuple, epochs))) == 4
-
-
-def test_batches_that_must_be_whole_lose_no_example(graph, golden_task):
-  path = f"{golden_task}/eval.tf_record"
-  build = run_classifier.file_based_input_fn_builder
-  data = build(path, 24, False, drop_remainder=True)({"batch_size": 8})
-  batch = tf.data.make_one_shot_iterator(data).get_next()
-  assert batch["input_ids"].shape == [8, 24]
-  with tf.Session() as session:
-    weights = [session.run(batch)["is_real_example"] for _ in range(3)]
-    with pytest.raises(tf.errors.OutOfRangeError):
-      session.run(batch)
-  assert np.concatenate(weights).tolist() == [1] * 21 + [0] * 3
-
-
-def test_input_has_no_tuning_thread_that_a_session_would_wait_for(golden_task):
-  build = run_classifier.file_based_input_fn_builder
-  example = run_classifier.InputFeatures([2, 3], [1, 1], [0, 0], 1)
-  for training in (True, False):
-    for input_fn in (
-      build(f"{golden_task}/eval.tf_record", 24, training, training),
-      run_classifier.input_fn_builder([example], 2, training, training),
-    ):
-      assert input_fn({"batch_size": 1}).options().autotune.enabled is False
-
-
-def test_input_known_to_be_empty_is_refused():
-  with pytest.raises(ValueError, match="empty"):
-    run_classifier.input_fn_builder([], 8, True, True)
-  with pytest.raises(ValueError, match="f.tf_record has no examples"):
-    run_classifier.file_based_input_fn_builder(
-      "f.tf_record", 8, True, True, num_examples=0
-    )
 
 
 def test_a_run_that_overwrites_another_keeps_its_own_vocabulary(

@@ -6,6 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import speed
+import speed_forms
 import tensorflow.compat.v1 as tf
 
 import modeling
@@ -37,7 +38,7 @@ def after_a_step(name, weights=None):
     "segment_ids": numbers.integers(0, 2, [8, 12]) * mask,
     "label_ids": numbers.integers(0, 3, 8),
   }
-  patches, parts = speed.changes(name)
+  patches, parts = speed_forms.changes(name)
   with contextlib.ExitStack() as stack:
     stack.enter_context(tf.Graph().as_default())
     session = stack.enter_context(tf.Session())

@@ -1,0 +1,77 @@
+"""Advice: what to do next where a run does not train, or ends early."""
+
+import contextlib
+
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import errors, output_dir, preparation
+
+
+def explain_not_training(run):
+  """Returns why nothing is trained, and what can be done about it."""
+  epochs = preparation.find_epochs_needed(
+    run.options.training, run.schedule.examples, run.found.step
+  )
+  return (
+    f"NOT TRAINING: {run.options.run.output_dir} holds a checkpoint of step"
+    f" {run.found.step}, and {run.schedule.steps} steps are asked for. Give"
+    f" another --output_dir, --num_train_epochs={epochs} or more to go on, or"
+    " --overwrite_output_dir to train from the start"
+  )
+
+
+@contextlib.contextmanager
+def explain_interruption(asked):
+  """Gives a KeyboardInterrupt the advice what the same command would do.
+
+  Args:
+    asked: `options.RunOptions`.
+  """
+  try:
+    yield
+  except KeyboardInterrupt as interruption:
+    advice = "the same command begins again"
+    found = output_dir.inspect(asked.output_dir) if asked.do_train else None
+    if found and found.step:
+      without = " without --overwrite_output_dir" * asked.overwrite_output_dir
+      advice = (
+        f"the same command{without} goes on from step {found.step}, the last"
+        f" checkpoint in {asked.output_dir}"
+      )
+    raise KeyboardInterrupt(advice) from interruption
+
+
+@contextlib.contextmanager
+def explain_not_finite(run):
+  """Says of NaN and infinity in training where they come from.
+
+  Raises:
+    UserError: names the weights that training began with, or the learning rate.
+  """
+  try:
+    yield
+  except (errors.NotFiniteError, tf.train.NanLossDuringTrainingError) as error:
+    # TensorFlow's own says less; it comes on a TPU.
+    updates = getattr(error, "updates", None)
+    if updates == run.first_step:
+      advice = (
+        f"Nothing was trained yet: that is what {weights_to_train(run)} give."
+        " Take other weights"
+      )
+    else:
+      advice = (
+        f"--learning_rate={run.options.training.learning_rate} is too high:"
+        " train from the start with a lower one (--overwrite_output_dir), or a"
+        " longer --warmup_proportion"
+      )
+    raise errors.UserError(f"{error}. {advice}") from error
+
+
+def weights_to_train(run):
+  """Returns a phrase on the weights that training begins with."""
+  if run.found.checkpoint:
+    return f"the weights of {run.found.checkpoint}"
+  if run.weights.init_checkpoint:
+    return f"the weights of {run.weights.init_checkpoint.path}"
+  spread = run.model.config.initializer_range
+  return f"random weights with initializer_range {spread}"

@@ -1,0 +1,65 @@
+"""batches.py and the input_fns: which examples come, in which order."""
+
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import (
+  batches,
+)
+import run_classifier
+
+
+@pytest.mark.parametrize("buffer_size", [10, 3])
+def test_examples_go_on_where_a_run_stopped(graph, buffer_size):
+  def examples(start, count):
+    data = batches.shuffle_and_repeat(
+      tf.data.Dataset.range(10),
+      seed=5,
+      buffer_size=buffer_size,
+      num_examples=10,
+      start=start,
+    )
+    example = tf.data.make_one_shot_iterator(data).get_next()
+    with tf.Session() as session:
+      return [session.run(example) for _ in range(count)]
+
+  whole = examples(0, 40)
+  for start in (1, 10, 27):
+    assert examples(start, 10) == whole[start : start + 10]
+  epochs = [whole[i : i + 10] for i in range(0, 40, 10)]
+  assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
+  assert len(set(map(tuple, epochs))) == 4
+
+
+def test_batches_that_must_be_whole_lose_no_example(graph, golden_task):
+  path = f"{golden_task}/eval.tf_record"
+  build = run_classifier.file_based_input_fn_builder
+  data = build(path, 24, False, drop_remainder=True)({"batch_size": 8})
+  batch = tf.data.make_one_shot_iterator(data).get_next()
+  assert batch["input_ids"].shape == [8, 24]
+  with tf.Session() as session:
+    weights = [session.run(batch)["is_real_example"] for _ in range(3)]
+    with pytest.raises(tf.errors.OutOfRangeError):
+      session.run(batch)
+  assert np.concatenate(weights).tolist() == [1] * 21 + [0] * 3
+
+
+def test_input_has_no_tuning_thread_that_a_session_would_wait_for(golden_task):
+  build = run_classifier.file_based_input_fn_builder
+  example = run_classifier.InputFeatures([2, 3], [1, 1], [0, 0], 1)
+  for training in (True, False):
+    for input_fn in (
+      build(f"{golden_task}/eval.tf_record", 24, training, training),
+      run_classifier.input_fn_builder([example], 2, training, training),
+    ):
+      assert input_fn({"batch_size": 1}).options().autotune.enabled is False
+
+
+def test_input_known_to_be_empty_is_refused():
+  with pytest.raises(ValueError, match="empty"):
+    run_classifier.input_fn_builder([], 8, True, True)
+  with pytest.raises(ValueError, match="f.tf_record has no examples"):
+    run_classifier.file_based_input_fn_builder(
+      "f.tf_record", 8, True, True, num_examples=0
+    )
