@@ -478,7 +478,7 @@ def predict(estimator, run, splits):
   """Predicts the splits in one session and writes a line for each example.
 
   Returns:
-    For each split the paths written.
+    List of a line for each file or pair of files written.
   """
   for split in splits:
     evaluation.announce_replacement(
@@ -499,23 +499,49 @@ def predict(estimator, run, splits):
   outputs = evaluation.split_batches(
     predicted, weights_in_use(estimator, run), counter
   )
-  written, gone = {}, []
+  folder = run.options.run.output_dir
+  lines, gone = [], []
   for split in splits:
+    truth = evaluation.TrueLabels(run.task.target)
     try:
-      written[split] = evaluation.write_predictions(
-        run.options.run.output_dir,
+      paths = evaluation.write_predictions(
+        folder,
         split,
         run.cache.converted_examples(split),
         itertools.islice(outputs, run.count(split)),
         run.task.target,
+        truth=truth,
       )
     except evaluation.TextsGoneError as error:
       gone.append(error)
+      evaluation.write_results(folder, split, {})  # removes earlier ones
+      continue
+    lines.append(f"{split}: predictions: {' '.join(paths)}")
+    lines += measure_predictions(estimator, run, split, truth)
   collections.deque(outputs, maxlen=0)  # lets the session end properly
   logging.info("%s", counter)
   if gone:
     raise gone[0]
-  return written
+  return lines
+
+
+def measure_predictions(estimator, run, split, truth):
+  """Writes the results of a test set by its true labels, where it has them.
+
+  Args:
+    truth: `evaluation.TrueLabels`.
+
+  Returns:
+    List of the line that says them; empty where there are none.
+  """
+  results = truth.measure(
+    run.task.metrics, run.options.inference.eval_batch_size
+  )
+  if results:
+    newest = run.weights.checkpoint or estimator.latest_checkpoint()
+    results["global_step"] = output_dir.step_of(newest) if newest else 0
+  path = evaluation.write_results(run.options.run.output_dir, split, results)
+  return [describe_results(split, results, path)] if results else []
 
 
 # ---------------------------------------------------------------------------
@@ -574,13 +600,16 @@ def carry_out(run, init_checkpoint):
     )
   for split in run.splits("dev"):
     path, results = evaluate(estimator, run, split, known.get(split))
-    line = ", ".join(evaluation.format_results(results)).replace(" = ", " ")
-    last_lines.append(f"{split}: {line}: {path}")
+    last_lines.append(describe_results(split, results, path))
   if run.options.run.do_predict:
-    written = predict(estimator, run, run.splits("test"))
-    for split, paths in written.items():
-      last_lines.append(f"{split}: predictions: {' '.join(paths)}")
+    last_lines += predict(estimator, run, run.splits("test"))
   return last_lines
+
+
+def describe_results(split, results, path):
+  """Returns the results of a split and where they are, in a line."""
+  line = ", ".join(evaluation.format_results(results)).replace(" = ", " ")
+  return f"{split}: {line}: {path}"
 
 
 def parse_flags(argv):

@@ -8,6 +8,7 @@ from bert_classifier.tasks import DataProcessor, Table
 class ColaProcessor(DataProcessor):
   """CoLA (GLUE): is a sentence acceptable English?"""
 
+  kind = "single_label"
   labels = ("0", "1")
   metric = "matthews_correlation"
   tables = {
@@ -25,6 +26,7 @@ _mrpc = functools.partial(_pairs, text_a="#1 String", text_b="#2 String")
 class MrpcProcessor(DataProcessor):
   """MRPC (GLUE): do two sentences say the same?"""
 
+  kind = "single_label"
   labels = ("0", "1")
   metric = "f1"
   tables = {
@@ -51,6 +53,7 @@ def _mnli(file, name=None, label="gold_label"):
 class MnliProcessor(DataProcessor):
   """MultiNLI (GLUE): does the premise entail the hypothesis?"""
 
+  kind = "single_label"
   labels = ("contradiction", "entailment", "neutral")
   tables = {
     "train": _mnli("train.tsv"),
@@ -69,6 +72,7 @@ class XnliProcessor(DataProcessor):
       of dev and test to take.
   """
 
+  kind = "single_label"
   labels = ("contradiction", "entailment", "neutral")
   synonyms = {"contradictory": "contradiction"}
   tables = {

@@ -17,6 +17,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import files, output_dir
 from bert_classifier.errors import UserError, describe
+from bert_classifier.metrics import UndefinedError, measure
 import estimator_bridge  # noqa: F401 - tf.estimator
 
 
@@ -41,13 +42,13 @@ class Collector(tf.train.SessionRunHook):
 
   Args:
     target: see `targets`.
-    metrics: names in `METRICS` beside those of the target.
+    metrics: names in `metrics.METRICS` beside those of the target.
     loss_batch_size: examples of a batch as `loss` sees it.
   """
 
   def __init__(self, target, metrics=(), loss_batch_size=8):
     self.target = target
-    self._metrics = tuple(dict.fromkeys((*target.metrics, *metrics)))
+    self._metrics = list_metrics(target, metrics)
     self._loss_batch_size = loss_batch_size
     self._batches = []
 
@@ -56,11 +57,10 @@ class Collector(tf.train.SessionRunHook):
     self._batches = []
 
   def end(self, session):
-    """Logs what the accuracy is to be held against."""
+    """Logs what the results are to be held against."""
     del session
     if self._batches:
-      _, logits, labels = self.evaluated()
-      _judge_accuracy(self.target, labels, self.target.decide(logits))
+      judge(self.target, self.evaluated())
 
   def eval_metrics(self, losses, logits, features):
     """Returns the metric_fn and its tensors for TPUEstimatorSpec.
@@ -77,12 +77,15 @@ class Collector(tf.train.SessionRunHook):
     return self._metric_fn, [losses, logits, labels, real]
 
   def _metric_fn(self, *tensors):
-    """Returns {name: (value, update)}; the tensors are those of `add`."""
-    names = ["eval_loss", _MEAN_OF_BATCHES]
-    names += [f"eval_{name}" for name in self._metrics]
+    """Returns {name: (value, update)}; the tensors are those of `add`.
+
+    A value that is undefined is an empty tensor, which the Estimator writes
+    nowhere as a number, and `tidy_results` leaves out.
+    """
+    names = [f"eval_{name}" for name in ("loss", *self._metrics)]
+    names.append(_MEAN_OF_BATCHES)
     update = tf.numpy_function(self.add, tensors, tf.float32)
-    values = tf.numpy_function(self.compute, [], tf.float32)
-    values = tf.unstack(tf.ensure_shape(values, [len(names)]))
+    values = tf.numpy_function(self.compute, [], [tf.float32] * len(names))
     return {name: (value, update) for name, value in zip(names, values)}
 
   def add(self, losses, logits, labels, is_real_example):
@@ -103,12 +106,44 @@ class Collector(tf.train.SessionRunHook):
     return Evaluated(*map(np.concatenate, zip(*self._batches)))
 
   def compute(self):
-    """Returns both losses, see `mean_losses`, and the metrics: <float32>[n]."""
-    losses, logits, labels = self.evaluated()
-    values = mean_losses(losses, self._loss_batch_size)
-    decided = self.target.decide(logits)
-    values += [METRICS[name](labels, decided) for name in self._metrics]
-    return np.float32(values)
+    """Returns the results in the order of `_metric_fn`.
+
+    Each is <float32>[], or <float32>[0] where it is undefined.
+    """
+    results = compute_results(
+      self.evaluated(), self.target, self._metrics, self._loss_batch_size
+    )
+    undefined = np.zeros([0], np.float32)
+    names = ("loss", *self._metrics, _MEAN_OF_BATCHES)
+    return [results.get(name, undefined) for name in names]
+
+
+def list_metrics(target, metrics):
+  """Returns the names of a target's metrics and of others, each once."""
+  return tuple(dict.fromkeys((*target.metrics, *metrics)))
+
+
+def compute_results(evaluated, target, metrics, loss_batch_size):
+  """Returns losses and metrics by their names, each np.float32.
+
+  A metric that is undefined is left out, and the log says why.
+
+  Args:
+    evaluated: `Evaluated` of one example or more.
+    target: see `targets`.
+    metrics: names in `metrics.METRICS`.
+    loss_batch_size: see `mean_losses`.
+  """
+  losses, logits, labels = evaluated
+  mean, mean_of_batches = mean_losses(losses, loss_batch_size)
+  results = {"loss": mean, _MEAN_OF_BATCHES: mean_of_batches}
+  decided, scores = target.decide(logits), target.scores(logits)
+  for name in metrics:
+    try:
+      results[name] = measure(name, labels, decided, scores)
+    except UndefinedError as error:
+      logging.warning("%s is undefined and left out: %s", name, error)
+  return {name: np.float32(value) for name, value in results.items()}
 
 
 # Share of the predictions from which on they are nearly all of one class, and
@@ -116,27 +151,17 @@ class Collector(tf.train.SessionRunHook):
 _NEARLY_ALL, _LEAST_EXAMPLES = 0.98, 20
 
 
-def _judge_accuracy(target, labels, decided):
-  """Logs the majority's share, and warns where one class is predicted.
+def judge(target, evaluated):
+  """Logs what one answer for all gives, and warns where it is the prediction.
 
   Args:
     target: see `targets`.
-    labels: [n] or [n, ...], of the target's label feature.
-    decided: what the target decided, as `labels`.
+    evaluated: `Evaluated`.
   """
+  labels, decided = evaluated.labels, target.decide(evaluated.logits)
+  logging.info("%s", target.judge(labels, decided))
   there_are = target.count_classes(labels)
-  if not there_are:
-    return
-  number = sum(there_are.values())
-  ((majority, count),) = there_are.most_common(1)
-  logging.info(
-    "accuracy %.4f of %d examples; to predict %r for all of them gives %.4f",
-    accuracy(labels, decided),
-    number,
-    majority,
-    count / number,
-  )
-  if count < _NEARLY_ALL * number:
+  if there_are and max(there_are.values()) < _NEARLY_ALL * len(labels):
     _warn_of_one_class(target.count_classes(decided))
 
 
@@ -180,63 +205,18 @@ def mean_losses(losses, batch_size):
 
 
 # ---------------------------------------------------------------------------
-# Metrics: functions of labels and decisions, both as the target has them
-
-
-def accuracy(labels, decided):
-  """Returns the share of examples whose class is the right one."""
-  from sklearn import metrics
-
-  return metrics.accuracy_score(labels, decided)
-
-
-def matthews_correlation(labels, decided):
-  """Returns Matthews' coefficient for any number of classes; 0 if undefined.
-
-  Gorodkin's R_K (https://doi.org/10.1016/j.compbiolchem.2004.09.006), which
-  for two classes is the phi coefficient.
-  """
-  from sklearn import metrics
-
-  if len(set(labels)) < 2 or len(set(decided)) < 2:
-    return 0.0  # scikit-learn returns the same, with a warning
-  return metrics.matthews_corrcoef(labels, decided)
-
-
-def f1(labels, decided):
-  """Returns the F1 of the class with id 1; 0 if undefined."""
-  from sklearn import metrics
-
-  return metrics.f1_score(labels == 1, decided == 1, zero_division=0)
-
-
-METRICS = {
-  "accuracy": accuracy,
-  "matthews_correlation": matthews_correlation,
-  "f1": f1,
-}
-
-
-def check_metric(name, owner):
-  """Raises a UserError where a task names a metric that there is not."""
-  if name is not None and name not in METRICS:
-    raise UserError(
-      f"the metric of {owner} is {name!r}, but must be None or one of"
-      f" {', '.join(METRICS)}"
-    )
-
-
-# ---------------------------------------------------------------------------
 # Results and predictions
 
 
 def tidy_results(results):
   """Returns results as they are written: `loss` is the mean over batches.
 
+  Those that are undefined are left out.
+
   Args:
     results: what `estimator.evaluate` returns.
   """
-  results = dict(results)
+  results = {key: results[key] for key in results if np.size(results[key])}
   if _MEAN_OF_BATCHES in results:
     results["loss"] = results.pop(_MEAN_OF_BATCHES)
   return results
@@ -273,8 +253,19 @@ class IntermediateResults(tf.estimator.Exporter):
 
 
 def write_results(folder, split, results):
-  """Writes and logs the results of a split; returns the path of their file."""
+  """Writes and logs the results of a split; returns the path of their file.
+
+  Args:
+    folder: output_dir.
+    split: of dev, or of test where it has true labels.
+    results: dictionary; where it is empty, there is no file, and an earlier one
+      is removed.
+  """
   path = output_dir.results_path(folder, split)
+  if not results:
+    if tf.io.gfile.exists(path):
+      tf.io.gfile.remove(path)
+    return path
   files.write_text(path, (f"{line}\n" for line in format_results(results)))
   logging.info("results of %s, in %s:", split, path)
   log_results(results)
@@ -317,11 +308,84 @@ def split_batches(batches, checkpoint, counter):
       yield {name: values[i] for name, values in batch.items()}
 
 
+class TrueLabels:
+  """Collects the true labels that a test set gives, and the logits beside them.
+
+  Args:
+    target: see `targets`.
+  """
+
+  def __init__(self, target):
+    self._target = target
+    self._values, self._logits = [], []
+    self._others = collections.Counter()
+
+  def add(self, gold, output):
+    """Adds an example.
+
+    Args:
+      gold: text of its true label; None where the set has none.
+      output: dictionary with `logits` <float32>[width of the target].
+    """
+    if gold is None:
+      return
+    try:
+      value = self._target.encode(gold)
+    except ValueError:
+      self._others[str(gold)] += 1
+      return
+    self._values.append(value)
+    self._logits.append(output["logits"])
+
+  def evaluated(self):
+    """Returns the `Evaluated` of the examples with a true label."""
+    logits = np.float32(self._logits).reshape(-1, self._target.width)
+    labels = np.array(self._values)
+    if labels.dtype == np.float64:
+      labels = np.float32(labels)
+    return Evaluated(self._target.losses(logits, labels), logits, labels)
+
+  def measure(self, metrics, loss_batch_size):
+    """Returns the results `test_...` and `loss`, and logs what they are worth.
+
+    {} where no example has a true label.
+
+    Args:
+      metrics: names in `metrics.METRICS` beside those of the target.
+      loss_batch_size: see `mean_losses`.
+    """
+    others = sum(self._others.values())
+    if others:
+      logging.warning(
+        "%d of %d true labels of the test set are none of the task's, such as"
+        " %r: these examples are predicted, but not measured",
+        others,
+        others + len(self._values),
+        self._others.most_common(1)[0][0],
+      )
+    if not self._values:
+      return {}
+    evaluated = self.evaluated()
+    decided = self._target.decide(evaluated.logits)
+    logging.info("%s", self._target.judge(evaluated.labels, decided))
+    results = compute_results(
+      evaluated,
+      self._target,
+      list_metrics(self._target, metrics),
+      loss_batch_size,
+    )
+    loss = results.pop(_MEAN_OF_BATCHES)
+    return {
+      **{f"test_{name}": value for name, value in results.items()},
+      "loss": loss,
+    }
+
+
 class TextsGoneError(UserError):
   """The texts cannot be read again as they were when they were converted."""
 
 
-def write_predictions(folder, split, examples, outputs, target):
+def write_predictions(folder, split, examples, outputs, target, *, truth=None):
   """Writes the predictions of a test set, example by example in its order.
 
   test_results.tsv gets the numbers of the target, separated by tabs, and
@@ -337,6 +401,7 @@ def write_predictions(folder, split, examples, outputs, target):
       they are not those that were converted.
     outputs: iterable of what was predicted of each, a dictionary of arrays.
     target: see `targets`.
+    truth: `TrueLabels` that collects those of the examples, or None.
 
   Returns:
     The two paths.
@@ -359,7 +424,7 @@ def write_predictions(folder, split, examples, outputs, target):
     gone = None
     try:
       with _open_table(predictions_path) as write_prediction:
-        for cells in _predictions(_guard(examples), passed_on, target):
+        for cells in _predictions(_guard(examples), passed_on, target, truth):
           write_prediction(cells)
     except TextsGoneError as error:
       gone = error
@@ -399,8 +464,8 @@ def _guard(examples):
     raise TextsGoneError(sentence) from error
 
 
-def _predictions(examples, outputs, target):
-  """Yields the header and the cells of each prediction."""
+def _predictions(examples, outputs, target, truth):
+  """Yields the header and the cells of each prediction; fills `truth`."""
   number = 0
   for number, output in enumerate(outputs, 1):
     example = next(examples, None)
@@ -411,11 +476,13 @@ def _predictions(examples, outputs, target):
       yield ["id", "text_a", "text_b", *["gold"] * has_gold] + (
         target.prediction_header()
       )
+    if truth is not None:
+      truth.add(example.gold, output)
     yield [
       example.guid if example.row_id is None else example.row_id,
       example.text_a,
       example.text_b or "",
-      *[example.gold] * has_gold,
+      *[target.show_label(example.gold)] * has_gold,
       *target.prediction_cells(output),
     ]
   if next(examples, None) is not None:

@@ -117,6 +117,7 @@ class FeatureCache:
           known.path,
         )
         _report_unknown(manifest)
+        _report_doubt(manifest)
       self._known[split] = known
     return self._known[split]
 
@@ -136,7 +137,7 @@ class FeatureCache:
         examples, converter, self._num_processes
       )
       manifest = _write_to_cache(
-        records, converter.tally, base, inputs, self._counts.get(split)
+        records, converter, base, inputs, self._counts.get(split)
       )
       cached = Features.from_manifest(base, manifest)
       self._known[split] = cached
@@ -184,12 +185,13 @@ class FeatureCache:
     return os.path.join(self._cache_dir, name), inputs
 
 
-def _write_to_cache(records, tally, base, inputs, total):
+def _write_to_cache(records, converter, base, inputs, total):
   """Writes the records, then a manifest, which makes them valid.
 
   Args:
     records: generator of bytes.
-    tally: counts, complete when the generator has ended.
+    converter: `features.Converter`, whose counts are complete when the
+      generator has ended.
     base: path of both files without ending.
     inputs: what the records are made of.
     total: number of records expected; None where it is unknown.
@@ -204,6 +206,7 @@ def _write_to_cache(records, tally, base, inputs, total):
     write_records(records, temporary, total)
     size = tf.io.gfile.stat(temporary).length
     digest = files.hash_file(temporary)
+  tally = converter.tally
   manifest = {
     "inputs": inputs,
     "records": tally["records"],
@@ -217,6 +220,8 @@ def _write_to_cache(records, tally, base, inputs, total):
     "bytes": size,
     "sha256": digest,
   }
+  if inputs["split"] == "train":
+    manifest["doubt"] = converter.target.doubt(converter.label_values)
   files.write_json(f"{base}.json", manifest)
   _report(manifest, path, time.monotonic() - began)
   return manifest
@@ -249,6 +254,13 @@ def _report(manifest, path, seconds):
       "%s: %d examples without a text were left out", split, manifest["blank"]
     )
   _report_unknown(manifest)
+  _report_doubt(manifest)
+
+
+def _report_doubt(manifest):
+  """Warns of what is odd about the labels of a training set."""
+  if manifest.get("doubt"):
+    logging.warning("%s", manifest["doubt"])
 
 
 def _report_unknown(manifest):

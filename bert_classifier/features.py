@@ -112,6 +112,8 @@ class Converter:
       special ones included), "unknown" (those of them that are [UNK]) and
       "longest" (tokens of the longest example before it was cut). What of the
       words it has is for `commonest_unknown_words`.
+    label_values: `collections.Counter` of what the target made of the labels of
+      the examples that `inputs` was given.
   """
 
   def __init__(self, target, max_seq_length, tokenizer, *, remember_words=True):
@@ -119,6 +121,7 @@ class Converter:
     self.tokenizer = tokenizer
     self.cls, self.sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
     self.tally = collections.Counter()
+    self.label_values = collections.Counter()
     self._unknown = _unknown_id(tokenizer)
     self._searches_left = _SEARCHED_EXAMPLES
     if remember_words:
@@ -167,6 +170,7 @@ class Converter:
       value = self.target.encode(example.label)
     except ValueError as error:
       raise errors.UserError(f"{example.guid}: {error}") from error
+    self.label_values[value] += 1
     return example.text_a, example.text_b, value
 
   def record(self, inputs):
@@ -297,12 +301,23 @@ def log_example(example, features, tokenizer):
     ("segment_ids", " ".join(map(str, features.segment_ids))),
     (
       "label",
-      f"{getattr(example, 'label', None)} (id = {features.label_id})",
+      f"{getattr(example, 'label', None)} ({_describe_value(features)})",
     ),
   ]
   logging.info("*** Example ***")
   for name, value in shown:
     logging.info("%s: %s", name, value)
+
+
+def _describe_value(features):
+  """Returns what became of the label: `id = 1`, or the feature's numbers."""
+  numbers = features.target.features(features.label_id)
+  if "label_ids" in numbers:
+    return f"id = {features.label_id}"
+  return ", ".join(
+    f"{name} = {' '.join(f'{number:g}' for number in numbers[name])}"
+    for name in numbers
+  )
 
 
 def convert_single_example(

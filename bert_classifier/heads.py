@@ -9,7 +9,7 @@ import os
 import re
 from typing import NamedTuple, Optional
 
-from bert_classifier import coverage, files, hugging_face, output_dir
+from bert_classifier import coverage, files, hugging_face, output_dir, targets
 from bert_classifier.errors import UserError
 
 # Names that Hugging Face's library makes up where nobody gave any.
@@ -86,7 +86,11 @@ def compare_head(checkpoint, manifest, task):
 
 
 def _compare_with_manifest(checkpoint, manifest, task):
-  now = {"task_name": task.name, **task.target.settings()}
+  now = {
+    "task_name": task.name,
+    "problem_type": task.target.problem_type,
+    **task.target.settings(),
+  }
   differing = [
     f"{name} {manifest[name]!r}, not {value!r}"
     for name, value in now.items()
@@ -98,8 +102,19 @@ def _compare_with_manifest(checkpoint, manifest, task):
     contradiction=(
       f"{checkpoint.path} was trained with {' and '.join(differing)}, as"
       f" {output_dir.MANIFEST} beside it says"
-    )
+    ),
+    remedy=_explain_kind(manifest.get("problem_type"), task),
   )
+
+
+def _explain_kind(problem_type, task):
+  """Returns by which flag the task becomes one of another kind."""
+  kind = targets.find_kind(problem_type)
+  if kind in (None, targets.find_kind(task.target.problem_type)):
+    return ""
+  if kind == "single_label":
+    return "; for a head of one class leave out --multi_label and --regression"
+  return f"; if the task is of the head's kind, give --{kind}"
 
 
 def _compare_with_config(checkpoint, config, task):
@@ -116,9 +131,12 @@ def _compare_with_config(checkpoint, config, task):
     return Comparison(
       contradiction=f"the head of {checkpoint.path} was trained for the"
       f" problem_type {problem!r} ({path}), but the task {task.name} is of the"
-      f" problem_type {target.problem_type!r}"
+      f" problem_type {target.problem_type!r}",
+      remedy=_explain_kind(problem, task),
     )
   theirs = hugging_face.list_labels(config, path)
+  if not target.labels and theirs and len(theirs) == target.width:
+    return Comparison()  # a number, which they give a name
   if not theirs or all(map(_MADE_UP.fullmatch, theirs)):
     return Comparison()
   return _compare_labels(checkpoint, theirs, task)

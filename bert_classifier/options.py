@@ -95,6 +95,17 @@ class DataOptions:
     "Language of the XNLI examples, two letters.",
     recorded_as=("model", "language"),
   )
+  multi_label: bool = flag(
+    False,
+    "An example of a task of your own has any number of labels, separated by |"
+    " or comma or in a JSON list; an empty cell has none. A trained folder"
+    " remembers it.",
+  )
+  regression: bool = flag(
+    False,
+    "The label of a task of your own is a number. A trained folder remembers"
+    " it.",
+  )
   cache_dir: Optional[str] = flag(
     None,
     "Folder of the converted features (TFRecord). Default: data_dir, or"
@@ -234,6 +245,22 @@ class InferenceOptions:
     " at a time.",
     Range(1),
   )
+  metrics: Optional[str] = flag(
+    None,
+    "Metrics beside those of the task, separated by commas (docs/output.md).",
+  )
+  threshold: float = flag(
+    0.5,
+    "Probability from which on one of several labels holds (--multi_label). A"
+    " trained folder remembers it.",
+    Range(0, 1),
+    recorded_as=("prediction", "threshold"),
+  )
+
+  def list_metrics(self):
+    """Returns the names in `metrics`."""
+    names = (self.metrics or "").split(",")
+    return tuple(name.strip() for name in names if name.strip())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,6 +21,7 @@ from bert_classifier import (
   files,
   hugging_face,
   plain_texts,
+  targets,
 )
 import modeling
 
@@ -40,7 +41,8 @@ CONFIG, VOCABULARY = "bert_config.json", "vocab.txt"
 _CONVERTED_WEIGHTS, _CONVERTED_PREFIX = "converted_weights", "converted.ckpt"
 
 # Written for a split; `{}` stands for what follows dev or test in its name.
-_RESULTS = "eval_results{}.txt"
+# Results of a test split are those by its true labels.
+_RESULTS = {"dev": "eval_results{}.txt", "test": "test_results{}.txt"}
 _PROBABILITIES = "test_results{}.tsv"
 _PREDICTIONS = "test_predictions{}.tsv"
 
@@ -57,7 +59,7 @@ _OWN_FILES = {
       re.escape(MANIFEST),
       *(
         re.escape(name).replace(r"\{\}", "(_mismatched)?")
-        for name in (_RESULTS, _PROBABILITIES, _PREDICTIONS)
+        for name in (*_RESULTS.values(), _PROBABILITIES, _PREDICTIONS)
       ),
     ]
   ),
@@ -68,8 +70,8 @@ _OWN_FILES = {
 
 
 def results_path(output_dir, split):
-  """Returns the path of the results of a dev split."""
-  return _path_for(output_dir, _RESULTS, split)
+  """Returns the path of the results of a dev or test split."""
+  return _path_for(output_dir, _RESULTS[split.partition("_")[0]], split)
 
 
 def prediction_paths(output_dir, split):
@@ -174,6 +176,8 @@ def inspect(output_dir):
   checkpoint = checkpoints.read_state(output_dir)
   step = step_of(checkpoint) if checkpoint else 0
   settings = _read_manifest(output_dir).get("settings", {})
+  if "model" in settings:  # its first versions knew one class only
+    settings["model"].setdefault("problem_type", targets.OneClass.problem_type)
   return OutputDir(output_dir, checkpoint, step, settings)
 
 
@@ -444,6 +448,11 @@ def _may_resume(name):
 def _explain_fixed(fixed):
   if not fixed:
     return ""
+  if "problem_type" in fixed:
+    return (
+      "What the weights mean depends on it: leave out --multi_label and"
+      " --regression, and the folder decides. "
+    )
   advice = (
     "The labels are those of the task's get_labels: if they come from a set,"
     " whose order changes, sort them. "

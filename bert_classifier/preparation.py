@@ -15,10 +15,10 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   devices,
-  evaluation,
   files,
   model_files,
   output_dir,
+  targets,
 )
 from bert_classifier.catalogue import (
   PROCESSORS,
@@ -28,7 +28,13 @@ from bert_classifier.catalogue import (
 )
 from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import FeatureCache
-from bert_classifier.options import Options, all_flags, recorded_place
+from bert_classifier.metrics import check_metric
+from bert_classifier.options import (
+  InferenceOptions,
+  Options,
+  all_flags,
+  recorded_place,
+)
 from bert_classifier.tasks import DataProcessor, TaskData
 
 _MOST_PROCESSES = 4  # what more would gain was not measured
@@ -45,7 +51,7 @@ class Task(NamedTuple):
     name: as in --task_name, in lower case.
     processor: `tasks.DataProcessor`.
     target: what is predicted, see `targets`.
-    metrics: names in `evaluation.METRICS` beside those of the target.
+    metrics: names in `metrics.METRICS` beside those of the target.
     data: `tasks.TaskData`.
   """
 
@@ -54,6 +60,11 @@ class Task(NamedTuple):
   target: object
   metrics: tuple
   data: TaskData
+
+  @property
+  def headline(self):
+    """Returns the name of the metric that counts."""
+    return self.processor.metric or self.target.headline
 
 
 class Schedule(NamedTuple):
@@ -151,7 +162,13 @@ def prepare(options):
   trained = read_trained_settings(options.run)
   options = take_trained_settings(options, trained)
   check_task_flags(options.data)
-  task = prepare_task(options.data, options.model.max_seq_length, options.given)
+  task = prepare_task(
+    options.data,
+    options.model.max_seq_length,
+    options.given,
+    inference=options.inference,
+    trained=trained.get("model"),
+  )
   model = model_files.open_model(
     options.model,
     options.run.output_dir,
@@ -176,6 +193,8 @@ def prepare(options):
     )
     settings["order"] = {_BUFFER_SIZE: schedule.buffer_size}
     settings["paths"] = {"data_dir": files.resolve_path(options.data.data_dir)}
+    if isinstance(task.target, targets.SeveralClasses):
+      settings["prediction"] = {"threshold": task.target.threshold}
     announce_rate(options.training, found, schedule)
   tf.io.gfile.makedirs(options.run.output_dir)
   features = {split: cache.features(split) for split in splits}
@@ -233,7 +252,7 @@ def take_trained_settings(options, trained):
     options: `options.Options`.
     trained: what `read_trained_settings` gives.
   """
-  phases = {"model", "paths"}
+  phases = {"model", "paths", "prediction"}
   if options.run.do_train:
     phases.add("training")
   options, found = options.fill_in(trained, phases)
@@ -247,10 +266,10 @@ def take_trained_settings(options, trained):
 
 
 def check_task_flags(options):
-  """Checks that `options.DataOptions` name a task and a folder.
+  """Checks that `options.DataOptions` name a task, a folder and one kind.
 
   Raises:
-    UserError: a flag is needed.
+    UserError: a flag is needed, or contradicts another.
   """
   for name, value, meaning in (
     ("task_name", options.task_name, f"one of {', '.join(PROCESSORS)}"),
@@ -258,6 +277,11 @@ def check_task_flags(options):
   ):
     if not value:
       raise UserError(f"--{name} is needed: {meaning}")
+  if options.multi_label and options.regression:
+    raise UserError(
+      "--multi_label and --regression contradict each other: an example has"
+      " several labels, or a number"
+    )
 
 
 def prepare_placement(options):
@@ -283,16 +307,26 @@ def prepare_placement(options):
   return placement
 
 
-def prepare_task(options, max_seq_length, given=frozenset()):
+def prepare_task(
+  options,
+  max_seq_length,
+  given=frozenset(),
+  *,
+  inference=InferenceOptions(),  # noqa: B008 - it is frozen
+  trained=None,
+):
   """Returns the `Task` that `options.DataOptions` name.
 
   Args:
     max_seq_length: S.
     given: names of the flags that were given.
+    inference: `options.InferenceOptions`.
+    trained: the model settings that the checkpoint in output_dir was trained
+      with; None or {} where there is none.
 
   Raises:
-    UserError: there is no such task, its labels or its metric make no sense,
-      or the length is too short for its texts.
+    UserError: there is no such task, its kind, its labels or its metrics make
+      no sense, or the length is too short for its texts.
   """
   processors = {name.lower(): PROCESSORS[name] for name in PROCESSORS}
   name = options.task_name.lower()
@@ -303,12 +337,28 @@ def prepare_task(options, max_seq_length, given=frozenset()):
   processor = processors[name]()
   if isinstance(processor, XnliProcessor) and "xnli_language" in given:
     processor.language = options.xnli_language
-  owner = type(processor).__name__
+  choose_kind(processor, name, options, given, trained or {})
+  if "threshold" in given:
+    processor.threshold = inference.threshold
   target = processor.get_target()
+  if (
+    "threshold" in given
+    and not isinstance(target, targets.SeveralClasses)
+    and not trained  # where another kind is refused for what it is
+  ):
+    raise UserError(
+      f"--threshold={inference.threshold} decides which of several labels hold,"
+      f" but an example of {name} has one label or a number: leave it out, or"
+      " give --multi_label"
+    )
+  owner = type(processor).__name__
   target.check(owner)
   metrics = () if processor.metric is None else (processor.metric,)
   for metric in (*target.metrics, *metrics):
-    evaluation.check_metric(metric, owner)
+    check_metric(metric, target, owner)
+  for metric in inference.list_metrics():
+    check_metric(metric, target, "--metrics")
+  metrics += inference.list_metrics()
   if processor.has_pairs() and max_seq_length < 5:
     raise UserError(
       f"--max_seq_length={max_seq_length} leaves no room for the pairs of texts"
@@ -316,6 +366,36 @@ def prepare_task(options, max_seq_length, given=frozenset()):
     )
   data = TaskData(processor, options.data_dir)
   return Task(name, processor, target, metrics, data)
+
+
+def choose_kind(processor, name, options, given, trained):
+  """Lets the flags, or what a model was trained with, say a task's kind.
+
+  Args:
+    processor: `tasks.DataProcessor`; its `kind` is set where it is None.
+    name: of the task.
+    options: `options.DataOptions`.
+    given, trained: see `prepare_task`.
+
+  Raises:
+    UserError: a flag contradicts the task.
+  """
+  flags = [kind for kind in ("multi_label", "regression") if kind in given]
+  for kind in flags:
+    if getattr(options, kind):
+      if processor.kind not in (None, kind):
+        raise UserError(
+          f"--{kind} contradicts the task {name}, which is of the kind"
+          f" {processor.kind!r}: leave the flag out"
+        )
+      processor.kind = kind
+  kind = targets.find_kind(trained.get("problem_type"))
+  if processor.kind is None and not flags and kind:
+    processor.kind = kind
+    if kind != "single_label":
+      logging.info(
+        "--%s, as the %s of output_dir says", kind, output_dir.MANIFEST
+      )
 
 
 def choose_splits(options, data):
@@ -350,6 +430,7 @@ def make_settings(options, task, model):
     "model": {
       "task_name": task.name,
       "language": task.processor.language,
+      "problem_type": task.target.problem_type,
       **task.target.settings(),
       **describe_tables(task.processor),
       **options.settings("model"),

@@ -1,13 +1,15 @@
-"""Targets: what is predicted of a text, for now one class of L.
+"""Targets: what is predicted of a text: one class, several classes, a number.
 
-A target says how wide the head is, how a label becomes a number in a record,
+A target says how wide the head is, how a label becomes numbers in a record,
 what the loss is, and what of the logits is written. Whatever depends on the
 kind of target asks an object of this interface:
 
   width                 logits of an example
   labels                names of the classes, () where there are none
-  metrics               names in `evaluation.METRICS` that are always computed
-  check(owner)          raises a UserError where the labels are not usable
+  metrics               names in `metrics.METRICS` that are always computed
+  headline              the one of them that counts where a task names no other
+  check(owner)          raises a UserError where the labels are not usable, and
+                        warns where they look like those of another kind
   problem_type          Hugging Face's name of this kind of target
   settings()            what records and head depend on, by name, for JSON: the
                         labels, and where it is not one class, the kind
@@ -17,38 +19,46 @@ kind of target asks an object of this interface:
   features(value)       that value by the names of the features, a list each:
                         floats where the feature is one of floats
   label_feature         name of the feature that an evaluation collects
+  doubt(values)         what is odd about the Counter of a training set's
+                        values, a sentence; None if nothing is
   per_example_loss(logits, features)
+  losses(logits, labels)       the same of NumPy arrays
   count_classes(values) Counter of the labels of NumPy values, of the label
                         feature or decided; empty where there are no classes
+  scores(logits)        NumPy logits to probabilities, or to the number
   decide(logits)        NumPy logits to what metrics hold against the labels
+  judge(labels, decided)       a sentence that holds what was decided against
+                        the best that one answer for all examples gives
   outputs(logits)       the tensors of a prediction
   predicted_label(outputs)     that of one example; None where it is no class
+  show_label(label)     the text of a label as predictions show it
   prediction_header()   columns of test_predictions.tsv behind the texts
   prediction_cells(outputs)    the cells of one example in these columns
   result_cells(outputs)        the cells of one example in test_results.tsv
 
-Axis letters: B batch, L labels.
+Axis letters: B batch, L labels; n examples in NumPy arrays.
 """
 
 import collections
+import json
 
+from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import plain_texts
+from bert_classifier import label_texts, plain_texts
 from bert_classifier.errors import UserError
 
+_NO_LABEL = "(no label)"
+_LARGEST = float(np.finfo(np.float32).max)
 
-class OneClass:
-  """One class of L: softmax cross-entropy.
+
+class _Classes:
+  """What one class and several classes have in common.
 
   Args:
     labels: names of the classes, in the order of their ids.
   """
-
-  metrics = ("accuracy",)
-  label_feature = "label_ids"
-  problem_type = "single_label_classification"
 
   def __init__(self, labels):
     self.labels = tuple(map(plain_texts.read_label, labels))
@@ -59,15 +69,28 @@ class OneClass:
     """Returns L."""
     return len(self.labels)
 
-  def check(self, owner):
-    """Checks that the labels are two or more different strings.
+  def judge(self, labels, decided):
+    """Returns the accuracy beside that of the commonest answer, a sentence.
 
     Args:
-      owner: name of the task, for the error.
-
-    Raises:
-      UserError: they are not.
+      labels, decided: [n] or [n, L], as `count_classes` takes them.
     """
+    right = (labels == decided).reshape(len(labels), -1).all(axis=1)
+    ((majority, count),) = self.count_classes(labels).most_common(1)
+    return (
+      f"accuracy {np.mean(right):.4f} of {len(labels)} examples; to predict"
+      f" {majority!r} for all of them gives {count / len(labels):.4f}"
+    )
+
+  def result_cells(self, outputs):
+    """Returns the probability of each label as `str` prints a float32."""
+    return [str(probability) for probability in outputs["probabilities"]]
+
+  def _probability_columns(self):
+    return [f"probability_{label}" for label in self.labels]
+
+  def _check_names(self, owner):
+    """Raises a UserError unless there are two or more different strings."""
     if (
       not all(isinstance(label, str) for label in self.labels)
       or len(self.labels) < 2
@@ -84,6 +107,67 @@ class OneClass:
           " nobody sees: strip it, as by"
           f" {plain_texts.strip_invisible(label)!r}; lines of a file end in one"
         )
+
+  def _explain_unknown(self, label):
+    """Returns the sentence about a label that is none of the task's."""
+    shown = f"{label!r:.80}"
+    if not isinstance(label, str):
+      shown = plain_texts.describe(label)
+    known = plain_texts.show_labels(self.labels)
+    return f"the label {shown} is not one of {known}"
+
+
+class OneClass(_Classes):
+  """One class of L: softmax cross-entropy.
+
+  Args:
+    labels: names of the classes, in the order of their ids.
+  """
+
+  metrics = ("accuracy",)
+  headline = "accuracy"
+  label_feature = "label_ids"
+  problem_type = "single_label_classification"
+
+  def check(self, owner):
+    """Checks that the labels are two or more different strings.
+
+    Warns of labels that look like several in one, or like numbers.
+
+    Args:
+      owner: name of the task, for the error.
+
+    Raises:
+      UserError: they are not.
+    """
+    self._check_names(owner)
+    several = next(filter(self._names_several, self.labels), None)
+    if several is not None:
+      logging.warning(
+        "the label %r of %s looks like several labels, but is taken as one"
+        " class of its own; for texts that have several labels give"
+        " --multi_label",
+        several,
+        owner,
+      )
+    elif label_texts.are_fractions(self.labels):
+      logging.warning(
+        "all %d labels of %s are numbers, such as %s, and are taken as classes"
+        " that have no order; to predict a number give --regression",
+        len(self.labels),
+        owner,
+        self.labels[0],
+      )
+
+  def _names_several(self, text):
+    """Returns True for a text that is made of labels."""
+    try:
+      names = label_texts.split_labels(text)
+    except ValueError:
+      return False
+    if not isinstance(text, str) or text.startswith("["):
+      return bool(names)
+    return len(names) > 1 and any(name in self._ids for name in names)
 
   def settings(self):
     """Returns the labels in their order."""
@@ -105,18 +189,29 @@ class OneClass:
       if label is None:
         return 0
     text = plain_texts.read_label(label)
-    if not isinstance(text, str):
-      text = plain_texts.describe(label)
-    elif text in self._ids:
+    if isinstance(text, str) and text in self._ids:
       return self._ids[text]
-    else:
-      text = f"{text!r:.80}"
-    known = plain_texts.show_labels(self.labels)
-    raise ValueError(f"the label {text} is not one of {known}")
+    reason = self._explain_unknown(text)
+    if self._names_several(text):
+      reason += "; it names several, which --multi_label reads"
+    elif label_texts.are_fractions([*self.labels, text]):
+      reason += "; to predict a number give --regression"
+    raise ValueError(reason)
 
   def features(self, value):
     """Returns the values of `feature_spec` of what `encode` gave."""
     return {"label_ids": [value]}
+
+  def doubt(self, values):
+    """Returns a sentence where all training examples have one label."""
+    if len(values) != 1:
+      return None
+    ((value, count),) = values.items()
+    return (
+      f"all {count} training examples have the label {self.labels[value]!r}:"
+      " the model learns to predict nothing else. Is the column of the labels"
+      " the right one?"
+    )
 
   def per_example_loss(self, logits, features):
     """Returns the cross-entropy <float32>[B].
@@ -128,6 +223,17 @@ class OneClass:
     return tf.nn.sparse_softmax_cross_entropy_with_logits(
       labels=features["label_ids"], logits=logits
     )
+
+  def losses(self, logits, labels):
+    """Returns the cross-entropy <float32>[n] by logits [n, L], labels [n]."""
+    shifted = _shift(logits)
+    right = shifted[np.arange(len(labels)), labels]
+    return np.float32(np.log(np.exp(shifted).sum(axis=-1)) - right)
+
+  def scores(self, logits):
+    """Returns the probabilities <float32>[n, L] by logits [n, L]."""
+    exponents = np.exp(_shift(logits))
+    return np.float32(exponents / exponents.sum(axis=-1, keepdims=True))
 
   def decide(self, logits):
     """Returns the id of the likeliest label <int64>[n] by logits [n, L]."""
@@ -141,8 +247,8 @@ class OneClass:
     )
 
   def outputs(self, logits):
-    """Returns `probabilities` <float32>[B, L]."""
-    return {"probabilities": tf.nn.softmax(logits)}
+    """Returns `probabilities` and `logits`, <float32>[B, L]."""
+    return {"probabilities": tf.nn.softmax(logits), "logits": logits}
 
   def predicted_label(self, outputs):
     """Returns the likeliest label.
@@ -152,13 +258,13 @@ class OneClass:
     """
     return self.labels[outputs["probabilities"].argmax()]
 
+  def show_label(self, label):
+    """Returns the label itself."""
+    return label
+
   def prediction_header(self):
     """Returns the names of the columns of `prediction_cells`."""
-    return [
-      "label",
-      "probability",
-      *(f"probability_{label}" for label in self.labels),
-    ]
+    return ["label", "probability", *self._probability_columns()]
 
   def prediction_cells(self, outputs):
     """Returns the predicted label, its probability and that of each label.
@@ -170,6 +276,345 @@ class OneClass:
     printed = self.result_cells(outputs)
     return [self.labels[best], printed[best], *printed]
 
-  def result_cells(self, outputs):
-    """Returns the probability of each label as `str` prints a float32."""
-    return [str(probability) for probability in outputs["probabilities"]]
+
+class SeveralClasses(_Classes):
+  """Any number of L classes: the mean of L sigmoid cross-entropies.
+
+  Each label holds or not, whatever the others do. The loss is that of Hugging
+  Face's BertForSequenceClassification (torch's BCEWithLogitsLoss): the mean
+  over the labels, so that its size does not depend on their number.
+
+  Args:
+    labels: names of the classes, in the order of their ids.
+    threshold: probability from which on a label holds.
+  """
+
+  metrics = ("accuracy", "micro_f1", "macro_f1")
+  headline = "micro_f1"
+  label_feature = "label_vector"
+  problem_type = "multi_label_classification"
+
+  def __init__(self, labels, threshold=0.5):
+    super().__init__(labels)
+    self.threshold = threshold
+    self._join_by_bar = not any("|" in str(label) for label in self.labels)
+
+  def check(self, owner):
+    """Checks that the labels are two or more strings that a cell can hold.
+
+    Args:
+      owner: name of the task, for the error.
+
+    Raises:
+      UserError: they are not.
+    """
+    self._check_names(owner)
+    for label in self.labels:
+      if not label or label != label.strip():
+        raise UserError(
+          f"the label {label!r} of {owner} is empty, or has space at its ends,"
+          " which is not read where a cell names several labels: strip it"
+        )
+
+  def settings(self):
+    """Returns the labels in their order, and the kind."""
+    return {"labels": list(self.labels), "problem_type": self.problem_type}
+
+  def feature_spec(self):
+    """Returns `label_vector`, L floats."""
+    return {"label_vector": tf.FixedLenFeature([self.width], tf.float32)}
+
+  def encode(self, label):
+    """Returns for each label whether it holds, 1.0 or 0.0, in a tuple.
+
+    Args:
+      label: names separated by `|`, or else by `,`; a JSON list of names; a
+        list of them; "" and None, where none holds. The name of a label that
+        contains a separator stands for that label where it stands alone.
+
+    Raises:
+      ValueError: one of the names is none of the labels.
+    """
+    is_name = isinstance(label, str) and label.strip() in self._ids
+    names = [label.strip()] if is_name else label_texts.split_labels(label)
+    holds = [0.0] * self.width
+    for name in names:
+      if name not in self._ids:
+        raise ValueError(self._explain_unknown(name))
+      holds[self._ids[name]] = 1.0
+    return tuple(holds)
+
+  def features(self, value):
+    """Returns the values of `feature_spec` of what `encode` gave."""
+    return {"label_vector": list(value)}
+
+  def doubt(self, values):
+    """Returns a sentence where every example has one label, or a label none."""
+    number = sum(values.values())
+    if all(sum(value) == 1 for value in values):
+      return (
+        f"each of the {number} training examples has exactly one label: if one"
+        " class is to be chosen of several, leave out --multi_label"
+      )
+    never = [
+      label for label, held in zip(self.labels, zip(*values)) if not any(held)
+    ]
+    if never:
+      return (
+        f"of the labels {', '.join(never)} there is no training example, so"
+        " they will hardly be predicted"
+      )
+    return None
+
+  def per_example_loss(self, logits, features):
+    """Returns the mean over the labels of the sigmoid cross-entropy.
+
+    Args:
+      logits: <float32>[B, L].
+      features: dictionary with `label_vector` <float32>[B, L].
+
+    Returns:
+      <float32>[B].
+    """
+    by_label = tf.nn.sigmoid_cross_entropy_with_logits(
+      labels=features["label_vector"], logits=logits
+    )
+    return tf.reduce_mean(by_label, axis=-1)
+
+  def losses(self, logits, labels):
+    """Returns the loss <float32>[n] by logits and labels [n, L]."""
+    logits = np.float64(logits)
+    by_label = np.logaddexp(0, logits) - logits * labels
+    return np.float32(by_label.mean(axis=-1))
+
+  def scores(self, logits):
+    """Returns the probabilities <float32>[n, L] by logits [n, L]."""
+    return np.float32(np.exp(-np.logaddexp(0, -np.float64(logits))))
+
+  def decide(self, logits):
+    """Returns which labels hold, <int64>[n, L] of 0 and 1, by logits [n, L]."""
+    return np.int64(self.scores(logits) >= self.threshold)
+
+  def count_classes(self, values):
+    """Returns the Counter of the combinations of labels by vectors [n, L]."""
+    rows, counts = np.unique(values, axis=0, return_counts=True)
+    return collections.Counter(
+      {
+        self._join(row) or _NO_LABEL: int(count)
+        for row, count in zip(rows, counts)
+      }
+    )
+
+  def outputs(self, logits):
+    """Returns `probabilities` and `logits`, <float32>[B, L]."""
+    return {"probabilities": tf.nn.sigmoid(logits), "logits": logits}
+
+  def predicted_label(self, outputs):
+    """Returns the labels that hold, separated by `|`.
+
+    Args:
+      outputs: dictionary with `probabilities` <float32>[L].
+    """
+    return self._predicted(outputs) or _NO_LABEL
+
+  def show_label(self, label):
+    """Returns the labels that hold as `prediction_cells` has them.
+
+    A text that is no list of labels stays as it is.
+    """
+    try:
+      return self._join(self.encode(label))
+    except ValueError:
+      return label
+
+  def prediction_header(self):
+    """Returns the names of the columns of `prediction_cells`."""
+    return ["labels", *self._probability_columns()]
+
+  def prediction_cells(self, outputs):
+    """Returns the labels that hold, and the probability of each.
+
+    Args:
+      outputs: dictionary with `probabilities` <float32>[L].
+    """
+    return [self._predicted(outputs), *self.result_cells(outputs)]
+
+  def _predicted(self, outputs):
+    return self._join(outputs["probabilities"] >= self.threshold)
+
+  def _join(self, holds):
+    """Returns the labels that hold as text that `encode` reads.
+
+    They are separated by `|`, or form a JSON list where a label contains one.
+    """
+    names = [label for label, one in zip(self.labels, holds) if one]
+    if self._join_by_bar or not names:
+      return "|".join(names)
+    return json.dumps(names, ensure_ascii=False)
+
+
+class Number:
+  """A number: squared error."""
+
+  width = 1
+  labels = ()
+  metrics = ("pearson", "spearman", "rmse", "mae")
+  headline = "pearson"
+  label_feature = "label_value"
+  problem_type = "regression"
+
+  def check(self, owner):
+    """Accepts any task: there are no labels."""
+
+  def settings(self):
+    """Returns that there are no labels, and the kind."""
+    return {"labels": [], "problem_type": self.problem_type}
+
+  def feature_spec(self):
+    """Returns `label_value`, a float."""
+    return {"label_value": tf.FixedLenFeature([], tf.float32)}
+
+  def encode(self, label):
+    """Returns a label as a number; 0.0 for None, the label of a test example.
+
+    Raises:
+      ValueError: it is no number, or not one that float32 holds.
+    """
+    if label is None:
+      return 0.0
+    try:
+      number = float(label)
+    except (TypeError, ValueError):
+      raise ValueError(
+        f"the label {label!r:.80} is not a number, such as 2.5, which"
+        " --regression predicts"
+      ) from None
+    if not abs(number) <= _LARGEST:  # nor NaN
+      raise ValueError(
+        f"the label {label!r:.80} is not a finite number of 32 bits"
+      )
+    return number
+
+  def features(self, value):
+    """Returns the values of `feature_spec` of what `encode` gave."""
+    return {"label_value": [value]}
+
+  def doubt(self, values):
+    """Returns a sentence where all numbers are equal, or far from 0."""
+    number = sum(values.values())
+    if len(values) == 1:
+      (value,) = values
+      return (
+        f"all {number} training examples have the number {value:g}: the model"
+        " learns to predict nothing else. Is the column of the labels the right"
+        " one?"
+      )
+    largest = max(map(abs, values))
+    if largest > 100:
+      return (
+        f"the numbers of the training set reach {largest:g}, but the model"
+        " begins near 0 and learns in small steps: divide them so that most are"
+        " between -10 and 10"
+      )
+    return None
+
+  def per_example_loss(self, logits, features):
+    """Returns the squared error <float32>[B].
+
+    Args:
+      logits: <float32>[B, 1].
+      features: dictionary with `label_value` <float32>[B].
+    """
+    return tf.square(logits[:, 0] - features["label_value"])
+
+  def losses(self, logits, labels):
+    """Returns the squared error <float32>[n] by logits [n, 1], labels [n]."""
+    return np.float32(np.square(logits[:, 0] - labels))
+
+  def scores(self, logits):
+    """Returns the numbers <float32>[n] by logits [n, 1]."""
+    return logits[:, 0]
+
+  def decide(self, logits):
+    """Returns the numbers <float32>[n] by logits [n, 1]."""
+    return logits[:, 0]
+
+  def count_classes(self, values):
+    """Returns an empty Counter."""
+    del values
+    return collections.Counter()
+
+  def judge(self, labels, decided):
+    """Returns the squared error beside that of the mean, a sentence.
+
+    Args:
+      labels, decided: [n].
+    """
+    labels = np.float64(labels)
+    mean = labels.mean()
+    return (
+      f"mean squared error {np.mean(np.square(labels - decided)):.4f} of"
+      f" {len(labels)} examples; to predict their mean, {mean:.4f}, for all of"
+      f" them gives {np.mean(np.square(labels - mean)):.4f}"
+    )
+
+  def outputs(self, logits):
+    """Returns `value` <float32>[B] and `logits` <float32>[B, 1]."""
+    return {"value": logits[:, 0], "logits": logits}
+
+  def predicted_label(self, outputs):
+    """Returns None: there are no classes."""
+    del outputs
+
+  def show_label(self, label):
+    """Returns the label itself."""
+    return label
+
+  def prediction_header(self):
+    """Returns the name of the column of `prediction_cells`."""
+    return ["value"]
+
+  def prediction_cells(self, outputs):
+    """Returns the number as `str` prints a float32."""
+    return [str(outputs["value"])]
+
+  result_cells = prediction_cells
+
+
+# ---------------------------------------------------------------------------
+# Kinds by name
+
+# The names that a task's `kind` may have, as the flags of that name.
+KINDS = {
+  "single_label": OneClass,
+  "multi_label": SeveralClasses,
+  "regression": Number,
+}
+
+
+def find_kind(problem_type):
+  """Returns the name in `KINDS` by Hugging Face's name of it, or None."""
+  for kind, target in KINDS.items():
+    if target.problem_type == problem_type:
+      return kind
+  return None
+
+
+def make_target(kind, labels=(), threshold=0.5):
+  """Returns the target of a kind.
+
+  Args:
+    kind: a name in `KINDS`.
+    labels: names of the classes; not used for a number.
+    threshold: see `SeveralClasses`; not used for other kinds.
+  """
+  if kind == "regression":
+    return Number()
+  if kind == "multi_label":
+    return SeveralClasses(labels, threshold)
+  return OneClass(labels)
+
+
+def _shift(logits):
+  """Returns logits less the largest of each row, whose exp is finite."""
+  return np.float64(logits) - logits.max(axis=-1, keepdims=True)

@@ -28,7 +28,8 @@ class InputExample:
     guid: name of the example, unique in its split.
     text_a: the text, or the first of the pair.
     text_b: the second text, or None.
-    label: one of the task's labels; None in a test set.
+    label: one of the task's labels; of a task of several classes those that
+      hold, separated by `|`; of a number its text; None in a test set.
     row_id: the file's own id of the example, or None.
     gold: the label that a test file gives away, or None; never trained on.
   """
@@ -159,13 +160,19 @@ class DataProcessor:
     labels: the labels, in the order of their ids.
     tables: a `Table` for each split: train, dev, test, and where there is a
       second evaluation set dev_mismatched and test_mismatched.
-    metric: the metric beside accuracy: "matthews_correlation", "f1" or None.
+    kind: what is predicted: "single_label", "multi_label" or "regression"
+      (which has no labels). None for what the flags say, one label if nothing.
+    threshold: probability from which on one of several labels holds.
+    metric: the metric that counts, one of `metrics.METRICS`; None for that of
+      the kind.
     synonyms: other spellings of labels in the files.
     language: which files and rows to take, where a task has several.
   """
 
   labels = ()
   tables = {}
+  kind = None
+  threshold = 0.5
   metric = None
   synonyms = {}
   language = None
@@ -187,8 +194,19 @@ class DataProcessor:
     return self._list_labels(self.labels)
 
   def get_target(self):
-    """Returns what is predicted: see `targets`."""
-    return targets.OneClass(self._list_labels(self.get_labels()))
+    """Returns what is predicted: see `targets`.
+
+    Raises:
+      UserError: there is no such kind.
+    """
+    kind = self.kind or "single_label"
+    if kind not in targets.KINDS:
+      raise errors.UserError(
+        f"the kind of {type(self).__name__} is {kind!r}, but must be None or"
+        f" one of {', '.join(targets.KINDS)}"
+      )
+    labels = () if kind == "regression" else self.get_labels()
+    return targets.make_target(kind, self._list_labels(labels), self.threshold)
 
   def _list_labels(self, labels):
     """Returns labels as a list of str.

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn import metrics
 import tensorflow.compat.v1 as tf
 
@@ -17,18 +18,27 @@ import run_classifier
 pytestmark = pytest.mark.usefixtures("graph")
 
 
-def evaluate(batches, num_labels, *, metrics=(), loss_batch_size=8):
-  """Results over batches of (losses, logits, labels, weights)."""
+def evaluate(batches, target, *, metrics=(), loss_batch_size=8):
+  """Results over batches of (losses, logits, labels, weights).
+
+  Args:
+    target: see `targets`, or the number of classes of which one is right.
+  """
+  if isinstance(target, int):
+    target = targets.OneClass(map(str, range(target)))
+  (feature,) = target.feature_spec().values()
+  is_float = feature.dtype == tf.float32
   feeds = [
     tf.placeholder(tf.float32, [None]),
-    tf.placeholder(tf.float32, [None, num_labels]),
-    tf.placeholder(tf.int32, [None]),
+    tf.placeholder(tf.float32, [None, target.width]),
+    tf.placeholder(
+      tf.float32 if is_float else tf.int32, [None, *feature.shape]
+    ),
     tf.placeholder(tf.int32, [None]),
   ]
-  target = targets.OneClass(map(str, range(num_labels)))
   collector = evaluation.Collector(target, metrics, loss_batch_size)
   losses, logits, labels, real = feeds
-  features = {"label_ids": labels, "is_real_example": real}
+  features = {target.label_feature: labels, "is_real_example": real}
   metric_fn, tensors = collector.eval_metrics(losses, logits, features)
   pairs = metric_fn(*tensors)
   with tf.Session() as session:
@@ -122,6 +132,132 @@ def test_examples_of_weight_zero_count_for_nothing():
     ),
   }
   assert results == pytest.approx(expected, rel=1e-5)
+
+
+def draw(target, count, seed=0):
+  """Columns for `batches_of`: random logits and labels, every third fills."""
+  numbers = np.random.RandomState(seed)
+  logits = numbers.normal(size=[count, target.width]).astype(np.float32)
+  labels = np.float32(logits + numbers.normal(size=logits.shape) > 0)
+  if isinstance(target, targets.Number):
+    labels = np.float32(logits[:, 0] + numbers.normal(size=count))
+  real = (np.arange(count) % 3 > 0).astype(np.int32)
+  return [target.losses(logits, labels), labels, logits, real]
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_several_classes_in_batches_equal_scikit_learn(size):
+  target = targets.SeveralClasses("abcd", 0.4)
+  columns = draw(target, 40)
+  results = evaluate(
+    batches_of(size, *columns), target, metrics=["roc_auc", "micro_f1"]
+  )
+  losses, labels, logits, _ = (column[columns[-1] == 1] for column in columns)
+  decided = logits >= np.log(0.4 / 0.6)
+  expected = {
+    "eval_accuracy": np.mean((labels == decided).all(axis=1)),
+    "eval_micro_f1": metrics.f1_score(labels, decided, average="micro"),
+    "eval_macro_f1": metrics.f1_score(labels, decided, average="macro"),
+    "eval_roc_auc": metrics.roc_auc_score(labels, logits),
+    "eval_loss": losses.mean(),
+    "loss": np.mean([losses[i : i + 8].mean() for i in range(0, 26, 8)]),
+  }
+  assert results == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_numbers_in_batches_equal_scipy(size):
+  target = targets.Number()
+  columns = draw(target, 40)
+  results = evaluate(batches_of(size, *columns), target, metrics=["mse"])
+  losses, labels, logits, _ = (column[columns[-1] == 1] for column in columns)
+  expected = {
+    "eval_pearson": stats.pearsonr(labels, logits[:, 0])[0],
+    "eval_spearman": stats.spearmanr(labels, logits[:, 0])[0],
+    "eval_mse": metrics.mean_squared_error(labels, logits[:, 0]),
+    "eval_rmse": np.sqrt(losses.mean()),
+    "eval_mae": metrics.mean_absolute_error(labels, logits[:, 0]),
+    "eval_loss": losses.mean(),
+    "loss": np.mean([losses[i : i + 8].mean() for i in range(0, 26, 8)]),
+  }
+  assert results == pytest.approx(expected, rel=1e-5)
+
+
+def test_what_is_undefined_is_left_out_of_results_and_said(info):
+  target = targets.Number()
+  columns = draw(target, 12)
+  columns[2][:] = 0.5
+  results = evaluate(batches_of(5, *columns), target)
+  assert set(results) == {"eval_rmse", "eval_mae", "eval_loss", "loss"}
+  said = [r.getMessage() for r in info.records if r.levelname == "WARNING"]
+  assert said == [
+    f"{name} is undefined and left out: all predictions are 0.5"
+    for name in ("pearson", "spearman")
+  ]
+
+
+def true_labels(target, golds, logits):
+  truth = evaluation.TrueLabels(target)
+  for gold, row in zip(golds, np.float32(logits)):
+    truth.add(gold, {"logits": row})
+  return truth
+
+
+def test_true_labels_of_several_classes_are_measured_as_in_an_evaluation():
+  target = targets.SeveralClasses("ab")
+  losses, labels, logits, real = draw(target, 20)
+  golds = ["|".join(np.array(["a", "b"])[row == 1]) for row in labels]
+  batches = batches_of(9, losses, labels, logits, real**0)
+  assert_measured_alike(target, golds, logits, batches)
+
+
+def test_true_numbers_are_measured_as_in_an_evaluation():
+  target = targets.Number()
+  losses, labels, logits, real = draw(target, 20)
+  batches = batches_of(9, losses, labels, logits, real**0)
+  assert_measured_alike(target, map(str, labels), logits, batches)
+
+
+def assert_measured_alike(target, golds, logits, batches):
+  found = true_labels(target, golds, logits).measure([], 8)
+  expected = {
+    key.replace("eval_", "test_"): value
+    for key, value in evaluate(batches, target).items()
+  }
+  assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_true_labels_that_are_none_are_counted_and_left_out(info):
+  golds = ["yes", "-", "", "no", "-", None]
+  logits = [[0, 1], [1, 0], [1, 0], [0, 1], [1, 0], [1, 0]]
+  results = true_labels(TARGET, golds, logits).measure(["f1"], 8)
+  cross_entropy = np.log(1 + np.exp([-1, 1]))
+  assert results == pytest.approx(
+    {
+      "test_accuracy": 0.5,
+      "test_f1": 2 / 3,
+      "test_loss": cross_entropy.mean(),
+      "loss": cross_entropy.mean(),
+    }
+  )
+  assert (
+    "3 of 5 true labels of the test set are none of the task's, such as"
+    in (info.messages[0])
+  )
+  assert "'-'" in info.messages[0]
+  assert info.messages[1].startswith("accuracy 0.5000 of 2 examples")
+  assert true_labels(TARGET, ["-", None], logits).measure([], 8) == {}
+
+
+def test_results_of_a_test_set_without_true_labels_do_not_stay(tmp_path):
+  path = evaluation.write_results(
+    str(tmp_path), "test_mismatched", {"test_accuracy": np.float32(0.1)}
+  )
+  assert path == str(tmp_path / "test_results_mismatched.txt")
+  assert Path(path).read_text() == "test_accuracy = 0.1\n"
+  for _ in range(2):
+    evaluation.write_results(str(tmp_path), "test_mismatched", {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("computed", [8, 16, 24, 64])
@@ -301,13 +437,6 @@ def test_numbers_that_are_not_finite_are_no_results(number):
   counter = progress.Counter("predicted", 2)
   with pytest.raises(UserError, match="no prediction: the weights of model.c"):
     list(evaluation.split_batches([batch], "model.ckpt-7", counter))
-
-
-def test_a_metric_that_there_is_not_is_named_with_those_that_there_are():
-  evaluation.check_metric(None, "Own")
-  evaluation.check_metric("f1", "Own")
-  with pytest.raises(UserError, match="of Own is 'mcc', but .* one of accur"):
-    evaluation.check_metric("mcc", "Own")
 
 
 def test_predictions_that_fail_leave_no_file(tmp_path):

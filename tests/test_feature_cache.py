@@ -424,6 +424,9 @@ class Number:
   def features(self, value):
     return {"number": [value]}
 
+  def doubt(self, values):
+    return f"{len(values)} values" if values[1.25] else None
+
 
 class Numbers(MrpcProcessor):
   def get_target(self):
@@ -431,7 +434,7 @@ class Numbers(MrpcProcessor):
 
 
 def test_a_target_of_floats_is_cached_under_a_name_of_its_own(
-  cache, golden_task, tmp_path
+  cache, golden_task, tmp_path, info
 ):
   rows = [
     ["Quality", "b", "c", "#1 String", "#2 String"],
@@ -441,6 +444,9 @@ def test_a_target_of_floats_is_cached_under_a_name_of_its_own(
   write_rows(tmp_path / "data" / "train.tsv", *rows)
   path = cache(Numbers(), folder=tmp_path / "data").features("train").path
   assert [record["number"] for record in read_records(path)] == [[1.25], [-3.0]]
+  cache(Numbers(), folder=tmp_path / "data").features("train")
+  # When it is converted, and when it is found converted.
+  assert info.messages.count("2 values") == 2
   write_rows(tmp_path / "data" / "train.tsv", *rows, ["many", *"xyEF"])
   with pytest.raises(
     UserError, match="train.tsv:4: in column 'Quality', could"

@@ -1,6 +1,7 @@
 """heads.py: what the head of given weights means, by the files beside it."""
 
 import json
+import re
 import shutil
 
 from conftest import GOLDEN, read_checkpoint, write_checkpoint
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from bert_classifier import catalogue, checkpoints, heads, output_dir
+from bert_classifier import catalogue, checkpoints, heads, output_dir, targets
 from bert_classifier.errors import UserError
 from bert_classifier.preparation import Task
 import modeling
@@ -23,7 +24,7 @@ def a_task(name):
   return Task(name, processor, processor.get_target(), (), None)
 
 
-def compare(folder, task="mnli", rows=3, **config):
+def compare(folder, task="mnli", rows=3, make=a_task, **config):
   """The comparison of a small Hugging Face folder, whose head has `rows`."""
   head = {
     "classifier.weight": ROWS[:rows],
@@ -32,7 +33,7 @@ def compare(folder, task="mnli", rows=3, **config):
   save_file(head, str(folder / "model.safetensors"))
   (folder / "config.json").write_text(json.dumps(config))
   checkpoint = checkpoints.open_checkpoint(folder)
-  return heads.compare_head(checkpoint, {}, a_task(task))
+  return heads.compare_head(checkpoint, {}, make(task))
 
 
 def labels(*names):
@@ -99,7 +100,9 @@ def test_labels_that_cannot_be_read_are_named(tmp_path, theirs):
     compare(tmp_path, id2label=theirs)
 
 
-def compare_own(folder, name="model.ckpt-7", task="mrpc", **settings):
+def compare_own(
+  folder, name="model.ckpt-7", task="mrpc", make=a_task, **settings
+):
   """The comparison of a run's own checkpoint, trained for MRPC, with a task."""
   write_checkpoint(folder / name, {"output_bias": np.zeros(2, np.float32)})
   trained = {"task_name": "mrpc", "labels": ["0", "1"], **settings}
@@ -108,7 +111,7 @@ def compare_own(folder, name="model.ckpt-7", task="mrpc", **settings):
   output_dir.write_manifest(str(folder), {"model": trained}, config, vocab_file)
   checkpoint = checkpoints.open_checkpoint(folder / name)
   manifest = heads.read_manifest(checkpoint)
-  return heads.compare_head(checkpoint, manifest, a_task(task))
+  return heads.compare_head(checkpoint, manifest, make(task))
 
 
 def test_a_manifest_tells_tasks_with_the_same_labels_apart(tmp_path):
@@ -120,6 +123,68 @@ def test_a_manifest_tells_tasks_with_the_same_labels_apart(tmp_path):
 def test_a_manifest_tells_the_order_of_labels(tmp_path):
   found = compare_own(tmp_path, labels=["1", "0"])
   assert "labels ['1', '0'], not ['0', '1']" in found.contradiction
+
+
+def several(name):
+  processor = catalogue.PROCESSORS[name]()
+  target = targets.SeveralClasses(processor.get_labels())
+  return Task(name, processor, target, (), None)
+
+
+def number(name):
+  processor = catalogue.PROCESSORS[name]()
+  return Task(name, processor, targets.Number(), (), None)
+
+
+@pytest.mark.parametrize(
+  ("trained", "task", "remedy"),
+  [
+    ({"problem_type": "multi_label_classification"}, a_task, "--multi_label"),
+    ({"problem_type": "regression", "labels": []}, a_task, "--regression"),
+    ({}, several, "leave out --multi_label"),  # an old one is of one class
+    ({"labels": []}, number, "leave out --multi_label and --regression"),
+  ],
+)
+def test_a_manifest_tells_kinds_with_the_same_labels_apart(
+  tmp_path, trained, task, remedy
+):
+  found = compare_own(tmp_path, make=task, **trained)
+  kind = trained.get("problem_type", "single_label_classification")
+  assert f"problem_type '{kind}', not" in found.contradiction
+  assert remedy in found.explain_refusal()
+
+
+@pytest.mark.parametrize(
+  ("make", "config", "said"),
+  [
+    (several, {"problem_type": "multi_label_classification"}, None),
+    (
+      several,
+      {"problem_type": "regression"},
+      "if the task .* give --regression",
+    ),
+    (number, {"problem_type": "regression"}, None),
+    (number, {"id2label": {"0": "score"}}, None),
+    (number, {"id2label": {"0": "LABEL_0"}, "problem_type": None}, None),
+    (
+      number,
+      {"id2label": {"0": "a", "1": "b"}},
+      "are a, b .* those of the task",
+    ),
+  ],
+)
+def test_a_config_tells_kinds_apart(tmp_path, make, config, said):
+  found = compare(tmp_path, "cola", 1, make=make, **config)
+  if said is None:
+    assert found == heads.Comparison()
+  else:
+    assert re.search(said, found.explain_refusal())
+
+
+def test_rows_of_several_classes_are_ordered_by_their_names(tmp_path):
+  theirs = labels("ENTAILMENT", "Neutral", "contradiction")
+  found = compare(tmp_path, id2label=theirs, make=several)
+  assert found == heads.Comparison(order=(2, 0, 1))
 
 
 def test_a_manifest_is_of_the_checkpoints_that_a_run_wrote(tmp_path):

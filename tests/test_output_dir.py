@@ -25,7 +25,11 @@ import modeling
 # and meta files taken out.
 PREVIOUS = pathlib.Path(__file__).parent / "previous" / "output_dir"
 BEFORE = {
-  "model": {"max_seq_length": 64, "labels": ["0", "1"]},
+  "model": {
+    "max_seq_length": 64,
+    "labels": ["0", "1"],
+    "problem_type": "regression",
+  },
   "training": {"learning_rate": 1e-4, "num_train_epochs": 3.0},
 }
 
@@ -53,6 +57,15 @@ BEFORE = {
 )
 def test_differences_are_those_of_the_phases_asked_for(now, found):
   assert list(map(str, compare_settings(BEFORE, now))) == found
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_a_folder_of_another_kind_is_refused(previous, is_resumed):
+  found = output_dir.inspect(str(previous))
+  labels = {"labels": found.settings["model"]["labels"]}
+  now = {"model": {**labels, "problem_type": "multi_label_classification"}}
+  with pytest.raises(UserError, match="was 'single_label_.* is 'multi_label_"):
+    check_settings(found, now, is_resumed)
 
 
 def test_settings_that_differ_stop_with_the_ways_out():
@@ -328,6 +341,8 @@ def test_a_folder_of_the_version_before_is_read(previous):
   assert found.checkpoint == str(previous / "model.ckpt-9")
   assert found.step == 9
   written = json.loads((previous / "run_manifest.json").read_text())
+  one_class = {"problem_type": "single_label_classification"}
+  written["settings"]["model"].update(one_class)  # it knew no other kind
   assert found.settings == written["settings"]
   assert found.settings["training"]["train_batch_size"] == 8
   config = modeling.BertConfig.from_json_file(

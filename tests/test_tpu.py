@@ -10,14 +10,15 @@ import json
 import re
 import types
 
-from conftest import simulate_tpu
+from conftest import read_checkpoint, simulate_tpu, write_checkpoint
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import kernels
 from tensorflow.python.training import monitored_session
 
-from bert_classifier import fast_modeling, fast_optimization
+from bert_classifier import catalogue, fast_modeling, fast_optimization
+from bert_classifier.tasks import Table
 import modeling
 import run_classifier
 
@@ -32,7 +33,7 @@ class GraphIsBuiltError(BaseException):
   """Ends the script where a session would begin."""
 
 
-def graph_of(mode, classify, folder):
+def graph_of(mode, classify, folder, **flags):
   """The GraphDef, with shapes, that the script makes for a mode."""
   built = []
 
@@ -56,6 +57,7 @@ def graph_of(mode, classify, folder):
       bert_config_file=folder / "config.json",
       output_dir=folder / "out",
       **{f"{name}_batch_size": size for name, size in BATCH.items()},
+      **flags,
     )
   return built[0]
 
@@ -287,6 +289,60 @@ def test_evaluation_has_a_batch_for_every_core_in_every_step(
     real = [running.run(weight).item() for _ in range(steps * CORES)]
   assert steps == 3  # 21 examples in batches of 8
   assert real == [1] * 21 + [0] * 3
+
+
+class Lengths(catalogue.DataProcessor):
+  """Texts with labels, or with a number."""
+
+  labels = ("1", "3")
+  tables = {
+    "dev": Table("dev.tsv", header=True, text_a="text", label="label"),
+  }
+
+
+@pytest.mark.parametrize(
+  ("flag", "shape", "width"),
+  [("multi_label", [2], 2), ("regression", [], 1)],
+)
+def test_kinds_of_floats_are_evaluated_on_every_core(
+  classify, compiled_ops, tmp_path, monkeypatch, flag, shape, width
+):
+  monkeypatch.setitem(catalogue.PROCESSORS, "lengths", Lengths)
+  lines = ["text\tlabel"] + ["a\t1", "b c d\t3"] * 16
+  (tmp_path / "dev.tsv").write_text("\n".join(lines))
+  checkpoint = classify.defaults["init_checkpoint"]
+  variables = read_checkpoint(f"{checkpoint}/bert_model.ckpt")
+  for name in ("output_weights", "output_bias"):
+    variables[name] = variables[name][:width]
+  write_checkpoint(tmp_path / "head.ckpt", variables)
+  graph = graph_of(
+    "eval",
+    classify,
+    tmp_path,
+    task_name="lengths",
+    data_dir=tmp_path,
+    cache_dir=tmp_path,
+    init_checkpoint=tmp_path / "head.ckpt",
+    **{flag: True},
+  )
+  nodes = replicated(graph)
+  share = BATCH["eval"] // CORES
+  infeed = values_of(nodes, "InfeedDequeueTuple", "shapes").shape
+  kinds = values_of(nodes, "InfeedDequeueTuple", "dtypes").type
+  (label,) = [s for s, t in zip(infeed, kinds) if t == tf.float32]
+  assert [dim.size for dim in label.dim] == [share, *shape]
+  outfeed = values_of(nodes, "OutfeedEnqueueTuple", "dtypes").type
+  assert sorted(outfeed) == [tf.float32] * 3 + [tf.int32]
+  (sent,) = of_type(nodes, "OutfeedEnqueueTuple")
+  sizes = []
+  for edge in sent.input:
+    name, *_, port = edge.split(":") if ":" in edge else (edge, 0)
+    sent_shapes = nodes[name].attr["_output_shapes"].list.shape
+    sizes.append([dim.size for dim in sent_shapes[int(port)].dim])
+  assert sorted(sizes) == sorted(
+    [[share], [share, width], [share, *shape], [share]]
+  )
+  assert not {n.op for n in nodes.values()} - compiled_ops - TPU_ONLY
 
 
 def test_local_paths_are_refused_before_any_data_is_read(classify, tmp_path):
