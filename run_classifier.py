@@ -22,7 +22,21 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no banner at the import
 
+from bert_classifier import process
+
+if None in (sys.stdin, sys.stdout, sys.stderr):
+  process.open_standard_streams()
+if __name__ == "__main__":
+  process.end_at_signals()
+
 from absl import app, logging
+
+from bert_classifier import options
+
+if __name__ == "__main__":  # before TensorFlow's import, which takes seconds
+  app.define_help_flags()
+  _WORDS = options.parse_flags(sys.argv, manual=__doc__)
+
 import numpy as np
 
 try:  # first: it keeps TensorFlow's banner away, and checks the versions
@@ -42,7 +56,6 @@ from bert_classifier import (
   evaluation,
   fast_modeling,
   fast_optimization,
-  options,
   output_dir,
   preparation,
   progress,
@@ -618,7 +631,7 @@ def explain_interruption(asked):
   try:
     yield
   except KeyboardInterrupt as interruption:
-    advice = "the same command begins again"
+    advice = process.BEGINS_AGAIN
     found = output_dir.inspect(asked.output_dir) if asked.do_train else None
     if found and found.step:
       without = " without --overwrite_output_dir" * asked.overwrite_output_dir
@@ -626,19 +639,19 @@ def explain_interruption(asked):
         f"the same command{without} goes on from step {found.step}, the last"
         f" checkpoint in {asked.output_dir}"
       )
-    raise KeyboardInterrupt(advice) from interruption
+    raise type(interruption)(advice) from interruption
 
 
 def main(argv):
   """Runs the command line: prepares, trains, evaluates and predicts.
 
-  Ends the process with 1 after a mistake or a mishap, 70 after a bug and 130
-  after Ctrl-C. Resource variables and the handling of big blocks of memory
-  stay set for the process.
+  Ends the process with 1 after a mistake or a mishap, 70 after a bug, 130
+  after Ctrl-C and 143 after SIGTERM. Resource variables and the handling of
+  big blocks of memory stay set for the process.
   """
   progress.set_up_logging()
   estimator_bridge.quiet()
-  with errors.exit_with_a_sentence():
+  with errors.exit_with_a_sentence(), process.signals_as_exceptions():
     options.refuse_stray_words(argv)
     asked = options.read()
     with explain_interruption(asked.run):
@@ -696,4 +709,4 @@ def parse_flags(argv):
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=parse_flags)
+  app.run(main, flags_parser=lambda _: _WORDS)

@@ -15,7 +15,7 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import files, output_dir
+from bert_classifier import files, output_dir, plain_texts
 from bert_classifier.errors import UserError, describe
 import estimator_bridge  # noqa: F401 - tf.estimator
 
@@ -222,7 +222,7 @@ def check_metric(name, owner):
   if name is not None and name not in METRICS:
     raise UserError(
       f"the metric of {owner} is {name!r}, but must be None or one of"
-      f" {', '.join(METRICS)}"
+      f" {', '.join(METRICS)}{plain_texts.suggest(name, METRICS)}"
     )
 
 

@@ -217,9 +217,19 @@ def _write_to_cache(records, tally, base, inputs, total):
     "bytes": size,
     "sha256": digest,
   }
+  manifest[_OWN_DIGEST] = _hash_manifest(manifest)
   files.write_json(f"{base}.json", manifest)
   _report(manifest, path, time.monotonic() - began)
   return manifest
+
+
+_OWN_DIGEST = "sha256 of the other lines"
+
+
+def _hash_manifest(manifest):
+  """Returns the SHA-256 of a manifest without its own digest."""
+  rest = {key: manifest[key] for key in manifest if key != _OWN_DIGEST}
+  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _report(manifest, path, seconds):
@@ -280,6 +290,11 @@ def _usable_manifest(base):
   path = f"{base}.tf_record"
   if not tf.io.gfile.exists(path):
     return None
+  if manifest.get(_OWN_DIGEST) != _hash_manifest(manifest) and not (
+    _is_of_the_version_before(manifest, path)
+  ):
+    logging.warning("%s.json is damaged: converting anew", base)
+    return None
   size = tf.io.gfile.stat(path).length
   if size != manifest["bytes"] or files.hash_file(path) != manifest["sha256"]:
     logging.warning(
@@ -292,6 +307,25 @@ def _usable_manifest(base):
   return manifest
 
 
+def _is_of_the_version_before(manifest, path):
+  """Returns True for a manifest that has no digest, but numbers that are right.
+
+  Args:
+    manifest: the manifest.
+    path: the records.
+  """
+  numbers = ("records", "tokens", "blank", "truncated", "bytes")
+  if _OWN_DIGEST in manifest or not all(
+    type(manifest[name]) is int and manifest[name] >= 0 for name in numbers
+  ):
+    return False
+  try:
+    count = sum(1 for _ in tf.python_io.tf_record_iterator(path))
+  except tf.errors.OpError:  # the digest of the records says more
+    return True
+  return count == manifest["records"]
+
+
 def _read_manifest(path):
   """Returns a manifest, or None where it is missing or broken."""
   keys = {"inputs", "records", "tokens", "blank", "truncated"}
@@ -300,8 +334,9 @@ def _read_manifest(path):
     manifest = files.read_json(path)
   except tf.errors.PermissionDeniedError:  # another user's
     return None
-  whole = isinstance(manifest, dict) and keys <= manifest.keys()
-  return manifest if whole else None
+  if not isinstance(manifest, dict) or not keys <= manifest.keys():
+    return None
+  return manifest if isinstance(manifest["inputs"], dict) else None
 
 
 def _explain(base, inputs):

@@ -295,14 +295,17 @@ def log_example(example, features, tokenizer):
     ("input_ids", " ".join(map(str, features.input_ids))),
     ("input_mask", " ".join(map(str, features.input_mask))),
     ("segment_ids", " ".join(map(str, features.segment_ids))),
-    (
-      "label",
-      f"{getattr(example, 'label', None)} (id = {features.label_id})",
-    ),
+    ("label", _describe_label(example, features)),
   ]
   logging.info("*** Example ***")
   for name, value in shown:
     logging.info("%s: %s", name, value)
+
+
+def _describe_label(example, features):
+  """Returns label and id of an example, for the log."""
+  label = getattr(example, "label", None)
+  return "none" if label is None else f"{label} (id = {features.label_id})"
 
 
 def convert_single_example(
