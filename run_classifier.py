@@ -44,7 +44,7 @@ try:  # first: it keeps TensorFlow's banner away, and checks the versions
 except ImportError as error:
   if __name__ != "__main__":
     raise
-  sys.exit(str(error))
+  sys.exit(process.format_error(str(error)))
 
 import tensorflow.compat.v1 as tf
 
