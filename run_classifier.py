@@ -57,6 +57,7 @@ from bert_classifier import (
   fast_modeling,
   fast_optimization,
   output_dir,
+  plain_texts,
   preparation,
   progress,
   saving,
@@ -426,12 +427,11 @@ def train(estimator, run):
     folder, run.settings, run.model.config, run.model.vocab_file
   )
   logging.info(
-    "training on %d examples: steps %d to %d of %d examples, %d of warmup, on"
-    " %s",
-    schedule.examples,
+    "training on %s: steps %d to %d of %s, %d of warmup, on %s",
+    plain_texts.count(schedule.examples),
     run.first_step + 1,
     schedule.steps,
-    training.train_batch_size,
+    plain_texts.count(training.train_batch_size),
     schedule.warmup_steps,
     run.placement.describe(),
   )
@@ -536,8 +536,8 @@ def evaluate(estimator, run, split, results=None):
   if results is None:
     examples = run.count(split)
     logging.info(
-      "evaluating the %d examples of %s on %s",
-      examples,
+      "evaluating the %s of %s on %s",
+      plain_texts.count(examples),
       split,
       run.placement.describe(),
     )
@@ -571,8 +571,8 @@ def predict(estimator, run, splits):
       output_dir.prediction_paths(run.options.run.output_dir, split)
     )
   logging.info(
-    "predicting the %d examples of %s on %s",
-    run.count(*splits),
+    "predicting the %s of %s on %s",
+    plain_texts.count(run.count(*splits)),
     " and ".join(splits),
     run.placement.describe(),
   )

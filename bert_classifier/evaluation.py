@@ -130,9 +130,9 @@ def _judge_accuracy(target, labels, decided):
   number = sum(there_are.values())
   ((majority, count),) = there_are.most_common(1)
   logging.info(
-    "accuracy %.4f of %d examples; to predict %r for all of them gives %.4f",
+    "accuracy %.4f of %s; to predict %r for all of them gives %.4f",
     accuracy(labels, decided),
-    number,
+    plain_texts.count(number),
     majority,
     count / number,
   )

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import catalogue, conversion, files
+from bert_classifier import catalogue, conversion, files, plain_texts
 from bert_classifier.features import (
   Converter,
   commonest_unknown_words,
@@ -111,9 +111,9 @@ class FeatureCache:
       known = manifest and Features.from_manifest(base, manifest)
       if known is not None:
         logging.info(
-          "%s: %d examples, converted before, in %s",
+          "%s: %s, converted before, in %s",
           split,
-          known.records,
+          plain_texts.count(known.records),
           known.path,
         )
         _report_unknown(manifest)
@@ -237,26 +237,27 @@ def _report(manifest, path, seconds):
   split = manifest["inputs"]["split"]
   records, truncated = manifest["records"], manifest["truncated"]
   logging.info(
-    "%s: converted %d examples in %.1f s into %s",
+    "%s: converted %s in %.1f s into %s",
     split,
-    records,
+    plain_texts.count(records),
     seconds,
     path,
   )
   if truncated:
     logging.info(
-      "%s: %d of %d examples were longer than %d tokens (the longest %d) and"
-      " lost %d tokens in all",
+      "%s: %d of %s had over %d tokens (the longest %d) and lost %d in all",
       split,
       truncated,
-      records,
+      plain_texts.count(records),
       manifest["inputs"]["max_seq_length"],
       manifest["longest"],
       manifest["truncated_tokens"],
     )
   if manifest["blank"]:
     logging.info(
-      "%s: %d examples without a text were left out", split, manifest["blank"]
+      "%s: %s left out for want of a text",
+      split,
+      plain_texts.count(manifest["blank"]),
     )
   _report_unknown(manifest)
 

@@ -9,7 +9,7 @@ import time
 from absl import flags, logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files, process
+from bert_classifier import errors, files, plain_texts, process
 
 _RENEW_SECONDS = 0.5  # on a terminal
 _LOG_SECONDS = 10.0
@@ -117,8 +117,10 @@ class Counter:
   def __str__(self):
     """Returns "converted 20 of 60 examples, 10.0 examples/s, 4 s left"."""
     seconds = time.monotonic() - self._began if self._began else 0.0
-    of_all = f" of {self._total}" if self._total else ""
-    text = f"{self._done} {self._count}{of_all} examples"
+    text = f"{self._done} {plain_texts.count(self._count)}"
+    if self._total:
+      of_all = plain_texts.count(self._total)
+      text = f"{self._done} {self._count} of {of_all}"
     counted = self._count - self._first_count
     if not (counted and seconds):
       return text
