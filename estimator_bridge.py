@@ -161,13 +161,19 @@ def install():
   """Makes tf.estimator and tf.compat.v1.estimator be there; again is no harm.
 
   Raises:
-    ImportError: see check.
+    ImportError: see check; or TF_USE_LEGACY_KERAS=1 is in vain.
   """
   try:
     estimator_version = importlib.metadata.version("tensorflow-estimator")
   except importlib.metadata.PackageNotFoundError:
     estimator_version = None
   check(tf.__version__, estimator_version)
+  if NATIVE and _wants_keras_2() and not importlib.util.find_spec("tf_keras"):
+    raise ImportError(
+      "TF_USE_LEGACY_KERAS=1 asks for the package tf_keras, which is not "
+      f"installed. TensorFlow {tf.__version__} has Keras 2 anyway: unset the "
+      'variable, or pip install --no-deps "tf_keras==2.15.*"'
+    )
   if hasattr(tf.compat.v1, "estimator"):
     return  # TensorFlow 2.15, or bridged already
   _restore_export_registry()
@@ -340,6 +346,11 @@ def _mend_text_format():
 # --- Keras: the package was written for Keras 2 ------------------------------
 
 
+def _wants_keras_2():
+  """Returns whether TensorFlow was told to take tf_keras for tf.keras."""
+  return os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True")
+
+
 def use_keras_2():
   """Makes Keras 2 (the package tf_keras) the Keras of the whole program.
 
@@ -353,10 +364,12 @@ def use_keras_2():
     ImportError: if tf_keras is not installed.
     RuntimeError: if tf.keras is in use as Keras 3 already.
   """
-  if NATIVE or os.environ.get("TF_USE_LEGACY_KERAS") in ("1", "true", "True"):
+  if NATIVE:
     return  # it is so already
   if not importlib.util.find_spec("tf_keras"):
     raise ImportError(_no_keras("use_keras_2()"))
+  if _wants_keras_2():
+    return
   v1, tensorflow = tf.compat.v1, sys.modules["tensorflow"]
   for part in (tensorflow.__dict__["keras"], v1.keras, v1.layers):
     # A loader; or the module itself, once somebody has used it.

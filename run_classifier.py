@@ -21,14 +21,28 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no banner at the import
 
+from bert_classifier import process
+
+if None in (sys.stdin, sys.stdout, sys.stderr):
+  process.open_standard_streams()
+if __name__ == "__main__":
+  process.end_at_signals()
+
 from absl import app, logging
+
+from bert_classifier import options
+
+if __name__ == "__main__":  # before TensorFlow's import, which takes seconds
+  app.define_help_flags()
+  _WORDS = options.parse_flags(sys.argv, manual=__doc__)
+
 
 try:  # first: it keeps TensorFlow's banner away, and checks the versions
   import estimator_bridge
 except ImportError as error:
   if __name__ != "__main__":
     raise
-  sys.exit(str(error))
+  sys.exit(process.format_error(str(error)))
 
 import tensorflow.compat.v1 as tf
 
@@ -41,8 +55,8 @@ from bert_classifier import (
   evaluation,
   fast_modeling,
   fast_optimization,
-  options,
   output_dir,
+  plain_texts,
   preparation,
   progress,
   saving,
@@ -376,12 +390,11 @@ def train(estimator, run):
     folder, run.settings, run.model.config, run.model.vocab_file
   )
   logging.info(
-    "training on %d examples: steps %d to %d of %d examples, %d of warmup, on"
-    " %s",
-    schedule.examples,
+    "training on %s: steps %d to %d of %s, %d of warmup, on %s",
+    plain_texts.count(schedule.examples),
     run.first_step + 1,
     schedule.steps,
-    training.train_batch_size,
+    plain_texts.count(training.train_batch_size),
     schedule.warmup_steps,
     run.placement.describe(),
   )
@@ -450,8 +463,8 @@ def evaluate(estimator, run, split, results=None):
   if results is None:
     examples = run.count(split)
     logging.info(
-      "evaluating the %d examples of %s on %s",
-      examples,
+      "evaluating the %s of %s on %s",
+      plain_texts.count(examples),
       split,
       run.placement.describe(),
     )
@@ -485,8 +498,8 @@ def predict(estimator, run, splits):
       output_dir.prediction_paths(run.options.run.output_dir, split)
     )
   logging.info(
-    "predicting the %d examples of %s on %s",
-    run.count(*splits),
+    "predicting the %s of %s on %s",
+    plain_texts.count(run.count(*splits)),
     " and ".join(splits),
     run.placement.describe(),
   )
@@ -551,13 +564,13 @@ def measure_predictions(estimator, run, split, truth):
 def main(argv):
   """Runs the command line: prepares, trains, evaluates and predicts.
 
-  Ends the process with 1 after a mistake or a mishap, 70 after a bug and 130
-  after Ctrl-C. Resource variables and the handling of big blocks of memory
-  stay set for the process.
+  Ends the process with 1 after a mistake or a mishap, 70 after a bug, 130
+  after Ctrl-C and 143 after SIGTERM. Resource variables and the handling of
+  big blocks of memory stay set for the process.
   """
   progress.set_up_logging()
   estimator_bridge.quiet()
-  with errors.exit_with_a_sentence():
+  with errors.exit_with_a_sentence(), process.signals_as_exceptions():
     options.refuse_stray_words(argv)
     asked = options.read()
     with advice.explain_interruption(asked.run):
@@ -618,4 +631,4 @@ def parse_flags(argv):
 
 
 if __name__ == "__main__":
-  app.run(main, flags_parser=parse_flags)
+  app.run(main, flags_parser=lambda _: _WORDS)

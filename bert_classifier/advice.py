@@ -4,7 +4,7 @@ import contextlib
 
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, output_dir, preparation
+from bert_classifier import errors, output_dir, preparation, process
 
 
 def explain_not_training(run):
@@ -30,7 +30,7 @@ def explain_interruption(asked):
   try:
     yield
   except KeyboardInterrupt as interruption:
-    advice = "the same command begins again"
+    advice = process.BEGINS_AGAIN
     found = output_dir.inspect(asked.output_dir) if asked.do_train else None
     if found and found.step:
       without = " without --overwrite_output_dir" * asked.overwrite_output_dir
@@ -38,7 +38,7 @@ def explain_interruption(asked):
         f"the same command{without} goes on from step {found.step}, the last"
         f" checkpoint in {asked.output_dir}"
       )
-    raise KeyboardInterrupt(advice) from interruption
+    raise type(interruption)(advice) from interruption
 
 
 @contextlib.contextmanager

@@ -107,7 +107,7 @@ def _forked(converter, num_processes):
     yield pool
   except BaseException:
     for process in set(multiprocessing.active_children()).difference(before):
-      process.terminate()
+      process.kill()
     raise
   finally:
     pool.shutdown(cancel_futures=True)
@@ -125,10 +125,10 @@ def _begin_chunks(converter, parent):
   """
   global _converter
   _converter = converter
-  # Ctrl-C reaches every process of the terminal: the parent deals with it, and
-  # terminates this one.
+  # Ctrl-C reaches every process of the terminal, and `timeout` and others send
+  # SIGTERM to all: the parent deals with it, and kills this one.
   signal.signal(signal.SIGINT, signal.SIG_IGN)
-  signal.signal(signal.SIGTERM, signal.SIG_DFL)
+  signal.signal(signal.SIGTERM, signal.SIG_IGN)
   threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
 
 

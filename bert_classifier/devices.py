@@ -8,6 +8,7 @@ be read, and its own words for the log. No other module asks which it is.
 
 import ctypes
 import functools
+import json
 import os
 import pathlib
 import re
@@ -29,6 +30,47 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 # 128 divided by that in batches of 32: CoLA (11 tokens) 1.11, 0.91 and 0.91,
 # MNLI (40 tokens) 1.08, 1.14 and 1.11, MRPC (54 tokens) 1.05, 1.21 and 1.08.
 _MOST_EXAMPLES, _MOST_TOKENS = 64, 2048
+
+
+def check_cluster(text):
+  """Makes sure that a run is not one of several that belong together.
+
+  Args:
+    text: value of TF_CONFIG, which clusters set; None where it is not set.
+
+  Raises:
+    UserError: it names several machines, or cannot be read.
+  """
+  if not (text or "").strip():
+    return
+  try:
+    config = json.loads(text)
+    kind = (config.get("task") or {}).get("type")
+    jobs = {
+      job: _count_machines(hosts)
+      for job, hosts in (config.get("cluster") or {}).items()
+    }
+  except (AttributeError, RecursionError, TypeError, ValueError) as error:
+    raise UserError(
+      f"the environment variable TF_CONFIG is {text!r:.200}, which does not"
+      f" name the machines of a cluster in JSON ({error}): unset it, for this"
+      " program computes on one machine"
+    ) from error
+  # An evaluator is no member of the cluster that it belongs to.
+  if sum(jobs.values()) > 1 or (jobs and kind == "evaluator"):
+    named = ", ".join(f"{count} {job}" for job, count in sorted(jobs.items()))
+    raise UserError(
+      f"the environment variable TF_CONFIG names several machines ({named};"
+      f" this one is {kind}), but this program computes on one: start it on one"
+      " alone, or unset TF_CONFIG"
+    )
+
+
+def _count_machines(hosts):
+  """Returns the number of a job's machines: a list, or some by their number."""
+  if not isinstance(hosts, (list, dict)):
+    raise TypeError(f"{hosts!r:.80} is no list of machines")
+  return len(hosts)
 
 
 class Placement:
@@ -78,6 +120,8 @@ class Placement:
   def prepare_process(self):
     """Sets what holds for the whole process."""
     reuse_big_blocks()
+    # The Estimator trains otherwise where it is set, even for one machine.
+    os.environ.pop("TF_CONFIG", None)
 
   def batch_size(self, asked, is_given, tokens):
     """Returns how many examples evaluation or prediction computes at a time.

@@ -14,6 +14,8 @@ import traceback
 
 from absl import logging
 
+from bert_classifier import process
+
 
 class UserError(ValueError):
   """A mistake of the user, as a sentence: what, where, and how to mend it."""
@@ -108,15 +110,16 @@ def _is_mishap(error):
 def exit_with_a_sentence():
   """Ends the program where an error leaves the block.
 
-  With 1 after a sentence for a mistake or a mishap, 130 after Ctrl-C, whose
-  KeyboardInterrupt may carry advice, and 70 after the traceback of a bug.
+  With 1 after a sentence for a mistake or a mishap, 130 after Ctrl-C and 143
+  after SIGTERM, whose KeyboardInterrupt may carry advice, and 70 after the
+  traceback of a bug.
   """
   try:
     yield
   except KeyboardInterrupt as interruption:
-    advice = str(interruption) or "the same command begins again"
-    logging.error("interrupted; %s", advice)
-    sys.exit(130)
+    status, sentence = process.describe_end(interruption)
+    logging.error("%s", sentence)
+    sys.exit(status)
   except Exception as error:
     sentence = describe(error)
     if sentence is None:

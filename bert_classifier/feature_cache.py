@@ -17,7 +17,7 @@ from typing import NamedTuple
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import catalogue, conversion, files
+from bert_classifier import catalogue, conversion, files, plain_texts
 from bert_classifier.features import (
   Converter,
   commonest_unknown_words,
@@ -111,9 +111,9 @@ class FeatureCache:
       known = manifest and Features.from_manifest(base, manifest)
       if known is not None:
         logging.info(
-          "%s: %d examples, converted before, in %s",
+          "%s: %s, converted before, in %s",
           split,
-          known.records,
+          plain_texts.count(known.records),
           known.path,
         )
         _report_unknown(manifest)
@@ -222,9 +222,19 @@ def _write_to_cache(records, converter, base, inputs, total):
   }
   if inputs["split"] == "train":
     manifest["doubt"] = converter.target.doubt(converter.label_values)
+  manifest[_OWN_DIGEST] = _hash_manifest(manifest)
   files.write_json(f"{base}.json", manifest)
   _report(manifest, path, time.monotonic() - began)
   return manifest
+
+
+_OWN_DIGEST = "sha256 of the other lines"
+
+
+def _hash_manifest(manifest):
+  """Returns the SHA-256 of a manifest without its own digest."""
+  rest = {key: manifest[key] for key in manifest if key != _OWN_DIGEST}
+  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def _report(manifest, path, seconds):
@@ -232,26 +242,27 @@ def _report(manifest, path, seconds):
   split = manifest["inputs"]["split"]
   records, truncated = manifest["records"], manifest["truncated"]
   logging.info(
-    "%s: converted %d examples in %.1f s into %s",
+    "%s: converted %s in %.1f s into %s",
     split,
-    records,
+    plain_texts.count(records),
     seconds,
     path,
   )
   if truncated:
     logging.info(
-      "%s: %d of %d examples were longer than %d tokens (the longest %d) and"
-      " lost %d tokens in all",
+      "%s: %d of %s had over %d tokens (the longest %d) and lost %d in all",
       split,
       truncated,
-      records,
+      plain_texts.count(records),
       manifest["inputs"]["max_seq_length"],
       manifest["longest"],
       manifest["truncated_tokens"],
     )
   if manifest["blank"]:
     logging.info(
-      "%s: %d examples without a text were left out", split, manifest["blank"]
+      "%s: %s left out for want of a text",
+      split,
+      plain_texts.count(manifest["blank"]),
     )
   _report_unknown(manifest)
   _report_doubt(manifest)
@@ -292,6 +303,11 @@ def _usable_manifest(base):
   path = f"{base}.tf_record"
   if not tf.io.gfile.exists(path):
     return None
+  if manifest.get(_OWN_DIGEST) != _hash_manifest(manifest) and not (
+    _is_of_the_version_before(manifest, path)
+  ):
+    logging.warning("%s.json is damaged: converting anew", base)
+    return None
   size = tf.io.gfile.stat(path).length
   if size != manifest["bytes"] or files.hash_file(path) != manifest["sha256"]:
     logging.warning(
@@ -304,6 +320,25 @@ def _usable_manifest(base):
   return manifest
 
 
+def _is_of_the_version_before(manifest, path):
+  """Returns True for a manifest that has no digest, but numbers that are right.
+
+  Args:
+    manifest: the manifest.
+    path: the records.
+  """
+  numbers = ("records", "tokens", "blank", "truncated", "bytes")
+  if _OWN_DIGEST in manifest or not all(
+    type(manifest[name]) is int and manifest[name] >= 0 for name in numbers
+  ):
+    return False
+  try:
+    count = sum(1 for _ in tf.python_io.tf_record_iterator(path))
+  except tf.errors.OpError:  # the digest of the records says more
+    return True
+  return count == manifest["records"]
+
+
 def _read_manifest(path):
   """Returns a manifest, or None where it is missing or broken."""
   keys = {"inputs", "records", "tokens", "blank", "truncated"}
@@ -312,8 +347,9 @@ def _read_manifest(path):
     manifest = files.read_json(path)
   except tf.errors.PermissionDeniedError:  # another user's
     return None
-  whole = isinstance(manifest, dict) and keys <= manifest.keys()
-  return manifest if whole else None
+  if not isinstance(manifest, dict) or not keys <= manifest.keys():
+    return None
+  return manifest if isinstance(manifest["inputs"], dict) else None
 
 
 def _explain(base, inputs):

@@ -299,14 +299,17 @@ def log_example(example, features, tokenizer):
     ("input_ids", " ".join(map(str, features.input_ids))),
     ("input_mask", " ".join(map(str, features.input_mask))),
     ("segment_ids", " ".join(map(str, features.segment_ids))),
-    (
-      "label",
-      f"{getattr(example, 'label', None)} ({_describe_value(features)})",
-    ),
+    ("label", _describe_label(example, features)),
   ]
   logging.info("*** Example ***")
   for name, value in shown:
     logging.info("%s: %s", name, value)
+
+
+def _describe_label(example, features):
+  """Returns the label of an example and what became of it, for the log."""
+  label = getattr(example, "label", None)
+  return "none" if label is None else f"{label} ({_describe_value(features)})"
 
 
 def _describe_value(features):

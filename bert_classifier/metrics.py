@@ -16,6 +16,7 @@ import warnings
 
 import numpy as np
 
+from bert_classifier import plain_texts
 from bert_classifier.errors import UserError
 from bert_classifier.targets import Number, OneClass, SeveralClasses
 
@@ -91,7 +92,7 @@ def check_metric(name, target, owner):
   fitting = [other for other in METRICS if METRICS[other].fits(target)]
   raise UserError(
     f"{owner} names {name!r}, which is {reason}: give one of"
-    f" {', '.join(fitting)}"
+    f" {', '.join(fitting)}{plain_texts.suggest(name, fitting)}"
   )
 
 

@@ -19,6 +19,7 @@ from typing import NamedTuple, Optional
 
 from absl import flags
 
+from bert_classifier import process
 from bert_classifier.errors import UserError
 
 FLAGS = flags.FLAGS
@@ -375,22 +376,25 @@ def make_options(**values):
     values: values by the flags' names; all of them count as given.
 
   Raises:
-    UserError: a value out of its range; names flag, value and range.
+    UserError: values out of their ranges; names flag, value and range of each.
     TypeError: there is no flag of that name.
   """
   unknown = values.keys() - {field.name for field in all_flags()}
   if unknown:
     raise TypeError(f"there is no flag {', '.join(sorted(unknown))}")
+  mistakes = []
   for field in all_flags():
     value, metadata = values.get(field.name), field.metadata
     if value is None:
       continue
     if metadata["allowed"] is not None and value not in metadata["allowed"]:
-      raise UserError(
+      mistakes.append(
         f"--{field.name} is {value}, but must be {metadata['allowed']}"
       )
     if metadata["is_path"]:
       values[field.name] = os.path.expanduser(value)
+  if mistakes:
+    raise UserError("; ".join(mistakes))
   groups = [
     group(
       **{
@@ -432,8 +436,13 @@ def read():
   """Returns the `Options` of the command line.
 
   Raises:
-    UserError: as `make_options`.
+    UserError: as `make_options`, or there was no command line.
   """
+  if not FLAGS.is_parsed():
+    raise UserError(
+      "no flags were read: call FLAGS(['run_classifier', '--flag=value', ...])"
+      " before main"
+    )
   names = (field.name for field in all_flags())
   given = {
     name: FLAGS[name].value
@@ -441,6 +450,9 @@ def read():
     if not FLAGS[name].using_default_value
   }
   return make_options(**given)
+
+
+_HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 
 
 def parse_flags(argv, manual=""):
@@ -453,23 +465,90 @@ def parse_flags(argv, manual=""):
   Returns:
     The words that belong to no flag.
   """
-  if {"--help", "-help", "-h"} & set(argv):
-    print(manual + describe_flags())
+  if _HELP & set(argv):
+    process.print_to_the_end(manual + describe_flags())
     sys.exit(0)
   try:
-    return FLAGS(argv)
+    words = FLAGS(_expand_flagfiles(_leave_out_kernel(argv)))
+    refuse_stray_words(words)
+    read()
+    return words
   except flags.UnrecognizedFlagError as error:
     names = [field.name for field in all_flags()] + ["flagfile", "help"]
     nearest = difflib.get_close_matches(error.flagname, names, n=1, cutoff=0.0)
     message = (
       f"there is no flag --{error.flagname}; the nearest is --{nearest[0]}"
     )
-  except flags.CantOpenFlagFileError as error:
-    message = str(error).replace("ERROR:: Unable to open flagfile: ", "")
-    message = f"the flagfile cannot be read: {message}"
+  except UserError as error:
+    message = str(error)
   except flags.Error as error:
     message = _explain_value(str(error))
-  sys.exit(f"{message}. --help lists all flags")
+  sys.stderr.write(
+    process.format_error(f"{message}. --help lists all flags") + "\n"
+  )
+  sys.exit(1)
+
+
+def _leave_out_kernel(argv):
+  """Returns a command line without what starts the kernel of a notebook.
+
+  Args:
+    argv: -f connection.json is among it.
+  """
+  if "ipykernel" not in sys.modules:
+    return argv
+  line = "\n".join(argv)
+  line = re.sub(r"\n(-f\n|-f=|--f=)[^\n]+\.json(?=\n|$)", "", line)
+  return line.split("\n")
+
+
+def _expand_flagfiles(argv, within=()):
+  """Returns a command line, each --flagfile replaced by the flags in it.
+
+  As absl does, but for the encoding: UTF-8 with or without a byte-order mark.
+  Lines that are blank or begin with # or // are left out.
+
+  Args:
+    argv: words.
+    within: paths of the flagfiles that they are from.
+
+  Raises:
+    UserError: a file cannot be read, is not UTF-8, or includes itself.
+  """
+  words, rest = [], iter(argv)
+  for word in rest:
+    name, _, path = word.partition("=")
+    if word == "--":
+      return [*words, word, *rest]
+    if name not in ("--flagfile", "-flagfile"):
+      words.append(word)
+      continue
+    path = os.path.expanduser(path if "=" in word else next(rest, ""))
+    if path in within:
+      raise UserError(f"the flagfile {path} includes itself")
+    lines = [line.strip() for line in _read_flagfile(path).splitlines()]
+    flags_in_it = [
+      line for line in lines if line and not line.startswith(("#", "//"))
+    ]
+    words += _expand_flagfiles(flags_in_it, (*within, path))
+  return words
+
+
+def _read_flagfile(path):
+  """Returns the text of a flagfile."""
+  try:
+    with open(path, "rb") as file:
+      content = file.read()
+  except OSError as error:
+    raise UserError(f"the flagfile cannot be read: {error}") from error
+  try:
+    return content.decode("utf-8-sig")
+  except UnicodeDecodeError as error:
+    line = content.count(b"\n", 0, error.start) + 1
+    raise UserError(
+      f"{path}:{line}: the byte 0x{content[error.start]:02x} of the flagfile is"
+      " not UTF-8; save it in that encoding"
+    ) from error
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}

@@ -23,6 +23,7 @@ from bert_classifier import (
   plain_texts,
   targets,
 )
+from bert_classifier.coverage import HEAD
 import modeling
 
 try:
@@ -203,6 +204,37 @@ def check_trained(output_dir, steps):
     )
 
 
+def check_no_release(found, is_begun_from_weights):
+  """Makes sure that a folder does not hold a released model instead of a run.
+
+  Args:
+    found: `OutputDir`.
+    is_begun_from_weights: whether a training will begin from weights that are
+      given; it may put its files beside those of a release.
+
+  Raises:
+    UserError: it does.
+  """
+  prefix = found.checkpoint
+  if prefix is None:
+    indices = files.list_matching(found.path, r".*\.index")
+    if found.settings or not indices:
+      return
+    prefix = indices[-1][: -len(".index")]
+    if is_begun_from_weights and not step_of(prefix):
+      return
+  if found.settings or not tf.io.gfile.exists(f"{prefix}.index"):
+    return
+  if HEAD[0] in checkpoints.open_checkpoint(prefix).shapes:
+    return  # of the 2018 script, which wrote no manifest
+  raise errors.UserError(
+    f"--output_dir={found.path} holds a released model,"
+    f" {os.path.basename(prefix)}, which has no classifier, and nothing that a"
+    f" run wrote: give another --output_dir, and --init_checkpoint={found.path}"
+    " with --do_train to begin from these weights"
+  )
+
+
 def check_state_file(found):
   """Makes sure that the newest of the checkpoints in a folder is known.
 
@@ -239,7 +271,9 @@ def _read_manifest(output_dir):
     return {}
   manifest = files.read_json(path)
   settings = manifest.get("settings") if isinstance(manifest, dict) else None
-  if not isinstance(settings, dict):
+  if not isinstance(settings, dict) or not all(
+    isinstance(phase, dict) for phase in settings.values()
+  ):
     raise errors.UserError(
       f"{path} is damaged, so it is unknown how the model beside it was"
       " trained: give another --output_dir, or remove the file if you know"

@@ -1,9 +1,10 @@
-"""Texts and labels as people write them in Python, made str.
+"""Texts and labels as people write them in Python, and for people to read.
 
 Examples and labels of an own task may come from NumPy, pandas or lines of a
 file. What they plainly mean is taken; what they do not is named with its type.
 """
 
+import difflib
 import numbers
 
 # What a label in a file or in code seems not to have: line ends, tabs, the
@@ -95,6 +96,25 @@ def show_labels(labels):
   if len(labels) > _MOST_LABELS:
     shown += f" and {len(labels) - _MOST_LABELS} more ({len(labels)} in all)"
   return shown
+
+
+def count(number, noun="example"):
+  """Returns a number of things in words.
+
+  >>> count(1), count(2)
+  ('1 example', '2 examples')
+  """
+  return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def suggest(name, names):
+  """Returns "; did you mean ...?" with the nearest of some names, or "".
+
+  >>> suggest("mrcp", ["cola", "mrpc"]), suggest("sentiment", ["cola", "mrpc"])
+  ("; did you mean 'mrpc'?", '')
+  """
+  nearest = difflib.get_close_matches(str(name), names, n=1)
+  return f"; did you mean {nearest[0]!r}?" if nearest else ""
 
 
 def describe(value):

@@ -18,6 +18,7 @@ from bert_classifier import (
   files,
   model_files,
   output_dir,
+  plain_texts,
   targets,
 )
 from bert_classifier.catalogue import (
@@ -157,6 +158,7 @@ def prepare(options):
     UserError: all that a user can have got wrong.
     OSError: a file cannot be read or written.
   """
+  devices.check_cluster(os.environ.get("TF_CONFIG"))
   check_flags(options.run)
   placement = prepare_placement(options)
   trained = read_trained_settings(options.run)
@@ -333,6 +335,7 @@ def prepare_task(
   if name not in processors:
     raise UserError(
       f"--task_name={options.task_name} is not one of {', '.join(processors)}"
+      f"{plain_texts.suggest(name, processors)}"
     )
   processor = processors[name]()
   if isinstance(processor, XnliProcessor) and "xnli_language" in given:
@@ -488,6 +491,9 @@ def check_output_dir(options, task, model, settings):
     weights = model.weights and model.weights.path
     output_dir.check_overwriting(found, weights)
     return found._replace(checkpoint=None, step=0, settings={})
+  output_dir.check_no_release(
+    found, options.run.do_train and model.weights is not None
+  )
   output_dir.check_state_file(found)
   differing = output_dir.compare_settings(found.settings, settings)
   epochs = None
@@ -532,6 +538,16 @@ def prepare_cache(options, placement, task, model):
     data_dir = options.data.data_dir
     usable = placement.shares_folders and files.is_writable(data_dir)
     folder = data_dir if usable else options.run.output_dir
+    if not usable and tf.io.gfile.isdir(data_dir):
+      logging.info(
+        "features are kept in --output_dir=%s, because --data_dir=%s %s;"
+        " --cache_dir names another folder",
+        folder,
+        data_dir,
+        "cannot be written"
+        if placement.shares_folders
+        else "may be out of the device's reach",
+      )
   num_threads = devices.threads(options.device.num_threads)
   return FeatureCache(
     task.data,

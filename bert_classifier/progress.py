@@ -6,10 +6,10 @@ import math
 import sys
 import time
 
-from absl import logging
+from absl import flags, logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files
+from bert_classifier import errors, files, plain_texts, process
 
 _RENEW_SECONDS = 0.5  # on a terminal
 _LOG_SECONDS = 10.0
@@ -53,8 +53,13 @@ def set_up_logging():
 
   2026-01-31 12:00:00,000 [INFO ] text
   """
+  logging.use_absl_handler()  # app.run does, a notebook does not
+  if flags.FLAGS["verbosity"].using_default_value:
+    logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
-  handler.setFormatter(_Formatter("%(asctime)s [%(level)s] %(message)s"))
+  if handler.python_handler.stream is None:  # absl was imported without one
+    handler.python_handler.stream = sys.stderr
+  handler.setFormatter(process.LogFormatter())
   handler.addFilter(_clear_status_line)
   tensorflow = tf.get_logger()
   tensorflow.handlers.clear()
@@ -66,17 +71,6 @@ def _clear_status_line(record):
   del record
   STATUS.clear()
   return True
-
-
-_LEVELS = {"WARNING": "WARN ", "CRITICAL": "FATAL"}
-
-
-class _Formatter(python_logging.Formatter):
-  """Shortens the names of levels to five letters, so that texts line up."""
-
-  def format(self, record):
-    record.level = _LEVELS.get(record.levelname, f"{record.levelname:5}")
-    return super().format(record)
 
 
 def _report(line):
@@ -123,8 +117,10 @@ class Counter:
   def __str__(self):
     """Returns "converted 20 of 60 examples, 10.0 examples/s, 4 s left"."""
     seconds = time.monotonic() - self._began if self._began else 0.0
-    of_all = f" of {self._total}" if self._total else ""
-    text = f"{self._done} {self._count}{of_all} examples"
+    text = f"{self._done} {plain_texts.count(self._count)}"
+    if self._total:
+      of_all = plain_texts.count(self._total)
+      text = f"{self._done} {self._count} of {of_all}"
     counted = self._count - self._first_count
     if not (counted and seconds):
       return text

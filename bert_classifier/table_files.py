@@ -10,6 +10,7 @@ that a row begins in and the row's cells, and digests what it reads.
 
 from collections.abc import Iterator
 import csv
+import re
 from typing import NamedTuple
 
 from absl import logging
@@ -115,12 +116,21 @@ def _miscounted(path, line, cells, expected):
     f"{path}:{line}: {count} column{'s' * (count != 1)} separated by tabs,"
     f" but {expected}; the row begins {row[:60]!r}"
   )
-  if count == 1 and ("," in row or ";" in row):
-    text += (
-      "; is the file separated by commas or semicolons? README.md says how to"
-      " convert it"
-    )
-  return errors.UserError(text)
+  return errors.UserError(text + suggest_separator(cells))
+
+
+def suggest_separator(cells):
+  """Returns a hint where a row seems to be one of a CSV file, else "".
+
+  Args:
+    cells: list of the row's cells, as tabs separate them.
+  """
+  if len(cells) != 1 or not re.search("[,;]", cells[0]):
+    return ""
+  return (
+    "; is the file separated by commas or semicolons? README.md says how to"
+    " convert it"
+  )
 
 
 class Quotes:

@@ -78,8 +78,8 @@ class _Classes:
     right = (labels == decided).reshape(len(labels), -1).all(axis=1)
     ((majority, count),) = self.count_classes(labels).most_common(1)
     return (
-      f"accuracy {np.mean(right):.4f} of {len(labels)} examples; to predict"
-      f" {majority!r} for all of them gives {count / len(labels):.4f}"
+      f"accuracy {np.mean(right):.4f} of {plain_texts.count(len(labels))}; to"
+      f" predict {majority!r} for all of them gives {count / len(labels):.4f}"
     )
 
   def result_cells(self, outputs):

@@ -142,6 +142,7 @@ def _missing_column(path, column, role, header):
       if header
       else "the Table says that the file has no header"
     )
+    + table_files.suggest_separator(header)
   )
 
 
@@ -576,8 +577,18 @@ class TaskData:
     if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
       raise errors.MissingFileError(
         f"{path}: no such file; it should hold the {split} set of the task"
+        f"{self._explain_folder()}"
       )
     return path
+
+  def _explain_folder(self):
+    """Returns what is wrong with data_dir itself, "" if nothing."""
+    folder = self._data_dir
+    if tf.io.gfile.isdir(folder):
+      return ""
+    if tf.io.gfile.exists(folder):
+      return f". --data_dir={folder} is a file: give the folder that it is in"
+    return f". --data_dir={folder} is not there: there is no such folder"
 
 
 def _may_lack_labels(split):

@@ -5,7 +5,7 @@ from pathlib import Path
 import shutil
 
 from absl.testing import flagsaver
-from conftest import read_checkpoint, run_script, write_checkpoint
+from conftest import LOG_LINE, read_checkpoint, run_python, write_checkpoint
 import numpy as np
 import pytest
 
@@ -71,6 +71,8 @@ def model(golden_task, tmp_path):
     (dict(seed=2**31), "--seed is 2147483648, but must be from 0 to"),
     (dict(do_train=False), "nothing to do: give at least one of --do_train"),
     (dict(task_name="sst2"), "--task_name=sst2 is not one of cola, mnli, mrpc"),
+    (dict(task_name="MRCP"), "cola, mnli, mrpc, xnli; did you mean 'mrpc'?"),
+    (dict(seed=-1, log_steps=0), "to 2147483647; --log_steps is 0, but must"),
     (dict(task_name=None), "--task_name is needed: one of cola"),
     (dict(data_dir=None), "--data_dir is needed: the folder"),
     (dict(output_dir=None), "--output_dir is needed: the folder"),
@@ -94,7 +96,15 @@ def model(golden_task, tmp_path):
       dict(train_batch_size=99, num_train_epochs=1),
       "37 training examples in batch",
     ),
-    (dict(data_dir="missing"), "missing/train.tsv: no such file"),
+    (
+      dict(data_dir="missing"),
+      "missing/train.tsv: no such file; it should hold the train set of the"
+      " task. --data_dir=missing is not there: there is no such folder",
+    ),
+    (
+      dict(data_dir=__file__),
+      f"--data_dir={__file__} is a file: give the fold",
+    ),
     (dict(vocab_file="missing"), "missing: there is no such vocabulary file"),
     (dict(bert_config_file="missing"), "no BERT configuration at missing"),
     (dict(init_checkpoint="missing"), "there is no checkpoint at missing"),
@@ -144,6 +154,22 @@ def test_a_missing_file_of_a_later_phase_is_named_first(refused, data):
   (data / "test.tsv").unlink()
   said = refused("--do_predict", data_dir=data)
   assert said.startswith(f"{data}/test.tsv: no such file")
+
+
+def test_several_machines_are_refused_before_anything_is_read(
+  refused, monkeypatch
+):
+  cluster = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"index": 1}}'
+  monkeypatch.setenv("TF_CONFIG", cluster)
+  assert "several machines (2 worker" in refused(data_dir="missing")
+
+
+def test_a_csv_file_named_tsv_is_recognized(refused, data):
+  rows = (data / "train.tsv").read_text("utf-8")
+  (data / "train.tsv").write_text(rows.replace("\t", ","), "utf-8")
+  said = refused(data_dir=data)
+  assert "no column '#1 String'" in said
+  assert "is the file separated by commas or semicolons? README.md says" in said
 
 
 @pytest.mark.parametrize("phase", ["do_eval", "do_predict"])
@@ -249,13 +275,24 @@ def test_a_file_in_the_place_of_a_folder_is_named(refused, tmp_path, name):
     ("--flagfile=nowhere", "the flagfile cannot be read: "),
   ],
 )
-def test_a_value_of_another_type_says_what_it_must_be(flag, words):
+def test_a_value_of_another_type_says_what_it_must_be(flag, words, capsys):
   with pytest.raises(SystemExit) as exit_, flagsaver.flagsaver():
     options.parse_flags(["run", flag])
-  assert words in exit_.value.code
+  assert exit_.value.code == 1
+  line = capsys.readouterr().err
+  assert LOG_LINE.match(line) and f"[ERROR] {words}" in line
 
 
-def test_a_flag_that_is_not_known_is_an_error_with_the_nearest_one():
-  done = run_script("--do_train", "--learning_rat=1e-4")
-  assert done.returncode == 1 and "Traceback" not in done.stderr
-  assert "no flag --learning_rat; the nearest is --learning_rate" in done.stderr
+def test_a_mistake_in_a_flag_does_not_wait_for_tensorflow(tmp_path):
+  (tmp_path / "tensorflow.py").write_text("raise SystemError")
+  for flag, words in (
+    (
+      "--learning_rat=1",
+      "there is no flag --learning_rat; the nearest is --le",
+    ),
+    ("--seed=-1", "--seed is -1, but must be from 0 to 2147483647"),
+    ("True", "'True' belongs to no flag"),
+  ):
+    done = run_python("run_classifier.py", flag, PYTHONPATH=str(tmp_path))
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 1 and LOG_LINE.match(line) and words in line

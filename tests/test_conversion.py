@@ -158,9 +158,16 @@ def cache():
 """
 
 
+CONVERT = """
+from bert_classifier import errors, process
+with errors.exit_with_a_sentence(), process.signals_as_exceptions():
+  cache().features("dev")
+"""
+
+
 def start(at, task, folder, name):
   """Starts a conversion, in two more processes if its name is "several"."""
-  code = CONVERSION + textwrap.dedent(at) + "\ncache().features('dev')\n"
+  code = CONVERSION + textwrap.dedent(at) + CONVERT
   return subprocess.Popen(
     [sys.executable, "-c", code, task, str(folder), name],
     cwd=ROOT,
@@ -231,7 +238,9 @@ def is_running(pid):
 
 
 @forks
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+  "number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM]
+)
 def test_no_process_outlives_its_parent(golden_task, tmp_path, number):
   wait = """
     home = os.getpid()
@@ -242,8 +251,12 @@ def test_no_process_outlives_its_parent(golden_task, tmp_path, number):
   """
   run = start(wait, golden_task, tmp_path, "several")
   pids = wait_for(lambda: [p.stem for p in tmp_path.glob("*.pid")])
+  if number == signal.SIGTERM:  # as `timeout` sends it to all of a job
+    for pid in map(int, pids):
+      os.kill(pid, number)
   run.send_signal(number)
-  assert run.wait(timeout=60) != 0
+  status = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}
+  assert run.wait(timeout=60) == status[number]
   wait_for(lambda: not any(map(is_running, pids)))
   left = [name for name in os.listdir(tmp_path) if not name.endswith(".pid")]
   assert not any(name.endswith(".tf_record") for name in left)

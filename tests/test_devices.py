@@ -20,6 +20,53 @@ def _ask_the_driver_anew():
   devices.query_nvidia_smi.cache_clear()
 
 
+CHIEF = '"task": {"type": "chief", "index": 0}, "environment": "cloud"}'
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    None,
+    "",
+    " ",
+    "{}",
+    '{"cluster": {}}',
+    '{"cluster": null, "task": null, "environment": "cloud"}',
+    '{"cluster": {"chief": ["a:1"]}, ' + CHIEF,
+    '{"cluster": {"master": ["a:1"]}, "task": {"type": "master"}}',
+    '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}',
+    '{"cluster": {"worker": {"0": "a:1"}}, ' + CHIEF,
+  ],
+)
+def test_a_cluster_of_one_machine_is_an_ordinary_run(text):
+  devices.check_cluster(text)
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    (
+      '{"cluster": {"worker": ["a:1", "b:1"], "chief": ["c:1"]}, ' + CHIEF,
+      r"several machines \(1 chief, 2 worker; this one is chief\), but this",
+    ),
+    (
+      '{"cluster": {"chief": ["a:1"]}, "task": {"type": "evaluator"}}',
+      "this one is evaluator",
+    ),
+    ('{"cluster": {"chief": ["a:1"], "ps": ["b:1"]}}', "this one is None"),
+    ('{"cluster": ', "does not name the machines of a cluster in JSON"),
+    ("null", "does not name the machines"),
+    ("[]", "does not name the machines"),
+    ('{"cluster": ["a:1"]}', "does not name the machines"),
+    ('{"cluster": {"chief": "a:1"}}', "'a:1' is no list of machines"),
+    ('{"cluster": {}, "task": "chief"}', "does not name the machines"),
+  ],
+)
+def test_several_machines_are_refused_in_a_sentence(text, words):
+  with pytest.raises(UserError, match=words):
+    devices.check_cluster(text)
+
+
 def test_session_uses_the_threads_that_were_asked_for():
   config = devices.session_config(3)
   assert config.intra_op_parallelism_threads == 3

@@ -281,6 +281,18 @@ def test_a_missing_package_is_named(monkeypatch):
     estimator_bridge.install()
 
 
+def test_keras_2_that_is_asked_for_but_not_there_is_named(monkeypatch):
+  monkeypatch.setenv("TF_USE_LEGACY_KERAS", "1")
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  monkeypatch.setattr(estimator_bridge, "NATIVE", True)  # TensorFlow 2.15
+  with pytest.raises(ImportError, match="tf_keras, which is not installed"):
+    estimator_bridge.install()
+  monkeypatch.setattr(estimator_bridge, "NATIVE", False)
+  estimator_bridge.install()
+  with pytest.raises(ImportError, match=r"use_keras_2\(\) needs Keras 2"):
+    estimator_bridge.use_keras_2()
+
+
 def test_a_second_copy_changes_nothing():
   import tensorflow
 

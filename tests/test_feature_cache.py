@@ -190,7 +190,47 @@ def test_records_are_those_of_the_version_before_to_the_byte(
   ]
   assert manifest.pop("unknown") == sum(ids) == 3
   assert len(manifest.pop("unknown_words")) in (1, 2, 3)
+  assert len(manifest.pop("sha256 of the other lines")) == 64
   assert manifest == json.loads(before.with_suffix(".json").read_text())
+
+
+CHANGES = [
+  {"records": 20},
+  {"records": None},
+  {"tokens": "many"},
+  {"tokens": 3},
+  {"unknown": None},
+  {"unknown_words": 5},
+  {"inputs": None},
+  {"sha256 of the other lines": None},
+]
+
+
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
+def test_a_manifest_with_other_numbers_is_not_believed(cache, info, changes):
+  first = cache().features("dev")
+  path = Path(first.path).with_suffix(".json")
+  whole = json.loads(path.read_text())
+  path.write_text(json.dumps({**whole, **changes}))
+  assert cache().features("dev") == first
+  assert not any("converted before" in message for message in info.messages)
+  assert json.loads(path.read_text()) == whole
+
+
+@pytest.mark.parametrize(
+  "changes", [{"records": 20}, {"records": None}, {"tokens": -1}], ids=str
+)
+def test_a_manifest_of_the_version_before_is_counted(
+  cache, golden_task, tmp_path, changes
+):
+  for path in PREVIOUS.iterdir():
+    shutil.copy(path, tmp_path)
+  (path,) = tmp_path.glob("*.json")
+  whole = json.loads(path.read_text())
+  path.write_text(json.dumps({**whole, **changes}))
+  digest = files.hash_file(f"{golden_task}/vocab.txt")
+  found = cache(vocabulary=digest).features("dev")
+  assert (found.records, found.tokens) == (21, 497)
 
 
 class Own(DataProcessor):

@@ -2,7 +2,9 @@
 
 import dataclasses
 import os
+import sys
 
+from absl.testing import flagsaver
 from conftest import ROOT, SCRIPTS
 import pytest
 
@@ -42,6 +44,73 @@ def test_help_lists_every_flag_after_the_manual(capsys):
   assert told.startswith("The manual.")
   for field in options.all_flags():
     assert f"\n  --{field.name}" in told
+
+
+@pytest.mark.parametrize("word", ["--helpfull", "--helpshort", "-h"])
+def test_every_kind_of_help_is_the_same(capsys, word):
+  with pytest.raises(SystemExit):
+    options.parse_flags(["run", "--seed=-1", word])
+  assert "--train_batch_size=32" in capsys.readouterr().out
+
+
+def parse(*words):
+  """Returns the options of a command line."""
+  with flagsaver.flagsaver():
+    options.parse_flags(["run", *words])
+    return options.read()
+
+
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_flagfile_is_read_where_it_stands(tmp_path, start, end):
+  lines = ["--seed=7", "# --seed=8", "// a remark", "", "  --log_steps=5  "]
+  lines += [f"--flagfile={tmp_path}/inner", "--data_dir", "ünd so", "--do_eval"]
+  (tmp_path / "inner").write_text("--noskip_padding\n")
+  content = (start + end.join(lines)).encode()
+  (tmp_path / "outer").write_bytes(content)
+  found = parse("--seed=1", f"--flagfile={tmp_path}/outer", "--log_steps=6")
+  assert found.training.seed == 7 and found.training.log_steps == 6
+  assert found.data.data_dir == "ünd so" and found.run.do_eval
+  assert not found.device.skip_padding
+
+
+@pytest.mark.parametrize(
+  ("content", "words"),
+  [
+    (b"--do_eval\n--data_dir=\xff\n", "f:2: the byte 0xff of the flagfile is"),
+    ("--do_eval".encode("utf-16"), "f:1: the byte 0xff of the flagfile is not"),
+    (b"--flagfile=f", "the flagfile f includes itself"),
+    (b"--flagfile=g", "the flagfile cannot be read: [Errno 2] No such file"),
+    (b"do_eval", "'do_eval' belongs to no flag"),
+  ],
+)
+def test_a_flagfile_that_cannot_be_read_is_named(
+  tmp_path, monkeypatch, capsys, content, words
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "f").write_bytes(content)
+  with pytest.raises(SystemExit):
+    parse("--flagfile", "f")
+  assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  "kernel", [["-f", "/run/kernel-1.json"], ["--f=/run/kernel-1.json"]]
+)
+def test_the_kernel_of_a_notebook_is_no_flag(monkeypatch, kernel, capsys):
+  with pytest.raises(SystemExit):
+    parse("--seed=5", *kernel)
+  assert "there is no flag --f" in capsys.readouterr().err
+  monkeypatch.setitem(sys.modules, "ipykernel", options)
+  assert parse("--seed=5", *kernel).training.seed == 5
+
+
+def test_flags_that_nobody_read_are_a_mistake():
+  with flagsaver.flagsaver():
+    options.FLAGS.unparse_flags()
+    with pytest.raises(UserError, match=r"call FLAGS\(\["):
+      options.read()
+    options.FLAGS.mark_as_parsed()
 
 
 def test_a_flag_stands_in_one_group():

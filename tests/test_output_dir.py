@@ -5,7 +5,7 @@ import json
 import pathlib
 import shutil
 
-from conftest import read_results, read_table
+from conftest import read_results, read_table, write_checkpoint
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -187,7 +187,9 @@ def test_a_folder_that_is_not_there_holds_nothing(tmp_path):
   assert output_dir.inspect(path) == OutputDir(path, None, 0, {})
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"settings": 3}'])
+@pytest.mark.parametrize(
+  "content", ["", "[]", '{"settings": 3}', '{"settings": {"model": null}}']
+)
 def test_a_damaged_manifest_is_refused(tmp_path, content):
   (tmp_path / "run_manifest.json").write_text(content)
   with pytest.raises(UserError, match="run_manifest.json is damaged"):
@@ -202,6 +204,33 @@ def test_checkpoints_without_a_whole_state_file_are_refused(tmp_path, content):
     (tmp_path / f"model.ckpt-{step}.index").write_text("")
   with pytest.raises(UserError, match='path: "model.ckpt-10"'):
     output_dir.check_state_file(output_dir.inspect(str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["bert_model.ckpt", "model.ckpt-1000000"])
+@pytest.mark.parametrize("has_state", [False, True])
+def test_a_released_model_is_no_output_dir(tmp_path, name, has_state):
+  bias = {"bert/pooler/dense/bias": np.zeros(4, np.float32)}
+  write_checkpoint(tmp_path / name, bias)
+  if has_state:
+    (tmp_path / "checkpoint").write_text(f'model_checkpoint_path: "{name}"')
+  found = output_dir.inspect(str(tmp_path))
+  with pytest.raises(UserError) as error:
+    output_dir.check_no_release(found, False)
+  assert str(error.value) == (
+    f"--output_dir={tmp_path} holds a released model, {name}, which has no"
+    " classifier, and nothing that a run wrote: give another --output_dir, and"
+    f" --init_checkpoint={tmp_path} with --do_train to begin from these weights"
+  )
+  head = {"output_weights": np.zeros([2, 4], np.float32)}
+  write_checkpoint(tmp_path / name, {**bias, **head})  # of the 2018 script
+  output_dir.check_no_release(found, False)
+
+
+def test_training_may_put_its_files_beside_a_release(tmp_path):
+  bias = {"bert/pooler/dense/bias": np.zeros(4, np.float32)}
+  write_checkpoint(tmp_path / "bert_model.ckpt", bias)
+  found = output_dir.inspect(str(tmp_path))
+  output_dir.check_no_release(found, True)
 
 
 @pytest.mark.parametrize("suffix", ["", "_mismatched"])

@@ -1,0 +1,131 @@
+"""The process: its standard streams, its signals, the form of its log's lines.
+
+Nothing here imports TensorFlow, which takes seconds: a mistake in a flag, and
+Ctrl-C, need not wait for it.
+"""
+
+import contextlib
+import logging
+import os
+import signal
+import sys
+import threading
+
+
+class Terminated(KeyboardInterrupt):
+  """SIGTERM: the end of a job's time, or somebody's kill."""
+
+
+def open_standard_streams():
+  """Opens those of stdin, stdout and stderr that are closed, to no effect.
+
+  Else the next file that is opened, a checkpoint perhaps, would get the number
+  of stderr, and with it what libraries write there.
+  """
+  for number, name in enumerate(("stdin", "stdout", "stderr")):
+    if getattr(sys, name) is not None:
+      continue
+    null = os.open(os.devnull, os.O_RDWR)
+    if null != number:
+      os.dup2(null, number)
+      os.close(null)
+    mode = "r" if name == "stdin" else "w"
+    setattr(sys, name, os.fdopen(number, mode, encoding="utf-8"))
+
+
+# ---------------------------------------------------------------------------
+# Lines of the log
+
+
+class LogFormatter(logging.Formatter):
+  """Puts time and level, in five letters, before each line."""
+
+  LEVELS = {"WARNING": "WARN ", "CRITICAL": "FATAL"}
+
+  def __init__(self):
+    super().__init__("%(asctime)s [%(level)s] %(message)s")
+
+  def format(self, record):
+    record.level = self.LEVELS.get(record.levelname, f"{record.levelname:5}")
+    return super().format(record)
+
+
+def format_error(sentence):
+  """Returns a line of the log, for where there is no log yet."""
+  values = dict(levelname="ERROR", levelno=logging.ERROR, msg=sentence)
+  return LogFormatter().format(logging.makeLogRecord(values))
+
+
+def print_to_the_end(text):
+  """Prints a text; a reader that stops reading, as `head` does, is no error."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    # Python flushes stdout once more when it ends.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# ---------------------------------------------------------------------------
+# Signals
+
+_WORDS = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}
+BEGINS_AGAIN = "the same command begins again"
+
+
+def describe_end(interruption):
+  """Returns exit status and sentence for a KeyboardInterrupt that ends a run.
+
+  Args:
+    interruption: a KeyboardInterrupt, which may carry advice, or `Terminated`.
+  """
+  is_terminated = isinstance(interruption, Terminated)
+  number = signal.SIGTERM if is_terminated else signal.SIGINT
+  advice = str(interruption) or BEGINS_AGAIN
+  return 128 + number, f"{_WORDS[number]}; {advice}"
+
+
+def end_at_signals():
+  """Lets Ctrl-C and SIGTERM end the process at once, without a traceback.
+
+  For the time of the imports, where an exception could be lost in a library.
+  """
+
+  def end(number, frame):
+    del frame
+    sentence = f"{_WORDS[number]}; {BEGINS_AGAIN}"
+    os.write(2, f"{format_error(sentence)}\n".encode())
+    os._exit(128 + number)
+
+  _handle(dict.fromkeys(_WORDS, end))
+
+
+@contextlib.contextmanager
+def signals_as_exceptions():
+  """Raises KeyboardInterrupt at Ctrl-C, and `Terminated` at SIGTERM, inside."""
+
+  def terminate(number, frame):
+    raise Terminated
+
+  before = _handle(
+    {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate}
+  )
+  try:
+    yield
+  finally:
+    _handle(before)
+
+
+def _handle(handlers):
+  """Sets what handles signals; returns what did before, by number.
+
+  A signal that is ignored, as in a job that nohup started, stays so. Threads
+  other than the first cannot handle signals.
+  """
+  if threading.current_thread() is not threading.main_thread():
+    return {}
+  before = {number: signal.getsignal(number) for number in handlers}
+  for number, handler in handlers.items():
+    # None is a handler that is not Python's.
+    if handler is not None and before[number] != signal.SIG_IGN:
+      signal.signal(number, handler)
+  return before
