@@ -154,7 +154,7 @@ def test_a_data_dir_that_cannot_be_written_leaves_the_cache_to_output_dir(
   assert not any("cached" in name for name in os.listdir(f"{golden_task}/data"))
 
 
-@pytest.mark.parametrize("labels", [(0, 1), ("a",), ("a", "a"), "good"])
+@pytest.mark.parametrize("labels", [("a\n", "b"), ("a",), ("a", "a"), "good"])
 def test_labels_that_no_file_can_hold_are_refused(
   classify, monkeypatch, tmp_path, labels
 ):
