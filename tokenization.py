@@ -153,6 +153,11 @@ def load_vocab(vocab_file):
     FileNotFoundError: no such file.
     ValueError: a file that cannot be read or is not UTF-8; names the line.
   """
+  if tf.io.gfile.isdir(vocab_file):
+    raise ValueError(
+      f"{vocab_file} is a folder, not a vocabulary file: give the vocab.txt in"
+      " it"
+    )
   try:
     with tf.io.gfile.GFile(vocab_file, "rb") as reader:
       content = reader.read()

@@ -12,19 +12,25 @@ import functools
 import json
 import os
 import tempfile
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files, variables
+from bert_classifier import errors, files, pickles, variables
 import tokenization
 
 # Names of the files in a model's folder.
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
-SAFETENSORS_INDEX = "model.safetensors.index.json"  # of a model in several
+# In the order in which they are looked for; an index lists several files.
+WEIGHTS = (
+  SAFETENSORS,
+  f"{SAFETENSORS}.index.json",
+  "pytorch_model.bin",
+  "pytorch_model.bin.index.json",
+)
 TOKENIZER = "tokenizer.json"  # with the vocabulary
 TOKENIZER_CONFIG = "tokenizer_config.json"
 
@@ -215,7 +221,7 @@ def _warn_of_added_tokens(path, names):
 
 
 # ---------------------------------------------------------------------------
-# Weights in safetensors files
+# Weights in safetensors files, and in PyTorch's pickles
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -224,9 +230,10 @@ class Source(NamedTuple):
   """Where the weight of a variable is.
 
   Attributes:
-    path: a safetensors file, which may be remote.
+    path: a safetensors file or a pickle, which may be remote.
     name: the tensor's name in it.
     is_transposed: True where its axes are in the opposite order.
+    load: function from a local path of the file to the tensor's values.
     order: numbers of its rows in the order in which they are wanted; None where
       that is the order in the file.
   """
@@ -234,6 +241,7 @@ class Source(NamedTuple):
   path: str
   name: str
   is_transposed: bool
+  load: Callable
   order: Optional[tuple] = None
 
 
@@ -254,8 +262,8 @@ def open_weights(path):
   """Returns the `Weights` of a model.
 
   Args:
-    path: a safetensors file, or the index of a model in several; may be
-      remote.
+    path: a safetensors file or a pickle, or the index of a model in several;
+      may be remote.
 
   Raises:
     MissingFileError: the index lists a file that is not there.
@@ -264,7 +272,7 @@ def open_weights(path):
   """
   shapes, sources = {}, {}
   for shard in _list_shards(path):
-    for name, shape, dtype in _read_header(shard):
+    for name, shape, dtype, load in _list_tensors(shard):
       variable = variables.find_variable_by_their_name(name)
       if variable is None:
         shapes[name] = shape
@@ -275,15 +283,33 @@ def open_weights(path):
             path, variable, sources[variable.name].name, name
           )
         )
-      if dtype not in _FLOATS:
+      if dtype not in (*_FLOATS, *pickles.FLOATS):
+        allowed = ", ".join(_FLOATS)
         raise errors.UserError(
           f"{shard}: {name} is of the type {dtype}; weights must be one of"
-          f" {', '.join(_FLOATS)}: take the model as it was before quantization"
+          f" {allowed}: take the model as it was before quantization"
         )
       is_transposed = variable.is_transposed
       shapes[variable.name] = shape[::-1] if is_transposed else shape
-      sources[variable.name] = Source(shard, name, is_transposed)
+      sources[variable.name] = Source(shard, name, is_transposed, load)
   return Weights(shapes, sources)
+
+
+def _list_tensors(path):
+  """Returns (name, shape, type, load) of each tensor; see `Source`."""
+  if path.endswith(".safetensors"):
+    return _read_header(path)
+  with _local_copy(path) as local:
+    tensors = pickles.list_tensors(local)
+  return [
+    (
+      name,
+      tensor.shape,
+      tensor.dtype,
+      functools.partial(pickles.read_tensor, tensor=tensor),
+    )
+    for name, tensor in tensors.items()
+  ]
 
 
 def write_tensorflow_checkpoint(sources, prefix):
@@ -295,6 +321,9 @@ def write_tensorflow_checkpoint(sources, prefix):
   Args:
     sources: {name: `Source`}.
     prefix: of the checkpoint; its folder is made if need be.
+
+  Raises:
+    UserError: the values in a file are damaged.
   """
   tf.io.gfile.makedirs(os.path.dirname(prefix) or ".")
   # Read inside the graph: as constants the weights could not pass 2 GB, and
@@ -309,8 +338,9 @@ def write_tensorflow_checkpoint(sources, prefix):
       path: copies.enter_context(_local_copy(path))
       for path in {source.path for source in sources.values()}
     }
+    mistakes = []
     readers = [
-      functools.partial(_read_weight, source._replace(path=local[source.path]))
+      functools.partial(_read_weight, source, local[source.path], mistakes)
       for source in sources.values()
     ]
     tensors = [tf.numpy_function(read, [], tf.float32) for read in readers]
@@ -320,7 +350,11 @@ def write_tensorflow_checkpoint(sources, prefix):
       shape_and_slices=[""] * len(tensors),
       tensors=tensors,
     )
-    session.run(save)
+    try:
+      session.run(save)
+    except tf.errors.OpError as error:
+      # TensorFlow makes another error of one that a function raises.
+      raise mistakes[0] if mistakes else error from None
 
 
 def _import_safetensors():
@@ -343,7 +377,7 @@ def _list_shards(path):
       listed = sorted(set(json.loads(reader.read())["weight_map"].values()))
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.UserError(
-      f"{path} is not the index of a model in several safetensors files: its"
+      f"{path} is not the index of a model in several files: its"
       " JSON must map names to files under weight_map"
     ) from error
   shards = [os.path.join(os.path.dirname(path), name) for name in listed]
@@ -387,7 +421,7 @@ def _copy_header(path, copy):
 
 
 def _read_header(path):
-  """Returns (name, shape, type) of each tensor."""
+  """Returns (name, shape, type, load) of each tensor of a safetensors file."""
   library = _import_safetensors()
   try:
     with (
@@ -396,7 +430,15 @@ def _read_header(path):
     ):
       names = tensors.keys()
       slices = [(name, tensors.get_slice(name)) for name in names]
-      return [(n, tuple(s.get_shape()), s.get_dtype()) for n, s in slices]
+      return [
+        (
+          name,
+          tuple(part.get_shape()),
+          part.get_dtype(),
+          functools.partial(_load_tensor, name=name),
+        )
+        for name, part in slices
+      ]
   except library.SafetensorError as error:
     raise errors.UserError(
       f"{path} is damaged, cut off or no safetensors file; copy or download it"
@@ -404,11 +446,25 @@ def _read_header(path):
     ) from error
 
 
-def _read_weight(source):
-  """Returns <float32>[...], one tensor, its axes in TensorFlow's order."""
-  library = _import_safetensors()
-  with library.safe_open(source.path, framework="np") as tensors:
-    weight = tensors.get_tensor(source.name)
+def _load_tensor(path, name):
+  """Returns the values of a tensor in a safetensors file."""
+  with _import_safetensors().safe_open(path, framework="np") as tensors:
+    return tensors.get_tensor(name)
+
+
+def _read_weight(source, path, mistakes):
+  """Returns <float32>[...], one tensor, its axes in TensorFlow's order.
+
+  Args:
+    source: `Source`.
+    path: of its file on this machine.
+    mistakes: list to which a UserError is added before it is raised.
+  """
+  try:
+    weight = source.load(path)
+  except errors.UserError as error:
+    mistakes.append(error)
+    raise
   weight = weight.T if source.is_transposed else weight
   if source.order is not None:
     weight = weight[list(source.order)]
