@@ -159,7 +159,7 @@ def _read_config(path, weights, manifest):
 
 def _make_tokenizer(vocab_file, settings):
   """Returns the tokenizer, and the SHA-256 of its vocabulary as a vocab.txt."""
-  if not vocab_file.endswith(".json"):
+  if hugging_face.is_whole_vocabulary(vocab_file):
     tokenizer = tokenization.FullTokenizer(vocab_file, **settings)
     return tokenizer, files.hash_file(vocab_file)
   text = hugging_face.read_vocabulary(vocab_file)
@@ -186,7 +186,7 @@ def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
   Raises:
     UserError: --do_lower_case contradicts the weights given.
   """
-  said, sources = trained, {}
+  said, sources, added = trained, {}, {}
   if not trained and (said := heads.read_manifest(weights)):
     path = os.path.join(os.path.dirname(weights.path), output_dir.MANIFEST)
     sources = {"do_lower_case": path}
@@ -195,6 +195,7 @@ def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
       folder = os.path.dirname(beside)
       found, paths = hugging_face.read_tokenizer_settings(folder)
       said, sources = {**said, **found}, {**sources, **paths}
+      added.update(hugging_face.list_added_tokens(folder))
   flag = options.do_lower_case
   lower = said.get("do_lower_case", flag)
   if "do_lower_case" in given:
@@ -215,6 +216,12 @@ def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
     "do_lower_case": lower,
     "strip_accents": said.get("strip_accents"),
     "tokenize_chinese_chars": said.get("tokenize_chinese_chars", True),
+    # As JSON has it, for the manifest.
+    "whole_tokens": said.get("whole_tokens")
+    or [
+      [token, declared.normalized, declared.single_word]
+      for token, declared in sorted(added.items())
+    ],
   }
 
 

@@ -574,7 +574,11 @@ def select_tokenizer_inputs(settings):
   Args:
     settings: `model_files.Model.tokenizer_settings`.
   """
-  usual = {"strip_accents": None, "tokenize_chinese_chars": True}
+  usual = {
+    "strip_accents": None,
+    "tokenize_chinese_chars": True,
+    "whole_tokens": [],
+  }
   return {
     name: value
     for name, value in settings.items()
