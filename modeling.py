@@ -36,15 +36,18 @@ LAYER_NORM_EPSILON = 1e-12
 # Configuration
 
 
+_LARGEST = 2**31 - 1  # that ids, which are int32, can count
+
+
 def _integer(low):
   """Returns a test for whole numbers from `low` on, and its description."""
   return (
     lambda value: (
       isinstance(value, numbers.Integral)
       and not isinstance(value, bool)
-      and value >= low
+      and low <= value <= _LARGEST
     ),
-    f"a whole number of at least {low}",
+    f"a whole number from {low} to {_LARGEST}",
   )
 
 
@@ -377,7 +380,7 @@ def _find_problems(json_object):
 def _explain_value(key, value, is_valid, allowed):
   """Returns why a value is not allowed, None where it is."""
   if not is_valid(value):
-    return f"{key} is {value!r}, but must be {allowed}"
+    return f"{key} is {value!r:.80}, but must be {allowed}"
   return None
 
 
@@ -416,10 +419,8 @@ def _parse_json(content, path):
       f"{path}:{error.lineno}: no JSON, which a BERT configuration must be:"
       f" {error.msg} (column {error.colno})"
     ) from error
-  except RecursionError as error:
-    raise ValueError(
-      f"{path}: no BERT configuration: nested too deep"
-    ) from error
+  except (RecursionError, ValueError) as error:
+    raise ValueError(f"{path}: no BERT configuration: {error}") from error
 
 
 def _line_of(key, text):

@@ -24,8 +24,10 @@ of the vocabulary file on which it stands:
 """
 
 import collections
+import functools
 import itertools
 import re
+from typing import NamedTuple
 import unicodedata
 
 import tensorflow.compat.v1 as tf
@@ -153,6 +155,11 @@ def load_vocab(vocab_file):
     FileNotFoundError: no such file.
     ValueError: a file that cannot be read or is not UTF-8; names the line.
   """
+  if tf.io.gfile.isdir(vocab_file):
+    raise ValueError(
+      f"{vocab_file} is a folder, not a vocabulary file: give the vocab.txt in"
+      " it"
+    )
   try:
     with tf.io.gfile.GFile(vocab_file, "rb") as reader:
       content = reader.read()
@@ -305,6 +312,21 @@ give --do_lower_case=False, or the vocabulary of an uncased model
 # Tokenizers
 
 
+class WholeToken(NamedTuple):
+  """A token that is looked for in a text before the text is split.
+
+  Attributes:
+    content: the token.
+    normalized: whether it is looked for in the cleaned and, where that is so,
+      lower-cased text; else in the text as it is.
+    single_word: whether no letter or digit may stand beside it.
+  """
+
+  content: str
+  normalized: bool = False
+  single_word: bool = False
+
+
 class FullTokenizer:
   """Text to tokens to ids, by a vocabulary file.
 
@@ -324,6 +346,9 @@ class FullTokenizer:
     vocab_file: path of the vocabulary, see `load_vocab`.
     do_lower_case: whether text loses case and accents, as it did for the model.
     strip_accents, tokenize_chinese_chars: see `BasicTokenizer`.
+    whole_tokens: sequence of `WholeToken`s, or of their fields; those in the
+      vocabulary stay whole wherever they stand in a text. The original has
+      none: it cuts "[MASK]" in a text as any other word.
 
   Attributes:
     vocab: OrderedDict from token to id.
@@ -341,6 +366,7 @@ class FullTokenizer:
     do_lower_case=True,
     strip_accents=None,
     tokenize_chinese_chars=True,
+    whole_tokens=(),
   ):
     self.vocab = load_vocab(vocab_file)
     _check_required(self.vocab, vocab_file)
@@ -351,14 +377,54 @@ class FullTokenizer:
       tokenize_chinese_chars=tokenize_chinese_chars,
     )
     self.wordpiece_tokenizer = WordpieceTokenizer(vocab=self.vocab)
+    whole_tokens = (WholeToken(*token) for token in whole_tokens)
+    self.whole_tokens = tuple(
+      t for t in whole_tokens if t.content in self.vocab
+    )
 
   def tokenize(self, text):
     """Returns the WordPiece tokens of a text, as a list."""
+    if not self.whole_tokens:
+      return self._tokenize_words(text)
+    tokens = []
+    for part, is_whole in self.split_at_whole_tokens(text):
+      tokens.extend([part] if is_whole else self._tokenize_words(part))
+    return tokens
+
+  def _tokenize_words(self, text):
     return [
       token
       for word in self.basic_tokenizer.tokenize(text)
       for token in self.wordpiece_tokenizer.tokenize(word)
     ]
+
+  def split_at_whole_tokens(self, text):
+    """Yields the parts of a text: (a token, True) or (text between, False)."""
+    text = convert_to_unicode(text)
+    for part, token in self._as_it_is.split(text):
+      if token is not None:
+        yield token, True
+      elif self._normalized:
+        part = self.basic_tokenizer.normalize(part)
+        for inner, token in self._normalized.split(part):
+          yield token or inner, token is not None
+      else:
+        yield part, False
+
+  @functools.cached_property
+  def _as_it_is(self):
+    found = [token for token in self.whole_tokens if not token.normalized]
+    return _Finder({token.content: token for token in found})
+
+  @functools.cached_property
+  def _normalized(self):
+    normalize = self.basic_tokenizer.normalize
+    found = {
+      normalize(token.content): token
+      for token in self.whole_tokens
+      if token.normalized
+    }
+    return _Finder(found) if found else None
 
   def convert_tokens_to_ids(self, tokens):
     """Returns the ids of tokens; KeyError for one not in the vocabulary."""
@@ -367,6 +433,40 @@ class FullTokenizer:
   def convert_ids_to_tokens(self, ids):
     """Returns the tokens of ids; KeyError for one not in the vocabulary."""
     return convert_ids_to_tokens(self.inv_vocab, ids)
+
+
+class _Finder:
+  """Finds tokens in a text, of several that begin there the longest.
+
+  Args:
+    tokens: {text to look for: `WholeToken`}.
+  """
+
+  def __init__(self, tokens):
+    self._tokens = tokens
+    longest_first = sorted(filter(None, tokens), key=len, reverse=True)
+    pattern = "|".join(map(re.escape, longest_first))
+    self._pattern = re.compile(pattern or r"(?!)")
+
+  def split(self, text):
+    """Yields (text, None) and (text that was found, token) in turn."""
+    end = 0
+    for match in self._pattern.finditer(text):
+      token = self._tokens[match.group()]
+      if token.single_word and _is_in_a_word(match):
+        continue
+      if match.start() > end:
+        yield text[end : match.start()], None
+      yield match.group(), token.content
+      end = match.end()
+    if end < len(text):
+      yield text[end:], None
+
+
+def _is_in_a_word(match):
+  """Returns True where a letter, a digit or _ stands beside a match."""
+  before, after = match.string[: match.start()], match.string[match.end() :]
+  return bool(re.search(r"\w\Z", before[-1:]) or re.match(r"\w", after[:1]))
 
 
 class BasicTokenizer:
@@ -424,6 +524,15 @@ class BasicTokenizer:
         word = self._run_strip_accents(word)
       words.extend(self._run_split_on_punc(word))
     return whitespace_tokenize(" ".join(words))
+
+  def normalize(self, text):
+    """Returns a text cleaned, and without case and accents where that is so."""
+    text = self._clean_text(text)
+    if self.tokenize_chinese_chars:
+      text = self._tokenize_chinese_chars(text)
+    if self.do_lower_case:
+      text = text.lower()
+    return self._run_strip_accents(text) if self.drops_accents else text
 
   # Each of these can be replaced, in a subclass or in an object.
 

@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import shlex
 from typing import Callable, Optional
 
 import tensorflow.compat.v1 as tf
@@ -111,8 +112,14 @@ class Checkpoint:
 # Finding a checkpoint
 
 _PART_OF_CHECKPOINT = re.compile(r"\.(index|meta|data-\d{5}-of-\d{5})$")
-_PICKLE_FILE = re.compile(r"\.(bin|pt|pth|pkl)$")
+_PICKLE_FILE = re.compile(r"\.(bin|pt|pth|pkl|ckpt)$")
 _PICKLE_START = (b"\x80", b"PK\x03\x04")  # bare, and in a zip as PyTorch does
+# What training programs save beside the model.
+_NO_MODEL = re.compile(
+  r"(optimizer|scheduler|scaler|training_args|rng_state)", re.IGNORECASE
+)
+_PART_OF_MODEL = re.compile(r"-\d{5}-of-\d{5}(?=\.(bin|safetensors)$)")
+_ARCHIVE = re.compile(r"\.(zip|tar|tar\.gz|tgz|tar\.bz2)$")
 _MOST_BYTES_OF_A_CONFIGURATION = 1 << 20
 _KERAS_FILE = re.compile(r"\.(h5|hdf5|keras)$")
 
@@ -123,7 +130,8 @@ def open_checkpoint(path):
   Args:
     path: of TensorFlow, a checkpoint's prefix, any of its files, or its
       folder; of Hugging Face, a model's folder, its model.safetensors, or the
-      model.safetensors.index.json of one in several files. `~` and gs:// work.
+      model.safetensors.index.json of one in several files; of PyTorch, the same
+      with pytorch_model.bin. `~` and gs:// work.
 
   Raises:
     MissingFileError: nothing is there, or only a part of it.
@@ -141,7 +149,7 @@ def open_checkpoint(path):
   folder, name = os.path.split(path)
   if name == "checkpoint":
     return _open_folder(folder or ".")
-  if name.endswith((".safetensors", ".safetensors.index.json")):
+  if name.endswith((".safetensors", ".index.json")) or _is_pickle(path):
     return _open_hugging_face(path)
   raise errors.UserError(_explain_refusal(path))
 
@@ -158,10 +166,22 @@ def _open_folder(folder):
     )
   if latest or prefixes:
     return _open_tensorflow(os.path.join(folder, latest or prefixes[0]))
-  for name in (hugging_face.SAFETENSORS, hugging_face.SAFETENSORS_INDEX):
+  for name in hugging_face.WEIGHTS:
     if name in names:
       return _open_hugging_face(os.path.join(folder, name))
-  for refused in (_PICKLE_FILE, _KERAS_FILE):
+  pickled = [
+    name
+    for name in names
+    if _PICKLE_FILE.search(name) and not _NO_MODEL.search(name)
+  ]
+  if len(pickled) > 1:
+    raise errors.UserError(
+      f"{folder} holds {len(pickled)} pickles of PyTorch; give one of them:"
+      f" {', '.join(os.path.join(folder, name) for name in pickled)}"
+    )
+  if pickled:
+    return _open_hugging_face(os.path.join(folder, pickled[0]))
+  for refused in (_KERAS_FILE, _ARCHIVE):
     for name in filter(refused.search, names):
       raise errors.UserError(_explain_refusal(os.path.join(folder, name)))
   raise errors.MissingFileError(
@@ -199,18 +219,19 @@ def _read_latest(folder, prefixes):
   return name
 
 
-def _explain_refusal(path):
-  """Returns why a file that is there is not read, and what to do."""
+def _is_pickle(path):
+  """Returns True for a pickle, also one in an archive as PyTorch writes it."""
+  if _ARCHIVE.search(path) or _KERAS_FILE.search(path):
+    return False
   with tf.io.gfile.GFile(path, "rb") as reader:
     start = reader.read(4)
-  if _PICKLE_FILE.search(path) or start.startswith(_PICKLE_START):
-    new = os.path.join(os.path.dirname(path), hugging_face.SAFETENSORS)
-    return (
-      f"{path} is a pickle, and loading one executes whatever code is in it, so"
-      " it is not read. Convert it where PyTorch is installed: python -c"
-      ' "import torch, safetensors.torch as s; s.save_file({k: v.clone() for'
-      f" k, v in torch.load('{path}', weights_only=True).items()}}, '{new}')\""
-    )
+  return bool(_PICKLE_FILE.search(path)) or start.startswith(_PICKLE_START)
+
+
+def _explain_refusal(path):
+  """Returns why a file that is there is not read, and what to do."""
+  if _ARCHIVE.search(path):
+    return _explain_archive(path)
   if _KERAS_FILE.search(path):
     return (
       f"{path} is a Keras file, which is not read; take the"
@@ -221,6 +242,17 @@ def _explain_refusal(path):
     f"{path} is no checkpoint: give the prefix of a TensorFlow checkpoint, such"
     f" as bert_model.ckpt, or a {hugging_face.SAFETENSORS}, or the folder of"
     " either"
+  )
+
+
+def _explain_archive(path):
+  """Returns how to unpack a model that is still packed."""
+  folder = _ARCHIVE.sub("", path)
+  tool = "zipfile" if path.endswith(".zip") else "tarfile"
+  return (
+    f"{path} is an archive: unpack it (python -m {tool} -e {shlex.quote(path)}"
+    f" {shlex.quote(folder)}), and give the folder in {folder} that holds the"
+    " model"
   )
 
 
@@ -272,6 +304,12 @@ def _find_vocabulary(path):
 
 
 def _open_hugging_face(path):
+  if _PART_OF_MODEL.search(path):
+    index = _PART_OF_MODEL.sub("", path) + ".index.json"
+    raise errors.UserError(
+      f"{path} is one part of a model in several files: give the file that"
+      f" lists them, {index}, or the folder"
+    )
   weights = hugging_face.open_weights(path)
   return Checkpoint(
     path=path,

@@ -396,6 +396,31 @@ def free_memory():
   return min((amount for amount in free if amount is not None), default=None)
 
 
+def total_memory():
+  """Returns the bytes of memory that a process may ever use, None if unknown.
+
+  It is the smaller of what the machine has and what a container allows.
+  """
+  try:
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  except (AttributeError, OSError, ValueError):
+    machine = None
+  amounts = [machine, limit_of_container()]
+  return min((amount for amount in amounts if amount is not None), default=None)
+
+
+def limit_of_container(group=CONTROL_GROUP):
+  """Returns the bytes that a control group (version 2) allows, None for any.
+
+  Args:
+    group: pathlib.Path of its folder.
+  """
+  try:
+    return int((group / "memory.max").read_text())
+  except (OSError, ValueError):  # not in a group, or "max": no limit
+    return None
+
+
 def free_in_machine():
   """Returns the bytes that the system calls available, None where unknown."""
   try:

@@ -15,7 +15,12 @@ import tokenization
 # The methods whose results the cache reproduces, by class: whoever replaces one
 # of them, in a subclass or in an object, gets the results of the replacement.
 _KNOWN = {
-  tokenization.FullTokenizer: ("tokenize", "convert_tokens_to_ids"),
+  tokenization.FullTokenizer: (
+    "tokenize",
+    "_tokenize_words",
+    "split_at_whole_tokens",
+    "convert_tokens_to_ids",
+  ),
   tokenization.BasicTokenizer: (
     "tokenize",
     "_clean_text",
@@ -78,9 +83,21 @@ class WordCache:
       KeyError: a token that a tokenizer gives is not in its vocabulary.
     """
     if self.remembered is not None:
-      return self.remembered.ids(tokenization.convert_to_unicode(text))
+      text = tokenization.convert_to_unicode(text)
+      if self._tokenizer.whole_tokens:
+        return self._ids_around_whole_tokens(text)
+      return self.remembered.ids(text)
     tokens = self._tokenizer.tokenize(text)
     return list(self._tokenizer.convert_tokens_to_ids(tokens))
+
+  def _ids_around_whole_tokens(self, text):
+    numbers = []
+    for part, is_whole in self._tokenizer.split_at_whole_tokens(text):
+      if is_whole:
+        numbers.append(self._tokenizer.vocab[part])
+      else:
+        numbers.extend(self.remembered.ids(part))
+    return numbers
 
 
 class Memory(dict):

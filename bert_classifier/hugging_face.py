@@ -12,21 +12,30 @@ import functools
 import json
 import os
 import tempfile
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
-from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files, variables
+from bert_classifier import errors, files, pickles, variables
 import tokenization
 
 # Names of the files in a model's folder.
 CONFIG = "config.json"
 SAFETENSORS = "model.safetensors"
-SAFETENSORS_INDEX = "model.safetensors.index.json"  # of a model in several
+# In the order in which they are looked for; an index lists several files.
+WEIGHTS = (
+  SAFETENSORS,
+  f"{SAFETENSORS}.index.json",
+  "pytorch_model.bin",
+  "pytorch_model.bin.index.json",
+)
 TOKENIZER = "tokenizer.json"  # with the vocabulary
 TOKENIZER_CONFIG = "tokenizer_config.json"
+SPECIAL_TOKENS_MAP, ADDED_TOKENS = (
+  "special_tokens_map.json",
+  "added_tokens.json",
+)
 
 
 # ---------------------------------------------------------------------------
@@ -157,35 +166,143 @@ def _read_object(path):
   return values
 
 
+class AddedToken(NamedTuple):
+  """A token that is looked for before a text is split.
+
+  Attributes:
+    number: its id; None where the vocabulary decides.
+    normalized, single_word: as of `tokenization.WholeToken`.
+  """
+
+  number: Optional[int]
+  normalized: bool
+  single_word: bool
+
+
+# Declared wherever a tokenizer file is, unless it calls them otherwise.
+_SPECIAL = {
+  "unk_token": "[UNK]",
+  "sep_token": "[SEP]",
+  "pad_token": "[PAD]",
+  "cls_token": "[CLS]",
+  "mask_token": "[MASK]",
+}
+_MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
+
+
+def list_added_tokens(folder):
+  """Returns {token: `AddedToken`} that a folder's tokenizer files declare.
+
+  {} where there is none of them, as in a released folder of 2018.
+
+  Raises:
+    UserError: one of them is no JSON of a tokenizer.
+  """
+  names = (SPECIAL_TOKENS_MAP, ADDED_TOKENS, TOKENIZER_CONFIG, TOKENIZER)
+  paths = (os.path.join(folder, name) for name in names)
+  there = [path for path in paths if tf.io.gfile.exists(path)]
+  values = {os.path.basename(path): _read_object(path) for path in there}
+  if not values:
+    return {}
+  try:
+    return _collect_added_tokens(*(values.get(name, {}) for name in names))
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise errors.UserError(
+      f"the added tokens in {', '.join(there)} cannot be read: {error!r:.80};"
+      " copy or download the files again"
+    ) from error
+
+
+def _collect_added_tokens(special_map, added, config, tokenizer):
+  """Returns {token: `AddedToken`} of four files; what comes later decides."""
+  found = {}
+
+  def add(token, number=None, normalized=False):
+    token = token if isinstance(token, dict) else {"content": str(token)}
+    found[token["content"]] = AddedToken(
+      None if number is None else int(number),
+      bool(token.get("normalized", normalized)),
+      bool(token.get("single_word", False)),
+    )
+
+  for key, default in _SPECIAL.items():
+    add(special_map.get(key) or config.get(key) or default)
+  for key in _MORE_SPECIAL:
+    more = special_map.get(key) or config.get(key) or ()
+    for token in more.values() if isinstance(more, dict) else more:
+      add(token)
+  for content, number in added.items():
+    add(content, number, normalized=content not in found)
+  for number, token in (config.get("added_tokens_decoder") or {}).items():
+    add(token, number)
+  for token in tokenizer.get("added_tokens") or ():
+    add(token, token["id"])
+  return found
+
+
 def read_vocabulary(path):
   """Returns the text of a vocabulary, one token a line.
 
+  Tokens that the files beside it add to it have lines of their own; a number
+  that has no token is a blank line.
+
   Args:
-    path: a vocab.txt, whose text is returned as it is, or a tokenizer.json; a
-      number that has no token there is a blank line.
+    path: a vocab.txt, whose text is returned as it is where nothing is added,
+      or a tokenizer.json.
 
   Raises:
     UserError: a tokenizer.json is damaged or its tokens are not WordPiece's.
   """
-  if not path.endswith(".json"):
+  if is_whole_vocabulary(path):
     return files.read_text(path)
+  tokens, added = _list_tokens(path)
+  by_number = {n: token for token, n in tokens.items() if token not in added}
+  by_number.update({number: token for token, number in added.items()})
+  size = max(by_number) + 1
+  return "".join(f"{by_number.get(n, '')}\n" for n in range(size))
+
+
+def is_whole_vocabulary(path):
+  """Returns True for a vocab.txt to which the files beside it add nothing."""
+  if path.endswith(".json"):
+    return False
+  tokens, added = _list_tokens(path)
+  return all(tokens.get(token) == number for token, number in added.items())
+
+
+def _list_tokens(path):
+  """Returns {token: number} of a vocabulary, and of the tokens added to it.
+
+  Raises:
+    UserError: they are not there, or have numbers that cannot be.
+  """
+  folder = os.path.dirname(path)
+  added = {
+    token: declared.number
+    for token, declared in list_added_tokens(folder).items()
+    if declared.number is not None
+  }
+  if not path.endswith(".json"):
+    tokens = tokenization.load_vocab(path)
+    _check_numbers(added, len(tokens), f"the files beside {path}")
+    return tokens, added
   try:
-    tokens, added = _list_tokens(_read_object(path))
-    by_number = {number: token for token, number in {**tokens, **added}.items()}
-    size = max(by_number) + 1
-    lines = "".join(f"{by_number.get(n, '')}\n" for n in range(size))
+    values = _read_object(path)
+    tokens = _list_wordpieces(values)
+    own = {t["content"]: t["id"] for t in values.get("added_tokens") or ()}
+    added = {**added, **own}
+    _check_numbers({**tokens, **added}, len(tokens), path)
   except (AttributeError, KeyError, TypeError, ValueError) as error:
     raise errors.UserError(
       f"{path} holds no vocabulary of BERT's: its model must be of the type"
       " WordPiece, with tokens and their numbers, from 0 on, under vocab"
       f" ({error})"
     ) from error
-  _warn_of_added_tokens(path, [name for name in added if name not in tokens])
-  return lines
+  return tokens, added
 
 
-def _list_tokens(values):
-  """Returns {token: number} of a tokenizer.json, and of the tokens added.
+def _list_wordpieces(values):
+  """Returns {token: number} of a tokenizer.json's model.
 
   Raises:
     AttributeError, KeyError, TypeError, ValueError: they are not there.
@@ -197,25 +314,22 @@ def _list_tokens(values):
   missing = [t for t in tokenization.REQUIRED_TOKENS if t not in tokens]
   if missing:
     raise ValueError(f"{', '.join(missing)} is missing")
-  added = {t["content"]: t["id"] for t in values.get("added_tokens") or ()}
-  for token, number in {**tokens, **added}.items():
+  return tokens
+
+
+def _check_numbers(tokens, size, where):
+  """Raises a UserError where a number cannot be that of a token."""
+  for token, number in tokens.items():
     # A repeated line of a vocab.txt leaves a gap; larger ones are a mistake.
-    if not 0 <= number < 2 * len(tokens) + 1000 or "\n" in token:
-      raise ValueError(f"the number of {token!r:.80} is {number}")
-  return tokens, added
-
-
-def _warn_of_added_tokens(path, names):
-  if names:
-    logging.warning(
-      "%s declares added tokens, which are cut as any text is: %s",
-      path,
-      ", ".join(names[:10]),
-    )
+    if not 0 <= number < 2 * size + 1000 or "\n" in token:
+      raise errors.UserError(
+        f"{where}: the number of the token {token!r:.80} is {number}, where"
+        f" there are {size} tokens"
+      )
 
 
 # ---------------------------------------------------------------------------
-# Weights in safetensors files
+# Weights in safetensors files, and in PyTorch's pickles
 
 _FLOATS = ("F64", "F32", "F16", "BF16")
 
@@ -224,9 +338,10 @@ class Source(NamedTuple):
   """Where the weight of a variable is.
 
   Attributes:
-    path: a safetensors file, which may be remote.
+    path: a safetensors file or a pickle, which may be remote.
     name: the tensor's name in it.
     is_transposed: True where its axes are in the opposite order.
+    load: function from a local path of the file to the tensor's values.
     order: numbers of its rows in the order in which they are wanted; None where
       that is the order in the file.
   """
@@ -234,6 +349,7 @@ class Source(NamedTuple):
   path: str
   name: str
   is_transposed: bool
+  load: Callable
   order: Optional[tuple] = None
 
 
@@ -254,8 +370,8 @@ def open_weights(path):
   """Returns the `Weights` of a model.
 
   Args:
-    path: a safetensors file, or the index of a model in several; may be
-      remote.
+    path: a safetensors file or a pickle, or the index of a model in several;
+      may be remote.
 
   Raises:
     MissingFileError: the index lists a file that is not there.
@@ -264,7 +380,7 @@ def open_weights(path):
   """
   shapes, sources = {}, {}
   for shard in _list_shards(path):
-    for name, shape, dtype in _read_header(shard):
+    for name, shape, dtype, load in _list_tensors(shard):
       variable = variables.find_variable_by_their_name(name)
       if variable is None:
         shapes[name] = shape
@@ -275,15 +391,33 @@ def open_weights(path):
             path, variable, sources[variable.name].name, name
           )
         )
-      if dtype not in _FLOATS:
+      if dtype not in (*_FLOATS, *pickles.FLOATS):
+        allowed = ", ".join(_FLOATS)
         raise errors.UserError(
           f"{shard}: {name} is of the type {dtype}; weights must be one of"
-          f" {', '.join(_FLOATS)}: take the model as it was before quantization"
+          f" {allowed}: take the model as it was before quantization"
         )
       is_transposed = variable.is_transposed
       shapes[variable.name] = shape[::-1] if is_transposed else shape
-      sources[variable.name] = Source(shard, name, is_transposed)
+      sources[variable.name] = Source(shard, name, is_transposed, load)
   return Weights(shapes, sources)
+
+
+def _list_tensors(path):
+  """Returns (name, shape, type, load) of each tensor; see `Source`."""
+  if path.endswith(".safetensors"):
+    return _read_header(path)
+  with _local_copy(path) as local:
+    tensors = pickles.list_tensors(local)
+  return [
+    (
+      name,
+      tensor.shape,
+      tensor.dtype,
+      functools.partial(pickles.read_tensor, tensor=tensor),
+    )
+    for name, tensor in tensors.items()
+  ]
 
 
 def write_tensorflow_checkpoint(sources, prefix):
@@ -295,6 +429,9 @@ def write_tensorflow_checkpoint(sources, prefix):
   Args:
     sources: {name: `Source`}.
     prefix: of the checkpoint; its folder is made if need be.
+
+  Raises:
+    UserError: the values in a file are damaged.
   """
   tf.io.gfile.makedirs(os.path.dirname(prefix) or ".")
   # Read inside the graph: as constants the weights could not pass 2 GB, and
@@ -309,8 +446,9 @@ def write_tensorflow_checkpoint(sources, prefix):
       path: copies.enter_context(_local_copy(path))
       for path in {source.path for source in sources.values()}
     }
+    mistakes = []
     readers = [
-      functools.partial(_read_weight, source._replace(path=local[source.path]))
+      functools.partial(_read_weight, source, local[source.path], mistakes)
       for source in sources.values()
     ]
     tensors = [tf.numpy_function(read, [], tf.float32) for read in readers]
@@ -320,7 +458,11 @@ def write_tensorflow_checkpoint(sources, prefix):
       shape_and_slices=[""] * len(tensors),
       tensors=tensors,
     )
-    session.run(save)
+    try:
+      session.run(save)
+    except tf.errors.OpError as error:
+      # TensorFlow makes another error of one that a function raises.
+      raise mistakes[0] if mistakes else error from None
 
 
 def _import_safetensors():
@@ -343,7 +485,7 @@ def _list_shards(path):
       listed = sorted(set(json.loads(reader.read())["weight_map"].values()))
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.UserError(
-      f"{path} is not the index of a model in several safetensors files: its"
+      f"{path} is not the index of a model in several files: its"
       " JSON must map names to files under weight_map"
     ) from error
   shards = [os.path.join(os.path.dirname(path), name) for name in listed]
@@ -387,7 +529,7 @@ def _copy_header(path, copy):
 
 
 def _read_header(path):
-  """Returns (name, shape, type) of each tensor."""
+  """Returns (name, shape, type, load) of each tensor of a safetensors file."""
   library = _import_safetensors()
   try:
     with (
@@ -396,7 +538,15 @@ def _read_header(path):
     ):
       names = tensors.keys()
       slices = [(name, tensors.get_slice(name)) for name in names]
-      return [(n, tuple(s.get_shape()), s.get_dtype()) for n, s in slices]
+      return [
+        (
+          name,
+          tuple(part.get_shape()),
+          part.get_dtype(),
+          functools.partial(_load_tensor, name=name),
+        )
+        for name, part in slices
+      ]
   except library.SafetensorError as error:
     raise errors.UserError(
       f"{path} is damaged, cut off or no safetensors file; copy or download it"
@@ -404,11 +554,25 @@ def _read_header(path):
     ) from error
 
 
-def _read_weight(source):
-  """Returns <float32>[...], one tensor, its axes in TensorFlow's order."""
-  library = _import_safetensors()
-  with library.safe_open(source.path, framework="np") as tensors:
-    weight = tensors.get_tensor(source.name)
+def _load_tensor(path, name):
+  """Returns the values of a tensor in a safetensors file."""
+  with _import_safetensors().safe_open(path, framework="np") as tensors:
+    return tensors.get_tensor(name)
+
+
+def _read_weight(source, path, mistakes):
+  """Returns <float32>[...], one tensor, its axes in TensorFlow's order.
+
+  Args:
+    source: `Source`.
+    path: of its file on this machine.
+    mistakes: list to which a UserError is added before it is raised.
+  """
+  try:
+    weight = source.load(path)
+  except errors.UserError as error:
+    mistakes.append(error)
+    raise
   weight = weight.T if source.is_transposed else weight
   if source.order is not None:
     weight = weight[list(source.order)]

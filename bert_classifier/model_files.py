@@ -14,6 +14,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   checkpoints,
+  devices,
   files,
   heads,
   hugging_face,
@@ -30,6 +31,7 @@ class Model(NamedTuple):
 
   Attributes:
     config: `modeling.BertConfig`.
+    config_file: its path.
     vocab_file: path of the vocabulary, a vocab.txt or a tokenizer.json.
     vocab_digest: SHA-256 of its bytes, of a tokenizer.json as a vocab.txt.
     tokenizer: `tokenization.FullTokenizer`.
@@ -40,6 +42,7 @@ class Model(NamedTuple):
   """
 
   config: modeling.BertConfig
+  config_file: str
   vocab_file: str
   vocab_digest: str
   tokenizer: tokenization.FullTokenizer
@@ -57,18 +60,33 @@ class Weights(NamedTuple):
       used.
     checkpoint: path of the checkpoint in output_dir to evaluate and to predict
       with, or None for the newest.
+    resumed: path of the checkpoint in output_dir that comes before all others,
+      or None where there is none.
   """
 
   coverage: Optional[Coverage]
-  checkpoint: Optional[str]
+  checkpoint: Optional[str] = None
+  resumed: Optional[str] = None
 
   @property
   def init_checkpoint(self):
     """Returns the `checkpoints.Checkpoint` to begin with, or None."""
     return self.coverage and self.coverage.checkpoint
 
+  def log(self):
+    """Writes to the log where the weights come from."""
+    if self.resumed:
+      step = output_dir.step_of(self.resumed)
+      logging.info("weights: %s, step %d", self.resumed, step)
+    elif self.coverage:
+      self.coverage.log()
+    else:
+      logging.warning("training from random weights: no --init_checkpoint")
 
-def open_model(options, folder, task, *, given=frozenset(), trained=None):
+
+def open_model(
+  options, folder, task, *, given=frozenset(), trained=None, is_training=True
+):
   """Reads configuration, vocabulary and the list of weights; compares sizes.
 
   Args:
@@ -78,6 +96,7 @@ def open_model(options, folder, task, *, given=frozenset(), trained=None):
     given: names of the flags that were given.
     trained: the model settings that the checkpoint in output_dir was trained
       with; None or {} where there is none, or it is to be overwritten.
+    is_training: whether it will be trained.
 
   Returns:
     `Model`.
@@ -89,24 +108,22 @@ def open_model(options, folder, task, *, given=frozenset(), trained=None):
   weights = None
   if options.init_checkpoint:
     weights = checkpoints.open_checkpoint(options.init_checkpoint)
-  config_file = _find(
-    "bert_config_file",
-    options,
-    weights and weights.config_file,
-    os.path.join(folder, output_dir.CONFIG),
-  )
+  manifest = heads.read_manifest(weights)
+  # The vocabulary of another architecture has another name: first that.
+  config_file = _find_config(options, weights, folder)
+  with _mistakes_in_files():
+    config = _read_config(config_file, weights, trained or manifest)
+  check_memory(config, config_file, task.target.width, is_training)
   vocab_file = _find(
     "vocab_file",
     options,
     weights and weights.vocab_file,
     os.path.join(folder, output_dir.VOCABULARY),
   )
-  manifest = heads.read_manifest(weights)
   settings = choose_tokenizer_settings(
     options, given, vocab_file, weights, trained or {}
   )
   with _mistakes_in_files():
-    config = _read_config(config_file, weights, trained or manifest)
     tokenizer, digest = _make_tokenizer(vocab_file, settings)
     lower = settings["do_lower_case"]
     tokenization.validate_case_matches_vocab(lower, tokenizer.vocab)
@@ -114,9 +131,11 @@ def open_model(options, folder, task, *, given=frozenset(), trained=None):
       tokenization.validate_case_matches_checkpoint(lower, weights.path)
   if not trained:
     check_manifest(manifest, weights, digest, vocab_file, config, config_file)
-  check_sizes(options, config, config_file, tokenizer, vocab_file, task)
+  check_sizes(config, config_file, tokenizer, vocab_file, task)
+  check_length(options, given, config, config_file, trained or manifest)
   return Model(
     config,
+    config_file,
     vocab_file,
     digest,
     tokenizer,
@@ -140,7 +159,7 @@ def _read_config(path, weights, manifest):
 
 def _make_tokenizer(vocab_file, settings):
   """Returns the tokenizer, and the SHA-256 of its vocabulary as a vocab.txt."""
-  if not vocab_file.endswith(".json"):
+  if hugging_face.is_whole_vocabulary(vocab_file):
     tokenizer = tokenization.FullTokenizer(vocab_file, **settings)
     return tokenizer, files.hash_file(vocab_file)
   text = hugging_face.read_vocabulary(vocab_file)
@@ -167,7 +186,7 @@ def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
   Raises:
     UserError: --do_lower_case contradicts the weights given.
   """
-  said, sources = trained, {}
+  said, sources, added = trained, {}, {}
   if not trained and (said := heads.read_manifest(weights)):
     path = os.path.join(os.path.dirname(weights.path), output_dir.MANIFEST)
     sources = {"do_lower_case": path}
@@ -176,6 +195,7 @@ def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
       folder = os.path.dirname(beside)
       found, paths = hugging_face.read_tokenizer_settings(folder)
       said, sources = {**said, **found}, {**sources, **paths}
+      added.update(hugging_face.list_added_tokens(folder))
   flag = options.do_lower_case
   lower = said.get("do_lower_case", flag)
   if "do_lower_case" in given:
@@ -196,6 +216,12 @@ def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
     "do_lower_case": lower,
     "strip_accents": said.get("strip_accents"),
     "tokenize_chinese_chars": said.get("tokenize_chinese_chars", True),
+    # As JSON has it, for the manifest.
+    "whole_tokens": said.get("whole_tokens")
+    or [
+      [token, declared.normalized, declared.single_word]
+      for token, declared in sorted(added.items())
+    ],
   }
 
 
@@ -222,7 +248,7 @@ def check_manifest(
       f" beside it as {output_dir.VOCABULARY}"
     )
   values = config.architecture()
-  for key in ("hidden_act", "num_attention_heads"):
+  for key in ("hidden_act", "num_attention_heads", "layer_norm_eps"):
     if manifest.get(key, values[key]) != values[key]:
       raise UserError(
         f"{weights.path} was trained with {key} {manifest[key]!r}, but"
@@ -241,6 +267,24 @@ def _mistakes_in_files(prefix=""):
     raise UserError(f"{prefix}{error}") from error
 
 
+def _find_config(options, weights, folder):
+  """Returns the path of the configuration; see `_find`.
+
+  Raises:
+    UserError: there is none, or several of which it is unknown which belongs.
+  """
+  kept = os.path.join(folder, output_dir.CONFIG)
+  if weights and not (options.bert_config_file or weights.config_file):
+    several = checkpoints.list_configurations(weights.path)
+    if several and not tf.io.gfile.exists(kept):
+      raise UserError(
+        f"--bert_config_file is needed: beside {weights.path} there are"
+        f" {', '.join(several)}; give the one that belongs to it"
+      )
+  beside = weights and weights.config_file
+  return _find("bert_config_file", options, beside, kept)
+
+
 def _find(flag, options, beside, kept):
   """Returns a file: the flag's, that beside the weights, or output_dir's."""
   path = getattr(options, flag) or beside
@@ -257,11 +301,74 @@ def _find(flag, options, beside, kept):
   )
 
 
-def check_sizes(options, config, config_file, tokenizer, vocab_file, task):
-  """Compares vocabulary, configuration, length and task.
+# Bytes of a weight, and of what training keeps beside it: gradient, adam_m and
+# adam_v. The graph of a layer, measured with ones of width 2.
+_BYTES_A_WEIGHT, _COPIES_IN_TRAINING = 4, 4
+_BYTES_A_LAYER, _BYTES_A_TRAINED_LAYER = 1 << 20, 4 << 20
+_GIBIBYTE = 1 << 30
+
+
+def count_weights(config, num_labels):
+  """Returns the number of weights of encoder, pooler and head.
+
+  Counted, not listed, for there may be more than any machine can hold.
+
+  Args:
+    config: `modeling.BertConfig`.
+    num_labels: L.
+  """
+  hidden, wide = config.hidden_size, config.intermediate_size
+  rows = (
+    config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+  )
+  embeddings = (rows + 2) * hidden
+  layer = 4 * (hidden + 1) * hidden + 2 * hidden * wide + wide + 5 * hidden
+  pooler_and_head = (hidden + 1) * (hidden + num_labels)
+  return embeddings + config.num_hidden_layers * layer + pooler_and_head
+
+
+def check_memory(config, config_file, num_labels, is_training):
+  """Makes sure that this machine could hold the model if it did nothing else.
+
+  Args:
+    config, config_file: `modeling.BertConfig` and its path.
+    num_labels: L.
+    is_training: whether gradients and slots are kept beside the weights.
 
   Raises:
-    UserError: an id, a position or a segment would have no embedding.
+    UserError: it could not; names the sizes.
+  """
+  total = devices.total_memory()
+  copies = _COPIES_IN_TRAINING if is_training else 1
+  layer = _BYTES_A_TRAINED_LAYER if is_training else _BYTES_A_LAYER
+  weights = count_weights(config, num_labels)
+  needed = weights * _BYTES_A_WEIGHT * copies + config.num_hidden_layers * layer
+  if total is None or needed <= total:
+    return
+  sizes = ", ".join(
+    f"{key} {getattr(config, key)}"
+    for key in (
+      "num_hidden_layers",
+      "hidden_size",
+      "intermediate_size",
+      "vocab_size",
+      "max_position_embeddings",
+      "type_vocab_size",
+    )
+  )
+  raise UserError(
+    f"{config_file}: a model with {sizes} has {weights:.3g} weights; they"
+    + " with their gradients and the optimizer's slots" * is_training
+    + f" need {needed / _GIBIBYTE:.3g} GiB of memory, and this machine has"
+    f" {total / _GIBIBYTE:.3g} GiB: correct the sizes, or take a smaller model"
+  )
+
+
+def check_sizes(config, config_file, tokenizer, vocab_file, task):
+  """Compares vocabulary, configuration and task.
+
+  Raises:
+    UserError: an id or a segment would have no embedding.
   """
   size = max(tokenizer.vocab.values()) + 1
   if size > config.vocab_size:
@@ -278,12 +385,6 @@ def check_sizes(options, config, config_file, tokenizer, vocab_file, task):
       config.vocab_size,
       config_file,
     )
-  if options.max_seq_length > config.max_position_embeddings:
-    raise UserError(
-      f"--max_seq_length={options.max_seq_length} is more than the"
-      f" max_position_embeddings {config.max_position_embeddings} of"
-      f" {config_file}"
-    )
   if config.type_vocab_size < 2 and task.processor.has_pairs():
     raise UserError(
       f"{config_file} has a type_vocab_size of {config.type_vocab_size}, but"
@@ -291,6 +392,36 @@ def check_sizes(options, config, config_file, tokenizer, vocab_file, task):
     )
   with _mistakes_in_files(f"{config_file}: "):
     config.check_heads()
+
+
+def check_length(options, given, config, config_file, trained):
+  """Makes sure that every position has an embedding.
+
+  Args:
+    options: `options.ModelOptions`.
+    given: names of the flags that were given.
+    config, config_file: `modeling.BertConfig` and its path.
+    trained: settings that the weights were trained with, {} if unknown.
+
+  Raises:
+    UserError: one would have none; says which length to give.
+  """
+  length, longest = options.max_seq_length, config.max_position_embeddings
+  if length <= longest:
+    return
+  flag = f"--max_seq_length={length}"
+  if "max_seq_length" not in given:
+    flag += ", its default,"
+  fitting = trained.get("max_seq_length", longest)
+  raise UserError(
+    f"{flag} is more than the max_position_embeddings {longest} of"
+    f" {config_file}: give --max_seq_length={fitting}"
+    + (
+      ", with which it was trained"
+      if "max_seq_length" in trained
+      else " or less"
+    )
+  )
 
 
 def check_weights(options, run, model, found):
@@ -311,7 +442,15 @@ def check_weights(options, run, model, found):
   """
   if found.checkpoint:
     trained = choose_trained(run, model, found)
-    trained.compare_with(model.variables).accept(is_resumed=True)
+    if trained.must_be_converted:
+      raise UserError(
+        f"{trained.path} has other names or types of variables than a run of"
+        " this program writes, so it cannot be gone on with: give it as"
+        " --init_checkpoint, and another --output_dir"
+      )
+    trained.compare_with(model.variables).accept(
+      is_resumed=True, config_file=model.config_file
+    )
     step = output_dir.step_of(trained.path)
     if not step and not run.do_train:
       raise UserError(
@@ -319,8 +458,8 @@ def check_weights(options, run, model, found):
         " before it saved anything. Give the training command again, which goes"
         " on from there, or another --output_dir"
       )
-    logging.info("weights: %s, step %d", trained.path, step)
-    return Weights(None, None if run.do_train else trained.path)
+    chosen = None if run.do_train else trained.path
+    return Weights(None, chosen, resumed=trained.path)
   if model.weights is None:
     if not run.do_train:
       raise UserError(
@@ -328,16 +467,15 @@ def check_weights(options, run, model, found):
         " checkpoint and --init_checkpoint is not given. Train first, or"
         " give --init_checkpoint"
       )
-    logging.warning("training from random weights: no --init_checkpoint")
-    return Weights(None, None)
+    return Weights(None)
   weights, reinit_head = _apply_head(options, run, model)
   coverage = weights.compare_with(model.variables).accept(
     allow_partial_init=options.allow_partial_init,
     reinit_head=reinit_head,
     trained_needed=not run.do_train,
+    config_file=model.config_file,
   )
-  coverage.log()
-  return Weights(coverage, None)
+  return Weights(coverage)
 
 
 def _apply_head(options, run, model):

@@ -177,6 +177,7 @@ def prepare(options):
     task,
     given=options.given,
     trained=trained.get("model"),
+    is_training=options.run.do_train,
   )
   cache = prepare_cache(options, placement, task, model)
   settings = make_settings(options, task, model)
@@ -198,6 +199,7 @@ def prepare(options):
     if isinstance(task.target, targets.SeveralClasses):
       settings["prediction"] = {"threshold": task.target.threshold}
     announce_rate(options.training, found, schedule)
+  weights.log()
   tf.io.gfile.makedirs(options.run.output_dir)
   features = {split: cache.features(split) for split in splits}
   return Run(
@@ -572,7 +574,11 @@ def select_tokenizer_inputs(settings):
   Args:
     settings: `model_files.Model.tokenizer_settings`.
   """
-  usual = {"strip_accents": None, "tokenize_chinese_chars": True}
+  usual = {
+    "strip_accents": None,
+    "tokenize_chinese_chars": True,
+    "whole_tokens": [],
+  }
   return {
     name: value
     for name, value in settings.items()

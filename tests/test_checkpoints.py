@@ -7,8 +7,12 @@ import json
 import os
 import pathlib
 import pickle
+import re
 import shutil
+import subprocess
+import sys
 import types
+import zipfile
 
 from conftest import GOLDEN, write_checkpoint
 import numpy as np
@@ -112,7 +116,10 @@ def test_another_size_is_named_with_its_config_key(folder, key, value, shape):
   coverage = coverage_of(folder, **{key: value})
   with pytest.raises(UserError, match=f"{shape}.*but {key} is {value}") as e:
     coverage.accept()
-  assert f"--bert_config_file={folder / 'bert_config.json'}" in str(e.value)
+  beside = str(folder / "bert_config.json")
+  assert f"--bert_config_file={beside}" in str(e.value)
+  with pytest.raises(UserError, match="lies beside it, but does not belong"):
+    coverage.accept(config_file=beside)
 
 
 def test_partial_init_lets_another_vocabulary_pass(folder):
@@ -319,19 +326,62 @@ def test_data_that_are_cut_off_are_refused(folder):
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "a.pt", "a.ckpt"])
-def test_a_pickle_is_refused_unread(tmp_path, name):
+def test_a_pickle_of_something_else_is_refused(tmp_path, name):
   (tmp_path / name).write_bytes(pickle.dumps({"a": 1}))
-  with pytest.raises(UserError, match="executes.*weights_only=True"):
+  with pytest.raises(UserError, match=f"{name} cannot be read as a pickle of"):
     checkpoints.open_checkpoint(tmp_path / name)
 
 
-def test_a_folder_with_nothing_but_a_pickle_or_keras_file_says_so(tmp_path):
+def test_a_folder_with_nothing_but_a_keras_file_says_so(tmp_path):
   (tmp_path / "tf_model.h5").touch()
   with pytest.raises(UserError, match="tf_model.h5 is a Keras file"):
     checkpoints.open_checkpoint(tmp_path)
-  (tmp_path / "pytorch_model.bin").touch()
-  with pytest.raises(UserError, match="pytorch_model.bin is a pickle"):
-    checkpoints.open_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("folder", ["my models", "it's", "plain"])
+def test_an_archive_is_to_be_unpacked_as_the_advice_says(
+  tmp_path, folder, monkeypatch
+):
+  (tmp_path / folder).mkdir()
+  path = tmp_path / folder / "uncased_L-2.zip"
+  with zipfile.ZipFile(path, "w") as archive:
+    for part in (GOLDEN / "checkpoint").iterdir():
+      archive.write(part, f"uncased_L-2/{part.name}")
+  for given in (path, path.parent):
+    with pytest.raises(UserError, match="is an archive: unpack it") as error:
+      checkpoints.open_checkpoint(given)
+  command = re.search(r"\((python .*)\), and give", str(error.value)).group(1)
+  monkeypatch.setenv("PATH", os.path.dirname(sys.executable), prepend=":")
+  subprocess.run(command, shell=True, check=True)
+  model = path.with_suffix("") / "uncased_L-2"
+  assert coverage_of(model).accept(trained_needed=True)
+
+
+# --- what is beside it ------------------------------------------------------
+
+
+def test_the_only_configuration_beside_weights_is_theirs(folder):
+  named = folder / "bert_config_large.json"
+  (folder / "bert_config.json").rename(named)
+  (folder / "tokenizer_config.json").write_text('{"do_lower_case": true}')
+  assert checkpoints.open_checkpoint(folder).config_file == str(named)
+  shutil.copy(named, folder / "other.json")
+  assert checkpoints.open_checkpoint(folder).config_file is None
+  listed = checkpoints.list_configurations(str(folder / PREFIX))
+  assert listed == [str(named), str(folder / "other.json")]
+
+
+@pytest.mark.parametrize("name", ["config.json", "bert_config.json"])
+def test_a_configuration_of_either_name_is_found_beside_any_weights(
+  folder, tmp_path, name
+):
+  (folder / "bert_config.json").rename(folder / name)
+  assert checkpoints.open_checkpoint(folder).config_file == str(folder / name)
+  weights = {"bert.pooler.dense.bias": np.ones(4, np.float32)}
+  save_file(weights, str(tmp_path / "model.safetensors"))
+  shutil.copy(folder / name, tmp_path)
+  found = checkpoints.open_checkpoint(tmp_path)
+  assert found.config_file == str(tmp_path / name)
 
 
 def test_a_file_of_another_kind_is_refused(folder):

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, hugging_face
+from bert_classifier import checkpoints, fast_tokenization, hugging_face
 from bert_classifier.coverage import compute_shapes
 from bert_classifier.errors import MissingFileError, UserError
 import modeling
+import tokenization
 
 pytestmark = pytest.mark.quick
 
@@ -301,8 +302,9 @@ def test_the_vocabulary_of_a_tokenizer_json_is_that_of_a_vocab_txt(tmp_path):
   write_json(tmp_path / "tokenizer.json", values)
   text = hugging_face.read_vocabulary(str(tmp_path / "tokenizer.json"))
   assert text == "[UNK]\n[CLS]\n[SEP]\n##b\na\n\nc\n[NEW]\n"
-  (tmp_path / "vocab.txt").write_bytes(b"[UNK]\r\na")
-  text = hugging_face.read_vocabulary(str(tmp_path / "vocab.txt"))
+  (tmp_path / "other").mkdir()
+  (tmp_path / "other" / "vocab.txt").write_bytes(b"[UNK]\r\na")
+  text = hugging_face.read_vocabulary(str(tmp_path / "other" / "vocab.txt"))
   assert text == "[UNK]\r\na"
 
 
@@ -324,5 +326,59 @@ SPECIAL = {"[UNK]": 0, "[CLS]": 1, "[SEP]": 2}
 )
 def test_a_tokenizer_of_another_kind_is_refused(tmp_path, values):
   write_json(tmp_path / "tokenizer.json", values)
-  with pytest.raises(UserError, match="holds no vocabulary of BERT's"):
+  reasons = "holds no vocabulary of BERT's|tokenizer.json: the number of|added"
+  with pytest.raises(UserError, match=reasons):
     hugging_face.read_vocabulary(str(tmp_path / "tokenizer.json"))
+
+
+# --- added tokens -----------------------------------------------------------
+
+CASES = json.loads((GOLDEN / "added_tokens.json").read_text("utf-8"))
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
+def test_added_tokens_stay_whole_as_in_bert_tokenizer_fast(tmp_path, case):
+  for name, text in case["files"].items():
+    (tmp_path / name).write_text(text, encoding="utf-8")
+  given = "tokenizer.json" if "tokenizer.json" in case["files"] else "vocab.txt"
+  text = hugging_face.read_vocabulary(str(tmp_path / given))
+  (tmp_path / "copy").mkdir()
+  (tmp_path / "copy" / "vocab.txt").write_text(text, encoding="utf-8")
+  settings, _ = hugging_face.read_tokenizer_settings(tmp_path)
+  added = hugging_face.list_added_tokens(tmp_path)
+  tokenizer = tokenization.FullTokenizer(
+    str(tmp_path / "copy" / "vocab.txt"),
+    **settings,
+    whole_tokens=[(token, *rest) for token, (_, *rest) in added.items()],
+  )
+  words = fast_tokenization.WordCache(tokenizer)
+  for text, ids in zip(case["texts"], case["ids"]):
+    tokens = tokenizer.tokenize(text)
+    assert tokenizer.convert_tokens_to_ids(tokens) == ids, text
+    assert words.ids(text) == ids
+
+
+def test_without_tokenizer_files_there_are_no_added_tokens(tmp_path):
+  (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n[MASK]\n[\n]\n")
+  path = str(tmp_path / "vocab.txt")
+  assert hugging_face.list_added_tokens(tmp_path) == {}
+  assert hugging_face.is_whole_vocabulary(path)
+  tokens = tokenization.FullTokenizer(path).tokenize("[MASK]")
+  assert tokens == ["[", "[UNK]", "]"]
+
+
+@pytest.mark.parametrize(
+  "name, text",
+  [
+    ("added_tokens.json", '{"<url>": "x"}'),
+    ("added_tokens.json", '{"<url>": 1000000000000}'),
+    ("special_tokens_map.json", '{"additional_special_tokens": 3}'),
+    ("tokenizer_config.json", '{"added_tokens_decoder": [1]}'),
+    ("special_tokens_map.json", "{"),
+  ],
+)
+def test_damaged_files_of_added_tokens_are_named(tmp_path, name, text):
+  (tmp_path / "vocab.txt").write_text("[UNK]\n[CLS]\n[SEP]\n")
+  (tmp_path / name).write_text(text)
+  with pytest.raises(UserError, match=f"{name}|vocab.txt"):
+    hugging_face.read_vocabulary(str(tmp_path / "vocab.txt"))

@@ -3,11 +3,27 @@
 import json
 from pathlib import Path
 import shutil
+import types
 
-from conftest import read_results, write_hugging_face
+from conftest import (
+  read_checkpoint,
+  read_results,
+  write_checkpoint,
+  write_hugging_face,
+)
+import numpy as np
 import pytest
 
-from bert_classifier import catalogue
+from bert_classifier import (
+  catalogue,
+  coverage,
+  devices,
+  model_files,
+  options,
+  preparation,
+)
+from bert_classifier.errors import UserError
+import modeling
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +267,144 @@ def test_tokenizer_settings_of_the_folder_stay_those_of_the_model(
     "--do_eval", "--do_lower_case=True", output_dir=out, **flags
   )
   assert "do_lower_case was False and is True" in refused.log
+
+
+# --- sizes, lengths, names --------------------------------------------------
+
+GIBIBYTE = 1 << 30
+
+
+@pytest.mark.parametrize(
+  "sizes",
+  [
+    dict(vocab_size=211, hidden_size=48, intermediate_size=96),
+    dict(vocab_size=30522, num_hidden_layers=0),
+    dict(vocab_size=9, hidden_size=8, num_attention_heads=2, type_vocab_size=1),
+  ],
+)
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_weights_are_counted_as_their_shapes_have_them(sizes, num_labels):
+  config = modeling.BertConfig(**sizes)
+  shapes = coverage.compute_shapes(config, num_labels)
+  expected = sum(int(np.prod(shape)) for shape in shapes.values())
+  assert model_files.count_weights(config, num_labels) == expected
+
+
+@pytest.mark.parametrize(
+  "sizes",
+  [
+    dict(num_hidden_layers=10**7),
+    dict(vocab_size=2 * 10**9),
+    dict(intermediate_size=10**9),
+    dict(hidden_size=10**8),
+    dict(max_position_embeddings=10**9),
+    dict(type_vocab_size=10**9),
+  ],
+)
+def test_a_model_that_no_memory_holds_is_refused_at_once(sizes):
+  config = modeling.BertConfig(**{"vocab_size": 30522, **sizes})
+  ((key, value),) = sizes.items()
+  for is_training in (False, True):
+    with pytest.raises(UserError, match=f"^a.json: .*{key} {value}.* GiB"):
+      model_files.check_memory(config, "a.json", 2, is_training)
+
+
+def test_training_needs_four_times_the_weights(monkeypatch):
+  config = modeling.BertConfig(30522)  # BERT-base: 0.41 GiB of weights
+  monkeypatch.setattr(devices, "total_memory", lambda: GIBIBYTE)
+  model_files.check_memory(config, "a.json", 2, is_training=False)
+  with pytest.raises(UserError, match="gradients and the optimizer's slots"):
+    model_files.check_memory(config, "a.json", 2, is_training=True)
+  monkeypatch.setattr(devices, "total_memory", lambda: 2 * GIBIBYTE)
+  model_files.check_memory(config, "a.json", 2, is_training=True)
+
+
+@pytest.mark.parametrize(
+  "given, trained, sentence",
+  [
+    ({"max_seq_length"}, {}, "--max_seq_length=128 is more than the max_posi"),
+    ((), {}, "128, its default, is more.*give --max_seq_length=40 or less"),
+    ((), {"max_seq_length": 24}, "give --max_seq_length=24, with which it was"),
+  ],
+)
+def test_a_length_over_the_positions_names_one_that_fits(
+  given, trained, sentence
+):
+  config = modeling.BertConfig(9, max_position_embeddings=40)
+  asked = options.ModelOptions(max_seq_length=128)
+  with pytest.raises(UserError, match=sentence):
+    model_files.check_length(asked, given, config, "a.json", trained)
+
+
+@pytest.fixture
+def model(golden_task, tmp_path):
+  """A copy of the golden model, configuration and vocabulary, to spoil."""
+  folder = shutil.copytree(f"{golden_task}/checkpoint", tmp_path / "model")
+  shutil.copy(f"{golden_task}/vocab.txt", folder)
+  return Path(folder)
+
+
+def refuse_model(folder, **flags):
+  """Why the model in a folder is not opened."""
+  asked = options.ModelOptions(
+    **{"init_checkpoint": str(folder), "max_seq_length": 24, **flags}
+  )
+  processor = catalogue.MrpcProcessor()
+  task = preparation.Task("mrpc", processor, processor.get_target(), (), None)
+  with pytest.raises(UserError) as error:
+    model_files.open_model(asked, str(folder / "none"), task)
+  return str(error.value)
+
+
+def test_of_several_configurations_the_user_says_which(model):
+  config = model / "bert_config.json"
+  for name in ("bert_config_large.json", "bert_config_base.json"):
+    shutil.copy(config, model / name)
+  config.unlink()
+  said = refuse_model(model)
+  assert "--bert_config_file is needed: beside" in said
+  assert "bert_config_base.json, " in said and "bert_config_large.json" in said
+
+
+def test_another_architecture_is_named_before_its_vocabulary_is_missed(model):
+  (model / "vocab.txt").unlink()
+  change_config(model, model_type="roberta")
+  assert "model_type is 'roberta'" in refuse_model(model)
+
+
+@pytest.mark.parametrize("flag", ["vocab_file", "bert_config_file"])
+def test_a_folder_in_the_place_of_a_file_is_called_so(model, flag):
+  said = refuse_model(model, **{flag: str(model)})
+  assert str(model) in said and "a folder" in said
+
+
+def change_config(model, **changes):
+  path = model / "bert_config.json"
+  path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_a_trained_model_keeps_its_layer_norm_eps(model):
+  vocab = str(model / "vocab.txt")
+  config = modeling.BertConfig(211, layer_norm_eps=1e-5)
+  weights = types.SimpleNamespace(path="model.ckpt-7")
+  other = {"layer_norm_eps": 1e-12}
+  with pytest.raises(UserError, match="with layer_norm_eps 1e-12, but"):
+    model_files.check_manifest(other, weights, "", vocab, config, "a.json")
+  same = config.architecture()
+  model_files.check_manifest(same, weights, "", vocab, config, "a.json")
+
+
+def test_a_folder_with_weights_in_half_precision_is_not_gone_on_with(
+  classify, model, tmp_path
+):
+  path = model / "bert_model.ckpt"
+  halves = {n: v.astype(np.float16) for n, v in read_checkpoint(path).items()}
+  for file in model.glob("bert_model*"):
+    file.unlink()
+  write_checkpoint(model / "model.ckpt-0", halves)
+  (model / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-0"')
+  flags = dict(output_dir=model, init_checkpoint=None)
+  refused = classify("--do_eval", **flags)
+  assert refused.status == 1 and "give it as --init_checkpoint" in refused.log
+  flags = dict(output_dir=tmp_path / "out", init_checkpoint=model)
+  assert classify("--do_eval", **flags).status == 0

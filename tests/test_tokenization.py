@@ -107,7 +107,7 @@ def test_an_unfit_vocabulary_is_refused_by_line(tmp_path, content, said):
 def test_a_missing_vocabulary_or_a_folder_is_refused(tmp_path):
   with pytest.raises(FileNotFoundError, match="none.txt: there is no such"):
     tokenization.FullTokenizer(str(tmp_path / "none.txt"))
-  with pytest.raises(ValueError, match="cannot be read as a vocabulary"):
+  with pytest.raises(ValueError, match="is a folder, not a vocabulary file"):
     tokenization.FullTokenizer(str(tmp_path))
 
 
