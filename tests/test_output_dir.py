@@ -5,7 +5,7 @@ import json
 import pathlib
 import shutil
 
-from conftest import read_results, read_table
+from conftest import read_results, read_table, write_checkpoint
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
