@@ -60,6 +60,7 @@ from bert_classifier import (
   preparation,
   progress,
   saving,
+  sharing,
   targets,
 )
 from bert_classifier.batches import (  # noqa: F401 - the 2018 script's name
@@ -472,13 +473,14 @@ def evaluate(estimator, run, split, results=None):
       input_fn_for(run, split),
       run.placement.evaluation_steps(examples, run.eval_batch_size),
       hooks=evaluation_hooks(run, split),
-      checkpoint_path=run.weights.checkpoint,
+      checkpoint_path=run.weights.to_read,
       name=output_dir.evaluation_name(split),
     )
   results = evaluation.tidy_results(results)
-  evaluation.check_finite(results, weights_in_use(estimator, run))
+  weights = weights_in_use(estimator, run)
+  evaluation.check_finite(results, weights)
   folder = run.options.run.output_dir
-  return evaluation.write_results(folder, split, results), results
+  return evaluation.write_results(folder, split, results, weights), results
 
 
 def weights_in_use(estimator, run):
@@ -506,7 +508,7 @@ def predict(estimator, run, splits):
   counter = progress.Counter("predicted", run.count(*splits))
   predicted = estimator.predict(
     input_fn_for(run, *splits),
-    checkpoint_path=run.weights.checkpoint,
+    checkpoint_path=run.weights.to_read,
     yield_single_examples=False,
   )
   outputs = evaluation.split_batches(
@@ -550,10 +552,13 @@ def measure_predictions(estimator, run, split, truth):
   results = truth.measure(
     run.task.metrics, run.options.inference.eval_batch_size
   )
+  weights = weights_in_use(estimator, run)
   if results:
     newest = run.weights.checkpoint or estimator.latest_checkpoint()
     results["global_step"] = output_dir.step_of(newest) if newest else 0
-  path = evaluation.write_results(run.options.run.output_dir, split, results)
+  path = evaluation.write_results(
+    run.options.run.output_dir, split, results, weights
+  )
   return [describe_results(split, results, path)] if results else []
 
 
@@ -578,10 +583,11 @@ def main(argv):
       run.placement.prepare_process()
       tf.enable_resource_variables()  # which XLA and strategies need
       with (
-        output_dir.claim(asked.run, run.found),
-        output_dir.convert_weights(
+        sharing.claim(asked.run, run.found),
+        sharing.convert_weights(
           asked.run.output_dir, run.weights.init_checkpoint
         ) as init_checkpoint,
+        sharing.hold_weights(run) as run,
         saving.sessions_end_at_errors(),
       ):
         last_lines = carry_out(run, init_checkpoint)

@@ -252,7 +252,7 @@ class IntermediateResults(tf.estimator.Exporter):
       log_results(tidy_results(eval_result))
 
 
-def write_results(folder, split, results):
+def write_results(folder, split, results, weights=None):
   """Writes and logs the results of a split; returns the path of their file.
 
   Args:
@@ -260,6 +260,7 @@ def write_results(folder, split, results):
     split: of dev, or of test where it has true labels.
     results: dictionary; where it is empty, there is no file, and an earlier one
       is removed.
+    weights: path of the weights that they are of, where there are any.
   """
   path = output_dir.results_path(folder, split)
   if not results:
@@ -267,7 +268,7 @@ def write_results(folder, split, results):
       tf.io.gfile.remove(path)
     return path
   files.write_text(path, (f"{line}\n" for line in format_results(results)))
-  logging.info("results of %s, in %s:", split, path)
+  logging.info("results of %s with %s, in %s:", split, weights, path)
   log_results(results)
   return path
 

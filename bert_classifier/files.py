@@ -19,6 +19,11 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import errors
 
+try:
+  import fcntl
+except ImportError:  # under Windows
+  fcntl = None
+
 _CHUNK_BYTES = 1 << 20
 _SECONDS_A_DAY = 24 * 60 * 60
 
@@ -30,18 +35,12 @@ def atomic_write(path):
   A reader finds the old file or the whole new one, also when the process is
   killed or another one writes the same file. A local file is on the disk before
   it is renamed, so that a power cut leaves no empty one. An exception removes
-  the temporary file; that of a killed process is removed by a later write,
-  from a day on.
+  the temporary file; see `remove_abandoned` for that of a killed process.
   """
-  temporary = _make_temporary_path(path)
-  try:
+  with _locked_temporary(path, _make_file) as temporary:
     yield temporary
     sync(temporary)
     tf.io.gfile.rename(temporary, path, overwrite=True)
-  except BaseException:
-    if tf.io.gfile.exists(temporary):
-      tf.io.gfile.remove(temporary)
-    raise
   sync_folder(os.path.dirname(path))
 
 
@@ -49,35 +48,54 @@ def atomic_write(path):
 def temporary_folder(path):
   """Yields the path of a folder beside `path`, and removes it in the end.
 
-  It is not made yet. That of a killed process is removed by a later call of the
-  same `path`, from a day on.
+  It is there, unless it is a remote one, where folders need not be made. See
+  `remove_abandoned` for that of a killed process.
   """
-  folder = _make_temporary_path(path)
-  try:
+  with _locked_temporary(path, tf.io.gfile.makedirs) as folder:
     yield folder
+
+
+@contextlib.contextmanager
+def _locked_temporary(path, make):
+  """Yields a path that no other process uses, and removes what is there.
+
+  Args:
+    path: what it is to be beside.
+    make: function of a path that makes a file or folder there.
+  """
+  folder, name = os.path.split(path)
+  remove_abandoned(folder, re.escape(name))
+  lock = None
+  while lock is None:  # another process took it for an abandoned one
+    # Containers may share host name and process id: hence the random part.
+    temporary = (
+      f"{path}.tmp-{socket.gethostname()}-{os.getpid()}-{_BOOT}"
+      f"-{secrets.token_hex(4)}"
+    )
+    if not is_remote(path):
+      make(temporary)
+    lock = _lock(temporary)
+  try:
+    yield temporary
   finally:
-    if tf.io.gfile.isdir(folder):
-      tf.io.gfile.rmtree(folder)
+    if tf.io.gfile.exists(temporary):
+      remove(temporary)
+    _unlock(lock)
 
 
-def _make_temporary_path(path):
-  """Returns a path beside `path` that no other process uses."""
-  _remove_abandoned(path)
-  # Containers may share host name and process id: hence the random part.
-  return f"{_name_temporary(path)}{os.getpid()}-{secrets.token_hex(4)}"
+def _make_file(path):
+  with tf.io.gfile.GFile(path, "w") as writer:
+    writer.write("")
 
 
-def _name_temporary(path):
-  return f"{path}.tmp-{socket.gethostname()}-"
-
-
-def _is_remote(path):
+def is_remote(path):
+  """Returns True for a path such as gs://bucket/folder."""
   return "://" in path
 
 
 def sync(path, flags=os.O_RDWR):
   """Returns when a file is on the disk; at once where it is a remote one."""
-  if _is_remote(path):
+  if is_remote(path):
     return
   descriptor = os.open(path, flags)
   try:
@@ -99,7 +117,7 @@ def sync_folder(folder):
 
 def resolve_path(path):
   """Returns a path that means the same from everywhere, links resolved."""
-  return path if _is_remote(path) else os.path.realpath(path)
+  return path if is_remote(path) else os.path.realpath(path)
 
 
 def list_matching(folder, pattern):
@@ -113,22 +131,83 @@ def list_matching(folder, pattern):
   return [os.path.join(folder, name) for name in sorted(names)]
 
 
-def _remove_abandoned(path):
-  """Removes what ended processes of this machine left, a day or more ago.
+# What a start of the system is known by, to all of its containers and to no
+# other machine; random where it has no such name.
+try:
+  with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as _reader:
+    _BOOT = _reader.read(8)
+except OSError:
+  _BOOT = secrets.token_hex(4)
 
-  A host name may be that of several containers with one storage, in each of
-  which other processes run: hence the day.
+_NO_LOCK = -1  # where a file system or a system has none
+
+
+def remove_abandoned(folder, names):
+  """Removes temporary files and folders of processes that have ended.
+
+  A process holds a lock on what it writes. Where the system that runs has made
+  it, the lock decides, whatever container the process was in. What others made
+  is removed where a day has passed, no process of this machine has that number
+  and nobody holds a lock: a lock may not reach from one machine to another.
+
+  Args:
+    folder: path.
+    names: regular expression of the names that they were to get.
   """
-  folder, name = os.path.split(path)
-  start = _name_temporary(name)
-  # Names without a random part are those of the version before.
-  ours = re.escape(start) + r"\d+(-[0-9a-f]+)?"
-  for temporary in list_matching(folder or ".", ours):
-    process = os.path.basename(temporary)[len(start) :].partition("-")[0]
+  host = re.escape(socket.gethostname())
+  here = re.compile(rf"({names})\.tmp-.+-\d+-{_BOOT}-[0-9a-f]{{8}}")
+  # Of this host, but another start of it, or the versions before.
+  earlier = re.compile(
+    rf"({names})\.tmp-{host}-(?P<process>\d+)(-[0-9a-f]+){{,2}}"
+  )
+  for temporary in list_matching(folder or ".", ".*"):
+    name = os.path.basename(temporary)
+    is_here, found = here.fullmatch(name), earlier.fullmatch(name)
     # Another process may be faster, or the file may be another user's.
-    with contextlib.suppress(tf.errors.OpError):
-      if not _is_running(process) and _is_a_day_old(temporary):
-        remove(temporary)
+    with contextlib.suppress(tf.errors.OpError, OSError):
+      lock = _lock(temporary) if is_here or found else None
+      if lock is None:
+        continue
+      try:
+        if (is_here and lock is not _NO_LOCK) or (
+          found
+          and not _is_running(found["process"])
+          and is_a_day_old(temporary)
+        ):
+          remove(temporary)
+      finally:
+        _unlock(lock)
+
+
+def _unlock(lock):
+  if lock is not _NO_LOCK:
+    os.close(lock)
+
+
+def _lock(path):
+  """Locks a file or folder; returns its descriptor.
+
+  Returns:
+    None where another process has the lock, or has removed the file;
+    `_NO_LOCK` where there are no locks.
+  """
+  if fcntl is None or is_remote(path):
+    return _NO_LOCK
+  try:
+    descriptor = os.open(path, os.O_RDONLY)
+  except FileNotFoundError:
+    return None
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+      return descriptor
+  except (BlockingIOError, FileNotFoundError):
+    pass
+  except OSError:
+    os.close(descriptor)
+    return _NO_LOCK
+  os.close(descriptor)
+  return None
 
 
 def _is_running(pid):
@@ -144,7 +223,7 @@ def _is_running(pid):
   return True
 
 
-def _is_a_day_old(path):
+def is_a_day_old(path):
   """Returns True where nothing was written to a file or folder for a day."""
   paths = [path]
   if tf.io.gfile.isdir(path):

@@ -19,6 +19,7 @@ from bert_classifier import (
   heads,
   hugging_face,
   output_dir,
+  sharing,
 )
 from bert_classifier.coverage import Coverage, compute_shapes
 from bert_classifier.errors import UserError
@@ -62,11 +63,18 @@ class Weights(NamedTuple):
       with, or None for the newest.
     resumed: path of the checkpoint in output_dir that comes before all others,
       or None where there is none.
+    held: path under which `checkpoint` is read, where that is another.
   """
 
   coverage: Optional[Coverage]
   checkpoint: Optional[str] = None
   resumed: Optional[str] = None
+  held: Optional[str] = None
+
+  @property
+  def to_read(self):
+    """Returns the path to evaluate and to predict with, None for the newest."""
+    return self.held or self.checkpoint
 
   @property
   def init_checkpoint(self):
@@ -514,7 +522,7 @@ def choose_trained(run, model, found):
   Raises:
     UserError: init_checkpoint is a trained classifier from elsewhere.
   """
-  newest = checkpoints.open_checkpoint(found.checkpoint)
+  newest = sharing.open_newest(found)
   named = model.weights
   if run.do_train or named is None:
     return newest

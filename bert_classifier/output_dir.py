@@ -1,4 +1,4 @@
-"""The output_dir of a run: the name of every file in it, manifest and lock.
+"""The output_dir of a run: the name of every file in it, and its manifest.
 
 A run asks here for the paths that it writes; `list_own_files` knows them all.
 Training writes `run_manifest.json`: the settings that decide what is trained.
@@ -6,13 +6,11 @@ Another command on the same folder is compared with it, so that no model is
 trained on, evaluated or used under settings that are not its own.
 """
 
-import contextlib
 import json
 import os
 import re
 from typing import NamedTuple, Optional
 
-from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
@@ -26,20 +24,14 @@ from bert_classifier import (
 from bert_classifier.coverage import HEAD
 import modeling
 
-try:
-  import fcntl
-except ImportError:  # under Windows
-  fcntl = None
-
 # ---------------------------------------------------------------------------
 # Names
 
 MANIFEST = "run_manifest.json"
 # Copies of what the model was trained with, named as in a released folder.
 CONFIG, VOCABULARY = "bert_config.json", "vocab.txt"
-# init_checkpoint in TensorFlow's form: prefix, in a temporary folder beside a
-# path of the other name, which was the folder itself in the version before.
-_CONVERTED_WEIGHTS, _CONVERTED_PREFIX = "converted_weights", "converted.ckpt"
+# Where init_checkpoint was written in TensorFlow's form by the version before.
+CONVERTED_WEIGHTS = "converted_weights"
 
 # Written for a split; `{}` stands for what follows dev or test in its name.
 # Results of a test split are those by its true labels.
@@ -48,6 +40,11 @@ _PROBABILITIES = "test_results{}.tsv"
 _PREDICTIONS = "test_predictions{}.tsv"
 
 _EVENTS = r"events\.out\.tfevents\..*"
+# Regular expression of the names of what it writes itself.
+WRITTEN = "|".join(
+  re.escape(name).replace(r"\{\}", "(_mismatched)?")
+  for name in (MANIFEST, *_RESULTS.values(), _PROBABILITIES, _PREDICTIONS)
+)
 # Regular expressions of all that a run writes, by folder below output_dir. The
 # cache is not among it: it is still valid when the folder is trained anew.
 _OWN_FILES = {
@@ -57,14 +54,10 @@ _OWN_FILES = {
       r"model\.ckpt-\d+\.(index|meta|data-\d{5}-of-\d{5})",
       r"graph\.pbtxt",
       _EVENTS,
-      re.escape(MANIFEST),
-      *(
-        re.escape(name).replace(r"\{\}", "(_mismatched)?")
-        for name in (*_RESULTS.values(), _PROBABILITIES, _PREDICTIONS)
-      ),
+      WRITTEN,
     ]
   ),
-  _CONVERTED_WEIGHTS: re.escape(_CONVERTED_PREFIX) + ".*",
+  CONVERTED_WEIGHTS: r"converted\.ckpt.*",
   "eval": _EVENTS,
   "eval_mismatched": _EVENTS,
 }
@@ -123,26 +116,6 @@ def remove_own_files(output_dir):
     if tf.io.gfile.isdir(folder) and not tf.io.gfile.listdir(folder):
       tf.io.gfile.rmtree(folder)
   return len(own)
-
-
-@contextlib.contextmanager
-def convert_weights(output_dir, checkpoint):
-  """Yields the prefix of a TensorFlow checkpoint with the given weights.
-
-  What is converted lies in output_dir, where a TPU can read it too, and is
-  removed in the end. Several processes may do so in one folder.
-
-  Args:
-    output_dir: the folder.
-    checkpoint: `checkpoints.Checkpoint`, or None, which yields None.
-  """
-  if checkpoint is None:
-    yield None
-    return
-  path = os.path.join(output_dir, _CONVERTED_WEIGHTS)
-  with files.temporary_folder(path) as folder:
-    prefix = os.path.join(folder, _CONVERTED_PREFIX)
-    yield checkpoint.convert_to_tensorflow(prefix)
 
 
 # ---------------------------------------------------------------------------
@@ -497,7 +470,7 @@ def _explain_fixed(fixed):
 
 
 # ---------------------------------------------------------------------------
-# Lock
+# Overwriting
 
 
 def check_overwriting(found, weights):
@@ -523,65 +496,3 @@ def check_overwriting(found, weights):
       f"--overwrite_output_dir would remove --init_checkpoint={weights}, which"
       f" a run wrote into {found.path}: give another --output_dir"
     )
-
-
-@contextlib.contextmanager
-def lock_for_training(output_dir):
-  """Holds a lock that keeps other processes from training in a folder.
-
-  It holds on this machine, and the system releases it when the process is
-  gone, however it ended. There is none under Windows, on gs:// and where a file
-  system has no locks.
-
-  Raises:
-    UserError: another process trains there.
-  """
-  if fcntl is None or not os.path.isdir(output_dir):
-    yield
-    return
-  folder = os.open(output_dir, os.O_RDONLY)
-  try:
-    _lock(folder, output_dir)
-    yield
-  finally:
-    os.close(folder)
-
-
-@contextlib.contextmanager
-def claim(options, found):
-  """Keeps a second training out of a folder; removes a run where asked to.
-
-  Args:
-    options: `options.RunOptions`.
-    found: the `OutputDir` as it was when everything was checked.
-
-  Raises:
-    UserError: another command trains there, or has since it was looked at.
-  """
-  folder = options.output_dir
-  if not options.do_train:
-    yield
-    return
-  with lock_for_training(folder):
-    if options.overwrite_output_dir:
-      removed = remove_own_files(folder)
-      logging.info("removed %d files from %s", removed, folder)
-    elif inspect(folder) != found:
-      raise errors.UserError(
-        f"another command has trained in {folder} meanwhile: the same command"
-        " again goes on from there"
-      )
-    yield
-
-
-def _lock(folder, output_dir):
-  """Locks an open folder until it is closed."""
-  try:
-    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    raise errors.UserError(
-      f"another command is training in {output_dir}: wait for its end, or give"
-      " another --output_dir"
-    ) from None
-  except OSError:  # this file system has no locks
-    return

@@ -338,6 +338,7 @@ def test_results_are_sorted_lines_with_numbers_of_eight_digits(tmp_path):
       "global_step": np.int64(343),
       "eval_accuracy": np.float32(0.845588),
     },
+    "out/model.ckpt-343",
   )
   assert Path(path).read_text() == (
     "eval_accuracy = 0.845588\nglobal_step = 343\nloss = 1.1\n"

@@ -75,10 +75,9 @@ def test_weights_that_give_no_number_are_named_before_any_step(
   training, classify, tmp_path, number
 ):
   variables = read_checkpoint(training["init_checkpoint"] / "bert_model.ckpt")
-  variables["bert/pooler/dense/kernel"][0, 0] = number
-  if number == 1e38:  # finite itself, but nothing that it is multiplied with
-    variables["bert/pooler/dense/kernel"][:] = number
-    variables["bert/encoder/layer_0/output/LayerNorm/gamma"][:] = number
+  for name in ("query", "key"):  # 1e38 is finite, but no product of it
+    kernel = f"bert/encoder/layer_0/attention/self/{name}/kernel"
+    variables[kernel][0] = number
   (tmp_path / "weights").mkdir()
   write_checkpoint(tmp_path / "weights" / "model.ckpt", variables)
   flags = {**training, "init_checkpoint": tmp_path / "weights"}

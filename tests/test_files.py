@@ -7,8 +7,11 @@ import os
 from pathlib import Path
 import socket
 import stat
+import subprocess
+import sys
 import time
 
+from conftest import ROOT
 import pytest
 import tensorflow.compat.v1 as tf
 
@@ -101,11 +104,59 @@ def test_a_temporary_folder_goes_and_so_does_that_of_a_dead_process(tmp_path):
   (tmp_path / f"made.{DEAD}-0c" / "new").write_text("")
   with files.temporary_folder(path) as first:
     with files.temporary_folder(path) as second:
-      os.mkdir(first)
-      os.mkdir(second)
+      Path(second, "file").write_text("")
     assert os.path.isdir(first) and not os.path.exists(second)
   left = {f"made.{DEAD}-0b", f"made.{DEAD}-0c"}
   assert set(os.listdir(tmp_path)) == left
+
+
+WRITE_UNTIL_KILLED = """if True:
+  import os, signal, sys
+  from bert_classifier import files
+  with files.atomic_write(sys.argv[1]), files.temporary_folder(sys.argv[1]):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_process_left_is_removed_and_a_live_ones_is_not(tmp_path):
+  path = str(tmp_path / "made")
+  killed = subprocess.Popen(
+    [sys.executable, "-c", WRITE_UNTIL_KILLED, path],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    cwd=ROOT,
+  )
+  with killed, files.atomic_write(path), files.temporary_folder(path):
+    assert killed.stdout.readline() == b"ready\n"
+    files.remove_abandoned(str(tmp_path), "made")
+    assert len(os.listdir(tmp_path)) == 4
+    killed.kill()
+    killed.wait()
+    files.remove_abandoned(str(tmp_path), "other")
+    assert len(os.listdir(tmp_path)) == 4
+    # In another container, which may have any name, the numbers are others.
+    with pytest.MonkeyPatch.context() as patch:
+      patch.setattr(socket, "gethostname", lambda: "elsewhere")
+      files.remove_abandoned(str(tmp_path), "made")
+    left = os.listdir(tmp_path)
+    assert len(left) == 2
+    assert all(f"-{os.getpid()}-" in name for name in left)
+  assert os.listdir(tmp_path) == ["made"]
+
+
+def test_without_locks_what_may_be_anothers_is_kept_for_a_day(
+  tmp_path, monkeypatch
+):
+  def refuse(*_):
+    raise OSError(errno.ENOLCK, "no locks")
+
+  monkeypatch.setattr(files.fcntl, "flock", refuse)
+  with files.temporary_folder(str(tmp_path / "made")) as folder:
+    name = os.path.basename(folder)
+  (tmp_path / name).mkdir()
+  files.remove_abandoned(str(tmp_path), "made")
+  assert os.listdir(tmp_path) == [name]
 
 
 def test_names_of_remote_folders_have_no_slash_at_their_end():

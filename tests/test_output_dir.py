@@ -1,4 +1,4 @@
-"""output_dir.py: names, state, manifest, lock, folders of older versions."""
+"""output_dir.py: names, state, manifest, folders of older versions."""
 
 import dataclasses
 import json
@@ -8,10 +8,9 @@ import shutil
 from conftest import read_results, read_table, write_checkpoint
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import catalogue, checkpoints, options, output_dir
+from bert_classifier import catalogue, options, output_dir, sharing
 from bert_classifier.catalogue import MrpcProcessor
 from bert_classifier.errors import UserError
 from bert_classifier.output_dir import (
@@ -250,31 +249,11 @@ def test_paths_have_the_names_of_2018_and_are_known_as_own(tmp_path, suffix):
   assert sorted(output_dir.list_own_files(folder)) == sorted(paths)
 
 
-def test_commands_in_one_folder_convert_weights_apart(tmp_path):
-  bias = np.arange(4, dtype=np.float32)
-  weights = str(tmp_path / "model.safetensors")
-  save_file({"bert.pooler.dense.bias": bias}, weights)
-  checkpoint = checkpoints.open_checkpoint(weights)
-  folder = tmp_path / "out"
-  folder.mkdir()
-  (folder / "eval_results.txt").write_text("")
-  with output_dir.convert_weights(str(folder), checkpoint) as first:
-    with output_dir.convert_weights(str(folder), checkpoint) as second:
-      assert first != second
-    read = tf.train.load_variable(first, "bert/pooler/dense/bias")
-    np.testing.assert_array_equal(read, bias)
-    assert not tf.train.checkpoint_exists(second)
-  assert [p.name for p in folder.iterdir()] == ["eval_results.txt"]
-
-
-def test_weights_in_tensorflows_form_are_used_where_they_are(tmp_path):
-  golden = PREVIOUS.parent.parent / "golden" / "checkpoint"
-  checkpoint = checkpoints.open_checkpoint(golden)
-  with output_dir.convert_weights(str(tmp_path), checkpoint) as prefix:
-    assert prefix == str(golden / "bert_model.ckpt")
-  with output_dir.convert_weights(str(tmp_path), None) as prefix:
-    assert prefix is None
-  assert not list(tmp_path.iterdir())
+def test_a_training_that_ended_early_is_no_training(tmp_path):
+  (tmp_path / "checkpoint").write_text('model_checkpoint_path: "m-12"')
+  output_dir.check_trained(str(tmp_path), 12)
+  with pytest.raises(UserError, match="before step 13, and the newest .* 12"):
+    output_dir.check_trained(str(tmp_path), 13)
 
 
 def train_anew(folder, vocab_file, *, interrupted=False):
@@ -284,7 +263,7 @@ def train_anew(folder, vocab_file, *, interrupted=False):
   )
   found = output_dir.inspect(folder)
   output_dir.check_overwriting(found, None)
-  with output_dir.claim(asked, found):
+  with sharing.claim(asked, found):
     if not interrupted:
       config = modeling.BertConfig(vocab_size=2)
       output_dir.write_manifest(folder, BEFORE, config, str(vocab_file))
@@ -329,17 +308,6 @@ def test_overwriting_that_was_stopped_can_be_done_again(
     train_anew(folder, words)
   train_anew(folder, words)
   assert not (tmp_path / "out" / "test_results.tsv").exists()
-
-
-def test_one_process_trains_in_a_folder_at_a_time(tmp_path):
-  with (
-    output_dir.lock_for_training(str(tmp_path)),
-    pytest.raises(UserError, match="another command is training in"),
-    output_dir.lock_for_training(str(tmp_path)),
-  ):
-    pass
-  with output_dir.lock_for_training(str(tmp_path)):
-    pass
 
 
 def test_only_what_a_run_wrote_is_removed(tmp_path):

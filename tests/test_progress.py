@@ -14,6 +14,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import progress
+from bert_classifier.errors import UserError
 
 MODULES = SCRIPTS + [
   f"bert_classifier.{p.stem}" for p in ROOT.glob("bert_classifier/*.py")
@@ -152,6 +153,8 @@ def test_an_evaluation_on_the_way_takes_no_time_of_training(graph, clock, info):
         examples=10, batch_size=4, training_hook=hook
       )
       evaluation.begin()
+      for _ in range(3):
+        evaluation.after_run(None, None)
       clock[0] += 100
       evaluation.end(None)
   assert [line.split(", ")[2:] for line in progress_lines(info)] == [
@@ -159,6 +162,29 @@ def test_an_evaluation_on_the_way_takes_no_time_of_training(graph, clock, info):
     ["8.0 examples/s", "0 s left"],
     ["8.0 examples/s", "0 s left"],
   ]
+
+
+def test_an_evaluation_of_a_part_is_none():
+  hook = progress.EvaluationHook(examples=9, batch_size=4)
+  hook.begin()
+  for _ in range(2):
+    hook.after_run(None, None)
+  with pytest.raises(UserError, match="ended after 8 of 9 examples"):
+    hook.end(None)
+  hook.after_run(None, None)
+  hook.end(None)
+
+
+def test_events_that_could_not_be_written_are_warned_of(
+  graph, tmp_path, monkeypatch, info
+):
+  train(steps=2, log_steps=1, summary_dir=str(tmp_path / "whole"))
+  assert "TensorBoard" not in info.text
+  writer = tf.summary.FileWriterCache.get(str(tmp_path / "lost"))
+  monkeypatch.setattr(writer, "add_summary", lambda *_: None)
+  with tf.Graph().as_default():
+    train(steps=2, log_steps=1, summary_dir=str(tmp_path / "lost"))
+  assert "for TensorBoard, lacks the last steps" in info.text
 
 
 def test_terminal_has_no_lines_in_the_log(graph, info, monkeypatch):

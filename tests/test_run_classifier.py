@@ -24,10 +24,11 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   devices,
   fast_modeling,
+  model_files,
   options,
   targets,
 )
-from bert_classifier.output_dir import lock_for_training
+from bert_classifier.sharing import lock_for_training
 from bert_classifier.tasks import InputExample
 import run_classifier
 
@@ -371,7 +372,7 @@ def test_examples_that_fill_up_a_batch_are_not_written(tmp_path, monkeypatch):
     placement=devices.Placement(),
     count=lambda *_: 2,
     cache=SimpleNamespace(converted_examples=lambda _: examples),
-    weights=SimpleNamespace(checkpoint="model.ckpt-1"),
+    weights=model_files.Weights(None, "model.ckpt-1"),
     task=SimpleNamespace(target=targets.OneClass(["no", "yes"])),
   )
   monkeypatch.setattr(run_classifier, "input_fn_for", lambda *_: None)
