@@ -78,7 +78,7 @@ class WordCache:
       KeyError: a token that a tokenizer gives is not in its vocabulary.
     """
     if self.remembered is not None:
-      return self.remembered.ids(tokenization.convert_to_unicode(text))
+      return self.remembered.ids(text)
     tokens = self._tokenizer.tokenize(text)
     return list(self._tokenizer.convert_tokens_to_ids(tokens))
 
@@ -160,6 +160,8 @@ class RememberedIds:
 
   def ids(self, text):
     """Returns the ids of a text, as a list."""
+    if type(text) is not str:
+      text = tokenization.convert_to_unicode(text)
     # str.split takes some control characters for spaces that BasicTokenizer
     # drops; none of them is printable.
     if not text.isprintable():

@@ -230,9 +230,12 @@ def is_running(pid):
   return state != "Z"
 
 
-@forks
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_no_process_outlives_its_parent(golden_task, tmp_path, number):
+SIGNALS = [signal.SIGKILL, signal.SIGINT]
+
+
+@pytest.fixture(scope="module")
+def under_way(golden_task, tmp_path_factory):
+  """{signal: process and folder} of conversions, started at one time."""
   wait = """
     home = os.getpid()
     def at(text):
@@ -240,11 +243,26 @@ def test_no_process_outlives_its_parent(golden_task, tmp_path, number):
         open(os.path.join(folder, f"{os.getpid()}.pid"), "w").close()
         time.sleep(3)
   """
-  run = start(wait, golden_task, tmp_path, "several")
-  pids = wait_for(lambda: [p.stem for p in tmp_path.glob("*.pid")])
+  folders = {
+    number: tmp_path_factory.mktemp("conversion") for number in SIGNALS
+  }
+  runs = {
+    number: (start(wait, golden_task, folder, "several"), folder)
+    for number, folder in folders.items()
+  }
+  yield runs
+  for run, _ in runs.values():
+    run.kill()
+
+
+@forks
+@pytest.mark.parametrize("number", SIGNALS)
+def test_no_process_outlives_its_parent(under_way, number):
+  run, folder = under_way[number]
+  pids = wait_for(lambda: [p.stem for p in folder.glob("*.pid")])
   run.send_signal(number)
   assert run.wait(timeout=60) != 0
   wait_for(lambda: not any(map(is_running, pids)))
-  left = [name for name in os.listdir(tmp_path) if not name.endswith(".pid")]
+  left = [name for name in os.listdir(folder) if not name.endswith(".pid")]
   assert not any(name.endswith(".tf_record") for name in left)
   assert number == signal.SIGKILL or left == []
