@@ -83,7 +83,6 @@ class WordCache:
       KeyError: a token that a tokenizer gives is not in its vocabulary.
     """
     if self.remembered is not None:
-      text = tokenization.convert_to_unicode(text)
       if self._tokenizer.whole_tokens:
         return self._ids_around_whole_tokens(text)
       return self.remembered.ids(text)
@@ -91,7 +90,7 @@ class WordCache:
     return list(self._tokenizer.convert_tokens_to_ids(tokens))
 
   def _ids_around_whole_tokens(self, text):
-    numbers = []
+    text, numbers = tokenization.convert_to_unicode(text), []
     for part, is_whole in self._tokenizer.split_at_whole_tokens(text):
       if is_whole:
         numbers.append(self._tokenizer.vocab[part])
@@ -177,6 +176,8 @@ class RememberedIds:
 
   def ids(self, text):
     """Returns the ids of a text, as a list."""
+    if type(text) is not str:
+      text = tokenization.convert_to_unicode(text)
     # str.split takes some control characters for spaces that BasicTokenizer
     # drops; none of them is printable.
     if not text.isprintable():

@@ -27,7 +27,8 @@ def _features(lists):
 
 def _packed(values):
   """Returns the number of a list's field in tf.train.Feature, and its bytes."""
-  if all(isinstance(value, numbers.Integral) for value in values):
+  kinds = set(map(type, values))
+  if all(issubclass(kind, numbers.Integral) for kind in kinds):
     return 3, b"".join(map(_varint, values))
   return 2, struct.pack(f"<{len(values)}f", *values)
 

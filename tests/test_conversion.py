@@ -237,11 +237,12 @@ def is_running(pid):
   return state != "Z"
 
 
-@forks
-@pytest.mark.parametrize(
-  "number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM]
-)
-def test_no_process_outlives_its_parent(golden_task, tmp_path, number):
+SIGNALS = [signal.SIGKILL, signal.SIGINT, signal.SIGTERM]
+
+
+@pytest.fixture(scope="module")
+def under_way(golden_task, tmp_path_factory):
+  """{signal: process and folder} of conversions, started at one time."""
   wait = """
     home = os.getpid()
     def at(text):
@@ -249,8 +250,23 @@ def test_no_process_outlives_its_parent(golden_task, tmp_path, number):
         open(os.path.join(folder, f"{os.getpid()}.pid"), "w").close()
         time.sleep(3)
   """
-  run = start(wait, golden_task, tmp_path, "several")
-  pids = wait_for(lambda: [p.stem for p in tmp_path.glob("*.pid")])
+  folders = {
+    number: tmp_path_factory.mktemp("conversion") for number in SIGNALS
+  }
+  runs = {
+    number: (start(wait, golden_task, folder, "several"), folder)
+    for number, folder in folders.items()
+  }
+  yield runs
+  for run, _ in runs.values():
+    run.kill()
+
+
+@forks
+@pytest.mark.parametrize("number", SIGNALS)
+def test_no_process_outlives_its_parent(under_way, number):
+  run, folder = under_way[number]
+  pids = wait_for(lambda: [p.stem for p in folder.glob("*.pid")])
   if number == signal.SIGTERM:  # as `timeout` sends it to all of a job
     for pid in map(int, pids):
       os.kill(pid, number)
@@ -258,6 +274,6 @@ def test_no_process_outlives_its_parent(golden_task, tmp_path, number):
   status = {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}
   assert run.wait(timeout=60) == status[number]
   wait_for(lambda: not any(map(is_running, pids)))
-  left = [name for name in os.listdir(tmp_path) if not name.endswith(".pid")]
+  left = [name for name in os.listdir(folder) if not name.endswith(".pid")]
   assert not any(name.endswith(".tf_record") for name in left)
   assert number == signal.SIGKILL or left == []

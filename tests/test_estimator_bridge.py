@@ -193,23 +193,34 @@ def free_addresses(count):
     return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_multi_worker_mirrored_trains_a_cluster(tmp_path, monkeypatch, workers):
-  addresses = free_addresses(workers)
+@pytest.fixture(scope="module")
+def clusters(tmp_path_factory):
+  """{workers: processes and folder} of clusters, started at one time."""
   here = os.path.dirname(os.path.abspath(__file__))
-  monkeypatch.setenv("PYTHONPATH", here + os.pathsep + os.path.dirname(here))
-  command = [sys.executable, "-c", CLUSTER_JOB, str(tmp_path)]
-  running = []
-  for index in range(workers):
-    set_cluster(monkeypatch, index, worker=addresses)
-    running.append(subprocess.Popen(command))
-  try:
-    assert [one.wait(timeout=120) for one in running] == [0] * workers
-  finally:
+  path = here + os.pathsep + os.path.dirname(here)
+  started = {}
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("PYTHONPATH", path)
+    for workers in (1, 2):
+      folder = str(tmp_path_factory.mktemp("cluster"))
+      addresses, running = free_addresses(workers), []
+      for index in range(workers):
+        set_cluster(patch, index, worker=addresses)
+        command = [sys.executable, "-c", CLUSTER_JOB, folder]
+        running.append(subprocess.Popen(command))
+      started[workers] = running, folder
+  yield started
+  for running, _ in started.values():
     for one in running:
       one.kill()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_multi_worker_mirrored_trains_a_cluster(clusters, workers):
+  running, folder = clusters[workers]
+  assert [one.wait(timeout=120) for one in running] == [0] * workers
   # Every worker has the same batches, so their mean gradient is one's own.
-  reader = tf.train.load_checkpoint(str(tmp_path))
+  reader = tf.train.load_checkpoint(folder)
   np.testing.assert_allclose(
     reader.get_tensor("weights"), descended(6), rtol=1e-4
   )
@@ -536,17 +547,32 @@ def test_quiet_hides_only_what_nobody_can_change(shown, tmp_path, monkeypatch):
   assert len(shown) == 2 and "input_producer" in shown[1]
 
 
-@pytest.mark.skipif(
-  tf.__version__.startswith("2.18."), reason="no way is known: README.md"
-)
-def test_a_session_starts_in_silence_where_warnings_alone_are_asked_for():
-  assert not python("""
+@pytest.fixture(scope="module")
+def heard():
+  """What a quieted process prints before it warns, and then."""
+  before, _, after = python("""
+    import sys
+    import warnings
     import estimator_bridge
     import tensorflow.compat.v1 as tf
     estimator_bridge.quiet()
     with tf.Graph().as_default(), tf.Session() as session:
       session.run(tf.constant(1.0) + 2.0)
-  """).stderr
+    print("it warns", file=sys.stderr, flush=True)
+    warnings.warn("mine")
+  """).stderr.partition("it warns\n")
+  return before, after
+
+
+@pytest.mark.skipif(
+  tf.__version__.startswith("2.18."), reason="no way is known: README.md"
+)
+def test_a_session_starts_in_silence_where_warnings_alone_are_asked_for(heard):
+  assert not heard[0]
+
+
+def test_a_warning_of_the_users_own_still_shows(heard):
+  assert "UserWarning: mine" in heard[1]
 
 
 def test_a_tensorflow_that_is_not_known_ends_the_script_with_a_sentence():
@@ -597,13 +623,3 @@ def test_the_import_drops_two_lines_and_no_other(tmp_path, level, ending):
   assert run.returncode == (-signal.SIGABRT if ending else 3)
   heard = OTHERS if level else BANNER + OTHERS
   assert run.stderr == heard.encode("latin-1")
-
-
-def test_a_warning_of_the_users_own_still_shows():
-  run = python("""
-    import warnings
-    import estimator_bridge
-    estimator_bridge.quiet()
-    warnings.warn("mine")
-  """)
-  assert "UserWarning: mine" in run.stderr
