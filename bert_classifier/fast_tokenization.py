@@ -90,7 +90,7 @@ class WordCache:
     return list(self._tokenizer.convert_tokens_to_ids(tokens))
 
   def _ids_around_whole_tokens(self, text):
-    text, numbers = tokenization.convert_to_unicode(text), []
+    numbers = []
     for part, is_whole in self._tokenizer.split_at_whole_tokens(text):
       if is_whole:
         numbers.append(self._tokenizer.vocab[part])

@@ -121,7 +121,7 @@ def convert_weights(folder, checkpoint):
     yield None
     return
   path = os.path.join(folder, output_dir.CONVERTED_WEIGHTS)
-  if checkpoint.kind == "tensorflow":
+  if not checkpoint.must_be_converted:
     beside = os.path.join(os.path.dirname(checkpoint.path), saving.STATE)
     if not tf.io.gfile.exists(beside):
       yield checkpoint.path
