@@ -193,28 +193,6 @@ def free_addresses(count):
     return [f"127.0.0.1:{one.getsockname()[1]}" for one in sockets]
 
 
-@pytest.fixture(scope="module")
-def clusters(tmp_path_factory):
-  """{workers: processes and folder} of clusters, started at one time."""
-  here = os.path.dirname(os.path.abspath(__file__))
-  path = here + os.pathsep + os.path.dirname(here)
-  started = {}
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setenv("PYTHONPATH", path)
-    for workers in (1, 2):
-      folder = str(tmp_path_factory.mktemp("cluster"))
-      addresses, running = free_addresses(workers), []
-      for index in range(workers):
-        set_cluster(patch, index, worker=addresses)
-        command = [sys.executable, "-c", CLUSTER_JOB, folder]
-        running.append(subprocess.Popen(command))
-      started[workers] = running, folder
-  yield started
-  for running, _ in started.values():
-    for one in running:
-      one.kill()
-
-
 @pytest.mark.parametrize("workers", [1, 2])
 def test_multi_worker_mirrored_trains_a_cluster(clusters, workers):
   running, folder = clusters[workers]
