@@ -84,6 +84,7 @@ from bert_classifier.features import (  # noqa: F401 - the 2018 script's names
   serialize,
 )
 from bert_classifier.options import FLAGS  # noqa: F401 - for importers
+from bert_classifier.schedule import NO_STEPS
 from bert_classifier.tasks import (  # noqa: F401 - for importers
   DataProcessor,
   InputExample,
@@ -325,7 +326,7 @@ def make_estimator(run, init_checkpoint, collector):
     collector: `evaluation.Collector`.
   """
   asked, placement = run.options, run.placement
-  schedule = run.schedule or preparation.NO_STEPS
+  schedule = run.schedule or NO_STEPS
   coverage = run.weights.coverage
   model_fn = model_fn_builder(
     run.model.config,

@@ -4,12 +4,12 @@ import contextlib
 
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, output_dir, preparation, process
+from bert_classifier import errors, output_dir, process, schedule
 
 
 def explain_not_training(run):
   """Returns why nothing is trained, and what can be done about it."""
-  epochs = preparation.find_epochs_needed(
+  epochs = schedule.find_epochs_needed(
     run.options.training, run.schedule.examples, run.found.step
   )
   return (

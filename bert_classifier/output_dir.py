@@ -353,7 +353,8 @@ def _may_change(name, old, new, recorded):
   if name == WEIGHTS_DIGEST:
     return new is None
   # More epochs go on with the same training.
-  return name == "num_train_epochs" and new > old
+  is_number = isinstance(old, (int, float))
+  return name == "num_train_epochs" and is_number and new > old
 
 
 def check_settings(

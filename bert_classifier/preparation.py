@@ -6,7 +6,6 @@ computed and, as far as that goes, before anything is written. What a user can
 have got wrong is a UserError that says what to do.
 """
 
-import math
 import os
 from typing import NamedTuple, Optional
 
@@ -36,13 +35,16 @@ from bert_classifier.options import (
   all_flags,
   recorded_place,
 )
+from bert_classifier.schedule import (
+  BUFFER_SIZE,
+  Schedule,
+  announce_rate,
+  find_epochs_needed,
+  make_schedule,
+)
 from bert_classifier.tasks import DataProcessor, TaskData
 
 _MOST_PROCESSES = 4  # what more would gain was not measured
-# Of a serialized example: three features of up to three bytes each; names, a
-# tensor and its slot in the buffer.
-_BYTES_A_POSITION, _BYTES_A_RECORD = 5, 400
-_BUFFER_SIZE = "buffer_rows"  # in manifests, since the first of them
 
 
 class Task(NamedTuple):
@@ -66,34 +68,6 @@ class Task(NamedTuple):
   def headline(self):
     """Returns the name of the metric that counts."""
     return self.processor.metric or self.target.headline
-
-
-class Schedule(NamedTuple):
-  """How long training takes, and in what order.
-
-  Attributes:
-    examples: examples an epoch.
-    steps: steps in all.
-    warmup_steps: steps of warmup.
-    buffer_size: examples among which the next one is drawn.
-  """
-
-  examples: int
-  steps: int
-  warmup_steps: int
-  buffer_size: int
-
-  def share_of_peak(self, step):
-    """Returns the learning rate after `step` steps, as a share of its peak.
-
-    As `optimization.learning_rate_schedule` has it.
-    """
-    if step < self.warmup_steps:
-      return step / self.warmup_steps
-    return 1 - step / self.steps
-
-
-NO_STEPS = Schedule(examples=0, steps=0, warmup_steps=0, buffer_size=0)
 
 
 class Run(NamedTuple):
@@ -194,7 +168,7 @@ def prepare(options):
       counts["train"],
       found,
     )
-    settings["order"] = {_BUFFER_SIZE: schedule.buffer_size}
+    settings["order"] = {BUFFER_SIZE: schedule.buffer_size}
     settings["paths"] = {"data_dir": files.resolve_path(options.data.data_dir)}
     if isinstance(task.target, targets.SeveralClasses):
       settings["prediction"] = {"threshold": task.target.threshold}
@@ -512,23 +486,6 @@ def check_output_dir(options, task, model, settings):
   return found
 
 
-def find_epochs_needed(options, examples, step):
-  """Returns the least epochs with a step beyond the one that is reached.
-
-  Args:
-    options: `options.TrainingOptions`.
-    examples: number of training examples.
-    step: the step that is reached.
-
-  Returns:
-    A number of two decimals; None where those asked for go beyond it.
-  """
-  if count_steps(options, examples) > step:
-    return None
-  epochs = math.ceil(100 * (step + 1) * options.train_batch_size / examples)
-  return epochs / 100
-
-
 # ---------------------------------------------------------------------------
 # Data
 
@@ -584,88 +541,6 @@ def select_tokenizer_inputs(settings):
     for name, value in settings.items()
     if name not in usual or value != usual[name]
   }
-
-
-def make_schedule(options, max_seq_length, examples, found):
-  """Returns the `Schedule` of so many training examples.
-
-  A resumed run keeps its buffer size, since the order depends on it.
-
-  Args:
-    options: `options.TrainingOptions`.
-    max_seq_length: S.
-    examples: number of training examples.
-    found: `output_dir.OutputDir`.
-
-  Raises:
-    UserError: there are too few examples for a single step.
-  """
-  steps = count_steps(options, examples)
-  if not steps:
-    raise UserError(
-      f"{examples} training examples in batches of --train_batch_size="
-      f"{options.train_batch_size} over --num_train_epochs="
-      f"{options.num_train_epochs} are less than one step: give a smaller batch"
-      " or more epochs"
-    )
-  buffer_size = options.shuffle_buffer_size
-  if not buffer_size and found.checkpoint:
-    buffer_size = found.settings.get("order", {}).get(_BUFFER_SIZE)
-  return Schedule(
-    examples,
-    steps,
-    int(steps * options.warmup_proportion),
-    buffer_size or choose_buffer_size(examples, max_seq_length),
-  )
-
-
-def count_steps(options, examples):
-  """Returns N, the steps of training in all.
-
-  Args:
-    options: `options.TrainingOptions`.
-    examples: number of training examples.
-  """
-  return int(examples / options.train_batch_size * options.num_train_epochs)
-
-
-def announce_rate(options, found, schedule):
-  """Warns that the learning rate climbs where more epochs are asked for.
-
-  Args:
-    options: `options.TrainingOptions`.
-    found: `output_dir.OutputDir`.
-    schedule: `Schedule`.
-  """
-  before, step = found.settings.get("training", {}), found.step
-  was, now = before.get("num_train_epochs"), options.num_train_epochs
-  if was in (None, now) or step >= schedule.steps:
-    return
-  logging.warning(
-    "num_train_epochs was %s and is %s: the learning rate climbs to %.2e at"
-    " step %d, where training goes on, and falls from there to 0 at step %d",
-    was,
-    now,
-    options.learning_rate * schedule.share_of_peak(step),
-    step + 1,
-    schedule.steps,
-  )
-
-
-def choose_buffer_size(examples, max_seq_length):
-  """Returns how many are shuffled: all that a quarter of the memory holds."""
-  free = devices.free_memory()
-  record_bytes = _BYTES_A_POSITION * max_seq_length + _BYTES_A_RECORD
-  if free is None or examples * record_bytes <= free / 4:
-    return examples
-  buffer_size = max(1, int(free / 4 / record_bytes))
-  logging.warning(
-    "shuffling among %d of %d examples, which a quarter of the free memory"
-    " holds; set --shuffle_buffer_size for another number",
-    buffer_size,
-    examples,
-  )
-  return buffer_size
 
 
 def choose_batch_size(flag, options, placement, features, kind):

@@ -368,12 +368,13 @@ def cache(golden_task, tokenizer, tmp_path):
     processes=1,
     task="mrpc",
     folder=f"{golden_task}/data",
+    cache_dir=tmp_path,
     **inputs,
   ):
     return feature_cache.FeatureCache(
       TaskData(processor or MrpcProcessor(), str(folder)),
       task,
-      cache_dir=str(tmp_path),
+      cache_dir=str(cache_dir),
       max_seq_length=length,
       tokenizer_inputs={"vocabulary": "v", "do_lower_case": True, **inputs},
       tokenizer=tokenizer,

@@ -15,6 +15,7 @@ from bert_classifier import conversion, feature_cache, features, files
 from bert_classifier.catalogue import PROCESSORS, MrpcProcessor
 from bert_classifier.errors import UserError
 from bert_classifier.tasks import DataProcessor, InputExample, Table
+import run_classifier
 
 SPLITS = [("train", "train"), ("dev", "eval"), ("test", "predict")]
 PREVIOUS = Path(__file__).parent / "previous" / "features"
@@ -215,6 +216,19 @@ def test_a_manifest_with_other_numbers_is_not_believed(cache, info, changes):
   assert cache().features("dev") == first
   assert not any("converted before" in message for message in info.messages)
   assert json.loads(path.read_text()) == whole
+
+
+def test_brackets_in_paths_are_no_pattern(graph, golden_task, cache, tmp_path):
+  folder = shutil.copytree(f"{golden_task}/data", tmp_path / "data[1]*?{a}")
+  features = cache(folder=folder, cache_dir=folder).features("dev")
+  assert Path(features.path).parent == folder
+  batch = run_classifier.file_based_input_fn_builder(
+    features.path, 24, False, False
+  )({"batch_size": 30})
+  with tf.Session() as session:
+    found = session.run(tf.data.make_one_shot_iterator(batch).get_next())
+  assert len(found["input_ids"]) == 21
+  assert cache(folder=folder, cache_dir=folder).count("dev") == 21
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,11 @@ PATH, DIGEST = "init_checkpoint", "init_checkpoint (SHA-256)"
       {PATH: "/a", DIGEST: "2"},
       ["init_checkpoint is not the weights that it was trained from"],
     ),
+    (  # a manifest that somebody changed
+      {"num_train_epochs": "3"},
+      {"num_train_epochs": 3.0},
+      ["num_train_epochs was '3' and is 3.0"],
+    ),
     # The version before recorded the path alone.
     ({PATH: "/a"}, {PATH: "/a", DIGEST: "1"}, []),
     (

@@ -1,6 +1,5 @@
 """Weights and files that a run begins with, through the command line."""
 
-import dataclasses
 import json
 import os
 import shutil
@@ -13,7 +12,6 @@ from conftest import (
 )
 import numpy as np
 import pytest
-import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   batches,
@@ -25,7 +23,6 @@ from bert_classifier import (
 )
 from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import Features
-import optimization
 
 
 @pytest.fixture
@@ -115,13 +112,6 @@ def test_an_encoder_that_lacks_a_layer_is_completed_when_asked_to(
   assert refused.status == 1 and "--allow_partial_init" in refused.log
   done = classify("--do_train", "--allow_partial_init", **flags)
   assert done.status == 0 and "start fresh" in done.log
-
-
-def test_the_buffer_is_what_a_quarter_of_the_free_memory_holds(monkeypatch):
-  example = 5 * 128 + 400  # bytes
-  monkeypatch.setattr(devices, "free_memory", lambda: 4 * 100 * example)
-  assert preparation.choose_buffer_size(100, 128) == 100
-  assert preparation.choose_buffer_size(101, 128) == 100
 
 
 def test_a_run_taken_up_shuffles_in_the_buffer_that_it_began_with(
@@ -313,30 +303,6 @@ def test_the_examples_of_a_batch_are_chosen_by_their_tokens(
     "eval_batch_size", values, placement, sets, "dev"
   )
   assert found == examples
-
-
-@pytest.mark.parametrize("examples", [37, 3668, 8551])
-@pytest.mark.parametrize("step", [13, 100, 343])
-def test_the_epochs_needed_are_the_least_that_train_on(examples, step):
-  few = options.TrainingOptions(train_batch_size=8, num_train_epochs=0.01)
-  epochs = preparation.find_epochs_needed(few, examples, step)
-
-  def count(epochs):
-    return int(examples / 8 * epochs)
-
-  assert count(epochs) > step >= count(epochs - 0.01)
-  enough = dataclasses.replace(few, num_train_epochs=epochs)
-  assert preparation.find_epochs_needed(enough, examples, step) is None
-
-
-@pytest.mark.parametrize("warmup", [0, 4])
-def test_the_share_of_the_peak_is_that_of_the_schedule(run, warmup):
-  schedule = preparation.Schedule(99, 10, warmup, 99)
-  step = tf.placeholder(tf.int64, [])
-  rate = optimization.learning_rate_schedule(2.0, 10, warmup, step)
-  for now in range(11):
-    expected = run(rate, {step: now})
-    assert 2 * schedule.share_of_peak(now) == pytest.approx(expected, abs=1e-6)
 
 
 def test_an_evaluation_by_a_tpu_on_another_host_is_refused_before_training(
