@@ -186,8 +186,8 @@ def _open_folder(folder):
       raise errors.UserError(_explain_refusal(os.path.join(folder, name)))
   raise errors.MissingFileError(
     f"{folder} holds no checkpoint: neither *.index with its data (TensorFlow)"
-    f" nor {hugging_face.SAFETENSORS} (Hugging Face); it has"
-    f" {shorten_names(names) or 'no files'}"
+    f" nor {hugging_face.SAFETENSORS} or pytorch_model.bin (Hugging Face); it"
+    f" has {shorten_names(names) or 'no files'}"
   )
 
 

@@ -122,7 +122,8 @@ class ModelOptions:
   init_checkpoint: Optional[str] = flag(
     None,
     "Weights to begin with: a TensorFlow checkpoint (prefix, folder or any of"
-    " its files), a Hugging Face BERT folder or a model.safetensors.",
+    " its files), a Hugging Face BERT folder, a model.safetensors or a"
+    " pytorch_model.bin.",
     is_path=True,
   )
   bert_config_file: Optional[str] = flag(

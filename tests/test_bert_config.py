@@ -84,6 +84,8 @@ def test_config_takes_its_arguments_in_the_order_of_2018():
   [
     ("vocab_size", 0),
     ("vocab_size", "30522"),
+    ("vocab_size", 10**10),
+    ("num_hidden_layers", 10**12),
     ("vocab_size", None),
     ("hidden_size", 48.0),
     ("hidden_size", True),
@@ -215,7 +217,8 @@ def test_of_another_architecture_nothing_else_is_told():
     (b'{\n"vocab_size": 9,\n"hidden_size": }', ":3: no JSON"),
     (b"{", ":1: no JSON"),
     (b'{"vocab_size": 9,\n"pooler_type": "\xff"}', ":2: the byte 0xff is not"),
-    (b"[" * 100000, "nested too deep"),
+    (b"[" * 100000, "recursion"),
+    (b'{"vocab_size": %s}' % (b"9" * 5000), "no BERT configuration"),
   ],
 )
 def test_error_in_a_config_file_names_the_file(tmp_path, content, part):
