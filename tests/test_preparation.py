@@ -274,6 +274,14 @@ def test_a_metric_of_an_own_task_must_fit_its_kind(monkeypatch):
     prepare(monkeypatch)
 
 
+def test_a_trained_folder_remembers_its_threshold(tmp_path):
+  values = options.make_options(output_dir=str(tmp_path), do_predict=True)
+  recorded = {"prediction": {"threshold": 0.4}}
+  found = preparation.take_trained_settings(values, recorded)
+  assert found.inference.threshold == 0.4
+  assert "threshold" in found.given
+
+
 def test_several_labels_and_a_number_contradict_each_other():
   values = options.make_options(
     multi_label=True, regression=True, task_name="own", data_dir="x"

@@ -9,6 +9,7 @@ from conftest import ROOT, SCRIPTS, read_table, run_python
 import pytest
 
 from bert_classifier import options
+from bert_classifier.tasks import DataProcessor, Table
 import run_classifier
 
 # Not a glob of the top, where notes of a user may lie.
@@ -164,7 +165,7 @@ def test_an_own_task_runs_from_a_csv_file_to_predictions(
 
 
 def test_the_task_of_pairs_reads_its_columns(tmp_path, monkeypatch):
-  (own_task,) = blocks(PAGES["docs/data.md"], "python")
+  own_task, _ = blocks(PAGES["docs/data.md"], "python")
   monkeypatch.setattr(app, "run", lambda main, flags_parser: None)
   monkeypatch.setattr(
     run_classifier, "PROCESSORS", dict(run_classifier.PROCESSORS)
@@ -179,3 +180,22 @@ def test_the_task_of_pairs_reads_its_columns(tmp_path, monkeypatch):
     ("Who?", "I.", None, "right"),
     ("Where?", "Now.", None, "wrong"),
   ]
+
+
+def test_the_task_of_several_labels_reads_its_example(tmp_path):
+  _, own_task = blocks(PAGES["docs/data.md"], "python")
+  names = dict(DataProcessor=DataProcessor, Table=Table)
+  exec(own_task, names)
+  (rows,) = [
+    text
+    for text in blocks(PAGES["docs/data.md"], "text")
+    if text.startswith("text\tlabel\n")
+  ]
+  (tmp_path / "train.tsv").write_text(rows)
+  task = names["Complaints"]()
+  target = task.get_target()
+  assert target.problem_type == "multi_label_classification"
+  assert [
+    target.encode(example.label)
+    for example in task.get_train_examples(str(tmp_path))
+  ] == [(1, 1, 0), (0, 0, 1), (0, 0, 0)]

@@ -1,6 +1,7 @@
 """Targets: one class of L, and a kind that only this test knows."""
 
 import collections
+import json
 import re
 
 from conftest import read_results, read_table
@@ -478,7 +479,7 @@ class Moods(OwnTask):
 
 def test_several_classes_are_trained_evaluated_and_predicted(learn):
   labels = ("joy|love", '["love"]', "")
-  outcome = learn(Moods, labels, "--multi_label", *ALL)
+  outcome = learn(Moods, labels, "--multi_label", *ALL, threshold=0.4)
   assert outcome.status == 0, outcome.log
   assert "of the labels fear there is no training example" in outcome.log
   header, *cells = read_table(learn.output / "test_predictions.tsv")
@@ -489,7 +490,7 @@ def test_several_classes_are_trained_evaluated_and_predicted(learn):
   assert [c[3] for c in cells[:3]] == ["joy|love", "love", ""]
   truth = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 0]] * 16)
   predicted = np.float64([c[5:] for c in cells])
-  decided = np.int64(predicted >= 0.5)
+  decided = np.int64(predicted >= 0.4)
   names = np.array(Moods.labels)
   assert [c[4] for c in cells] == ["|".join(names[row == 1]) for row in decided]
   losses = -np.log(np.where(truth, predicted, 1 - predicted)).mean(axis=1)
@@ -510,6 +511,8 @@ def test_several_classes_are_trained_evaluated_and_predicted(learn):
   assert told == pytest.approx(
     {key.replace("eval", "test"): found[key] for key in found}, rel=1e-3
   )
+  manifest = json.loads((learn.output / "run_manifest.json").read_text())
+  assert manifest["settings"]["prediction"] == {"threshold": 0.4}
   again = learn(
     Moods,
     labels,
