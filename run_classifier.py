@@ -55,6 +55,7 @@ from bert_classifier import (
   evaluation,
   fast_modeling,
   fast_optimization,
+  history,
   output_dir,
   plain_texts,
   preparation,
@@ -407,6 +408,7 @@ def train(estimator, run):
     log_steps=training.log_steps,
     steps_per_run=run.placement.steps_per_call,
     summary_dir=folder if sees_every_step else None,
+    history_path=output_dir.history_path(folder),
   )
   with advice.explain_not_finite(run):
     results = run_training(estimator, run, hook)
@@ -427,7 +429,7 @@ def run_training(estimator, run, hook):
       input_fn_for(run, "dev"),
       steps=None,
       hooks=evaluation_hooks(run, "dev", hook),
-      exporters=[evaluation.IntermediateResults()],
+      exporters=[evaluation.IntermediateResults(hook.history_path, "dev")],
       start_delay_secs=10,
       throttle_secs=600,
     ),
@@ -480,7 +482,9 @@ def evaluate(estimator, run, split, results=None):
   weights = weights_in_use(estimator, run)
   evaluation.check_finite(results, weights)
   folder = run.options.run.output_dir
-  return evaluation.write_results(folder, split, results, weights), results
+  path = evaluation.write_results(folder, split, results, weights)
+  history.add_evaluation(output_dir.history_path(folder), split, results)
+  return path, results
 
 
 def weights_in_use(estimator, run):

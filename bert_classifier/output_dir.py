@@ -33,9 +33,17 @@ CONFIG, VOCABULARY = "bert_config.json", "vocab.txt"
 # Where init_checkpoint was written in TensorFlow's form by the version before.
 CONVERTED_WEIGHTS = "converted_weights"
 
+_HISTORY = "history.jsonl"
+
 # Written for a split; `{}` stands for what follows dev or test in its name.
 # Results of a test split are those by its true labels.
 _RESULTS = {"dev": "eval_results{}.txt", "test": "test_results{}.txt"}
+_REPORTS = {
+  "json": "eval_report{}.json",
+  "txt": "eval_report{}.txt",
+  "html": "eval_report{}.html",
+  "errors": "eval_errors{}.tsv",
+}
 _PROBABILITIES = "test_results{}.tsv"
 _PREDICTIONS = "test_predictions{}.tsv"
 
@@ -43,7 +51,8 @@ _EVENTS = r"events\.out\.tfevents\..*"
 # Regular expression of the names of what it writes itself.
 WRITTEN = "|".join(
   re.escape(name).replace(r"\{\}", "(_mismatched)?")
-  for name in (MANIFEST, *_RESULTS.values(), _PROBABILITIES, _PREDICTIONS)
+  for names in ((MANIFEST, _HISTORY), _RESULTS.values(), _REPORTS.values())
+  for name in (*names, _PROBABILITIES, _PREDICTIONS)
 )
 # Regular expressions of all that a run writes, by folder below output_dir. The
 # cache is not among it: it is still valid when the folder is trained anew.
@@ -66,6 +75,21 @@ _OWN_FILES = {
 def results_path(output_dir, split):
   """Returns the path of the results of a dev or test split."""
   return _path_for(output_dir, _RESULTS[split.partition("_")[0]], split)
+
+
+def report_paths(output_dir, split):
+  """Returns the paths of the report of a dev split, by kind of file.
+
+  The kinds are "json", "txt", "html" and "errors".
+  """
+  return {
+    kind: _path_for(output_dir, name, split) for kind, name in _REPORTS.items()
+  }
+
+
+def history_path(output_dir):
+  """Returns the path of the numbers of training and evaluations."""
+  return os.path.join(output_dir, _HISTORY)
 
 
 def prediction_paths(output_dir, split):
