@@ -423,7 +423,7 @@ def write_predictions(folder, split, examples, outputs, target, *, truth=None):
   paths = output_dir.prediction_paths(folder, split)
   results_path, predictions_path = paths
   predicted = collections.Counter()
-  with _open_table(results_path) as write_result:
+  with open_table(results_path) as write_result:
 
     def write_and_pass_on():
       for output in outputs:
@@ -434,7 +434,7 @@ def write_predictions(folder, split, examples, outputs, target, *, truth=None):
     passed_on = write_and_pass_on()
     gone = None
     try:
-      with _open_table(predictions_path) as write_prediction:
+      with open_table(predictions_path) as write_prediction:
         for cells in _predictions(_guard(examples), passed_on, target, truth):
           write_prediction(cells)
     except TextsGoneError as error:
@@ -509,7 +509,7 @@ def _miscounted(number, more):
 
 
 @contextlib.contextmanager
-def _open_table(path):
+def open_table(path):
   """Gives a function that writes a list of cells as a line of a TSV file."""
   with (
     files.atomic_write(path) as temporary,

@@ -38,7 +38,8 @@ def golden_training(golden, golden_config, golden_checkpoint):
   """Trains on the golden batch by a form and a lookup; each once.
 
   Returns the norms of the clipped and of the whole gradients before the first
-  step, the latter also as hooks find it, the loss before each, and the variables after the last, by name.
+  step, the latter also as hooks find it, the loss before each, and the
+  variables after the last, by name.
   """
 
   @functools.cache

@@ -1,0 +1,146 @@
+"""What stands out in a report, in sentences.
+
+Each `_find_...` is a function of the report's dictionary (see `report`) and
+returns a sentence, or None where there is nothing to say.
+"""
+
+# A difference of confidence and accuracy that is worth a sentence.
+_CALIBRATION_GAP = 0.02
+_MOST_NAMES = 5
+
+NAMES = {
+  "accuracy": "accuracy",
+  "balanced_accuracy": "balanced accuracy",
+  "matthews_correlation": "Matthews correlation",
+  "cohen_kappa": "Cohen's kappa",
+  "hamming_loss": "Hamming loss",
+  "f1": "F1",
+  "roc_auc": "ROC AUC",
+  "pearson": "Pearson correlation",
+  "spearman": "Spearman correlation",
+  "mse": "mean squared error",
+  "rmse": "root mean squared error",
+  "mae": "mean absolute error",
+  "r2": "R²",
+}
+
+
+def name_metric(name):
+  """Returns the words for a metric: "macro F1" for macro_f1."""
+  return NAMES.get(name, name.replace("_", " ").replace(" f1", " F1"))
+
+
+def name_metric_of(report, name):
+  """Returns the words for a metric, with the class that it is that of."""
+  if name in ("f1", "precision", "recall"):
+    return f"{name_metric(name)} of {report['classes'][1]['label']!r}"
+  return name_metric(name)
+
+
+def percent(share, digits=1):
+  """Returns a share as per cent.
+
+  >>> percent(0.1234), percent(1)
+  ('12.3%', '100.0%')
+  """
+  return f"{100 * share:.{digits}f}%"
+
+
+def find(report):
+  """Returns the list of sentences."""
+  found = [function(report) for function in _FINDERS]
+  return [sentence for sentence in found if sentence]
+
+
+def _find_baseline(report):
+  headline = report["metrics"][0]
+  name, interval = headline["name"], headline.get("interval")
+  if "undefined" in headline:
+    return f"{name_metric(name)} is undefined: {headline['undefined']}."
+  if "baseline" not in headline or not interval:
+    return None
+  figure, words = headline["baseline"], headline["baseline_is"]
+  better, worse = interval[0] > figure, interval[1] < figure
+  if not headline["higher_is_better"]:
+    better, worse = worse, better
+  what = f"the {figure:.3f} of predicting {words}"
+  if better:
+    return f"The model is better than {what}, beyond chance."
+  if worse:
+    return f"The model is WORSE than {what}: it has not learned the task."
+  return f"The model cannot be told apart from {what}: both fit the interval."
+
+
+def _find_confusion(report):
+  commonest = report.get("confusion", {}).get("commonest")
+  if not commonest:
+    return None
+  first = commonest[0]
+  return (
+    f"The commonest mistake: {first['label']!r} taken for"
+    f" {first['predicted']!r}, {first['count']} of {first['of']} such examples."
+  )
+
+
+def _find_classes_never_predicted(report):
+  never = [
+    one["label"]
+    for one in report.get("classes", ())
+    if one["support"] and not one["predicted"]
+  ]
+  if not never:
+    return None
+  names = ", ".join(map(repr, never[:_MOST_NAMES]))
+  more = len(never) - _MOST_NAMES
+  more = f" and {more} more" if more > 0 else ""
+  return f"Never predicted, though there are examples: {names}{more}."
+
+
+def _find_calibration(report):
+  found = report.get("calibration")
+  if not found or found["of"] != "predictions":
+    return None
+  sure, right = found["mean_confidence"], found["share_right"]
+  said = f"it is {percent(sure)} sure on average and {percent(right)} right"
+  if sure - right > _CALIBRATION_GAP:
+    return f"The model is too sure of itself: {said}."
+  if right - sure > _CALIBRATION_GAP:
+    return f"The model is less sure than it could be: {said}."
+  return f"The model's confidence is that of its accuracy: {said}."
+
+
+def _find_length(report):
+  return _compare(report, report["lengths"], "texts of {} tokens")
+
+
+def _find_unknown(report):
+  return _compare(report, report["unknown"], "texts with {} [UNK]")
+
+
+def _compare(report, groups, words):
+  """Compares the first and the last group where their intervals are apart."""
+  if len(groups) < 2:
+    return None
+  first, last = groups[0], groups[-1]
+  apart = (
+    first["interval"][1] < last["interval"][0]
+    or last["interval"][1] < first["interval"][0]
+  )
+  if not apart:
+    return None
+  show = percent if report["error"]["is_share"] else "{:.3g}".format
+  of_first, of_last = (words.format(g["group"]) for g in (first, last))
+  return (
+    f"{report['error']['is'].capitalize()}: {show(first['error'])} of"
+    f" {of_first}, {show(last['error'])} of {of_last}."
+  )
+
+
+_FINDERS = (
+  _find_baseline,
+  _find_confusion,
+  _find_classes_never_predicted,
+  _find_calibration,
+  _find_length,
+  _find_unknown,
+)
