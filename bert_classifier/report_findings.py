@@ -4,6 +4,8 @@ Each `_find_...` is a function of the report's dictionary (see `report`) and
 returns a sentence, or None where there is nothing to say.
 """
 
+import unicodedata
+
 # A difference of confidence and accuracy that is worth a sentence.
 _CALIBRATION_GAP = 0.02
 _MOST_NAMES = 5
@@ -32,6 +34,8 @@ def name_metric(name):
 
 def name_metric_of(report, name):
   """Returns the words for a metric, with the class that it is that of."""
+  if report["problem_type"].startswith("multi") and name == "accuracy":
+    return "accuracy (all labels right)"
   if name in ("f1", "precision", "recall"):
     return f"{name_metric(name)} of {report['classes'][1]['label']!r}"
   return name_metric(name)
@@ -46,6 +50,27 @@ def percent(share, digits=1):
   return f"{100 * share:.{digits}f}%"
 
 
+def shorten(text, width):
+  """Returns a text on one line in at most so many columns, cut with "…".
+
+  >>> shorten("a long name", 7), shorten("很好的", 5)
+  ('a long…', '很好…')
+  """
+  text = " ".join(str(text).split())
+  if count_columns(text) <= width:
+    return text
+  while count_columns(text) >= width:
+    text = text[:-1]
+  return text.rstrip() + "…"
+
+
+def count_columns(text):
+  """Returns how wide a terminal shows a text: wide letters take two columns."""
+  return sum(
+    2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text
+  )
+
+
 def find(report):
   """Returns the list of sentences."""
   found = [function(report) for function in _FINDERS]
@@ -54,21 +79,27 @@ def find(report):
 
 def _find_baseline(report):
   headline = report["metrics"][0]
-  name, interval = headline["name"], headline.get("interval")
-  if "undefined" in headline:
-    return f"{name_metric(name)} is undefined: {headline['undefined']}."
+  interval = headline.get("interval")
   if "baseline" not in headline or not interval:
     return None
   figure, words = headline["baseline"], headline["baseline_is"]
   better, worse = interval[0] > figure, interval[1] < figure
   if not headline["higher_is_better"]:
     better, worse = worse, better
-  what = f"the {figure:.3f} of predicting {words}"
+  what, lies = f"predicting {words} ({figure:.3f})", "the whole interval lies"
+  side = "above" if headline["higher_is_better"] else "below"
+  other = "below" if headline["higher_is_better"] else "above"
   if better:
-    return f"The model is better than {what}, beyond chance."
+    return f"The model is better than {what}: {lies} {side} it."
   if worse:
-    return f"The model is WORSE than {what}: it has not learned the task."
-  return f"The model cannot be told apart from {what}: both fit the interval."
+    return (
+      f"The model is WORSE than {what}: {lies} {other} it. It has not learned"
+      " the task."
+    )
+  return (
+    f"The model is not shown to be better than {what}, which is within its"
+    " interval."
+  )
 
 
 def _find_confusion(report):
@@ -78,7 +109,8 @@ def _find_confusion(report):
   first = commonest[0]
   return (
     f"The commonest mistake: {first['label']!r} taken for"
-    f" {first['predicted']!r}, {first['count']} of {first['of']} such examples."
+    f" {first['predicted']!r}, {first['count']:,} of {first['of']:,} such"
+    " examples."
   )
 
 

@@ -60,7 +60,7 @@ class _Kind:
 class OneClass(_Kind):
   """One class of L."""
 
-  error_is, errors_are_shares = "share of wrong examples", True
+  error_is, errors_are_shares = "wrong examples", True
   columns = (
     "label",
     "predicted",
@@ -147,8 +147,7 @@ class OneClass(_Kind):
 class SeveralClasses(_Kind):
   """Any number of L classes."""
 
-  error_is = "share of examples with a wrong label"
-  errors_are_shares = True
+  error_is, errors_are_shares = "examples with a wrong label", True
   columns = ("label", "predicted", "missed", "too_many", "confidence", "loss")
 
   def __init__(self, evaluation):
@@ -276,7 +275,14 @@ class Number(_Kind):
     if len(self.labels) <= _MOST_POINTS:
       points = zip(self.labels, self.decided)
       return {"points": [[_round(x), _round(y)] for x, y in points]}
-    counts, x, y = np.histogram2d(self.labels, self.decided, bins=_GRID)
+    columns, labels = _GRID, np.unique(self.labels)
+    if 1 < len(labels) <= 2 * _GRID:  # a column for each
+      between = (labels[1:] + labels[:-1]) / 2
+      half = (labels[1] - labels[0]) / 2
+      columns = [labels[0] - half, *between, labels[-1] + half]
+    counts, x, y = np.histogram2d(
+      self.labels, self.decided, bins=[columns, _GRID]
+    )
     return {
       "counts": counts.astype(int).tolist(),
       "label_edges": x.tolist(),

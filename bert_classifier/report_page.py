@@ -4,17 +4,25 @@ The page is one file: pictures and style are in it, and nothing is loaded.
 """
 
 import pathlib
+import textwrap
 
 import jinja2
 from markupsafe import Markup
 
-from bert_classifier.report_findings import name_metric_of, percent
-from bert_classifier.report_pictures import draw, shorten, shorten_line
+from bert_classifier.report_findings import (
+  count_columns,
+  name_metric_of,
+  percent,
+  shorten,
+)
+from bert_classifier.report_pictures import draw
 
 # Letters of a text on the page: those that are seen at once, and all of them.
 _SEEN, _MOST_LETTERS = 240, 3000
 _MOST_CELLS = 30  # classes of a confusion matrix that is shown as a table
-_WIDTH, _MOST_ROWS, _MOST_TOLD = 80, 8, 3  # of the text
+# Of the text: columns, of which those of a table; classes; mistakes.
+_WIDTH, _FIRST, _COLUMNS = 80, 36, (11, 11, 11, 11)
+_MOST_ROWS, _MOST_TOLD = 8, 3
 
 
 def format_page(report):
@@ -32,6 +40,7 @@ def format_page(report):
   )
   environment.filters["percent"] = percent
   environment.filters["number"] = format_number
+  environment.filters["label"] = format_label
   environment.filters["split_text"] = split_text
   pictures = {
     name: picture._replace(svg=Markup(picture.svg))
@@ -58,6 +67,17 @@ def format_number(value):
   ('0.8627', '1234', '12')
   """
   return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+
+
+def format_label(label):
+  """Returns a label, or a predicted number, as text.
+
+  >>> format_label("neutral"), format_label(""), format_label(1.23456)
+  ('neutral', '(none)', '1.235')
+  """
+  if isinstance(label, str):
+    return label or "(none)"
+  return format_number(label)
 
 
 def split_text(text):
@@ -111,33 +131,43 @@ def _flatten(settings):
 
 
 def format_text(report):
-  """Returns a report in short, 80 columns wide, for a terminal."""
+  """Returns a report in short: a screen of a terminal of 80 columns."""
   task = report["facts"].get("task", "evaluation")
   lines = [
     f"{task}, {report['split']}: {report['examples']:,} examples",
-    f"weights: {report['checkpoint']}",
+    shorten(f"weights: {report['checkpoint']}", _WIDTH),
     "",
-    *(_format_metric(report, metric) for metric in report["metrics"]),
+    *_format_metrics(report),
     *_format_classes(report),
     *_format_mistakes(report),
   ]
   if report["findings"]:
     lines.append("")
-    lines += (f"- {sentence}" for sentence in report["findings"])
-  return "".join(f"{shorten_line(line, _WIDTH)}\n" for line in lines)
+  for sentence in report["findings"]:
+    lines += textwrap.wrap(f"- {sentence}", _WIDTH, subsequent_indent="  ")
+  return "".join(f"{line}\n" for line in lines)
 
 
-def _format_metric(report, metric):
-  words = name_metric_of(report, metric["name"])
-  if "undefined" in metric:
-    return f"{words:<24} undefined: {metric['undefined']}"
-  line = f"{words:<24} {metric['value']:.4f}"
-  if metric.get("interval"):
-    low, high = metric["interval"]
-    line += f"  95%: {low:.4f} to {high:.4f}"
-  if "baseline" in metric:
-    line += f"  {metric['baseline_is']}: {metric['baseline']:.4f}"
-  return line
+def _align(first, *cells):
+  """Returns a line of cells: the first to the left, the others to the right."""
+  first = shorten(first, _FIRST)
+  return (
+    first
+    + " " * (_FIRST - count_columns(first))
+    + "".join(f"{cell:>{width}}" for width, cell in zip(_COLUMNS, cells))
+  )
+
+
+def _format_metrics(report):
+  yield _align("metric", "value", "95% from", "to", "one answer")
+  for metric in report["metrics"]:
+    words = name_metric_of(report, metric["name"])
+    if "undefined" in metric:
+      yield shorten(f"{words}: undefined: {metric['undefined']}", _WIDTH)
+      continue
+    low, high = metric.get("interval") or ("", "")
+    figures = metric["value"], low, high, metric.get("baseline", "")
+    yield _align(words, *(f"{f:.4f}" if f != "" else "" for f in figures))
 
 
 def _format_classes(report):
@@ -145,17 +175,14 @@ def _format_classes(report):
   if not classes:
     return
   yield ""
-  yield f"{'class':<32} precision   recall       F1  examples"
-  shown = sorted(classes, key=lambda one: -one["support"])[:_MOST_ROWS]
-  for one in classes:
-    if one in shown:
-      yield (
-        f"{shorten(one['label'], 30):<32}"
-        f" {one['precision']:9.4f}{one['recall']:9.4f}{one['f1']:9.4f}"
-        f" {one['support']:9,}"
-      )
+  yield _align("class", "precision", "recall", "F1", "examples")
+  most = sorted(one["support"] for one in classes)[-_MOST_ROWS:]
+  shown = [one for one in classes if one["support"] >= most[0]][:_MOST_ROWS]
+  for one in shown:
+    figures = (f"{one[part]:.4f}" for part in ("precision", "recall", "f1"))
+    yield _align(one["label"], *figures, f"{one['support']:,}")
   if len(classes) > len(shown):
-    yield f"and {len(classes) - len(shown)} classes with fewer examples"
+    yield f"and {len(classes) - len(shown)} more classes"
 
 
 def _format_mistakes(report):
@@ -165,8 +192,12 @@ def _format_mistakes(report):
   yield ""
   yield f"the worst of {mistakes['count']:,} mistakes:"
   for mistake in mistakes["shown"][:_MOST_TOLD]:
-    label = f"{mistake['label']} -> {mistake['predicted']}: " * (
-      "label" in mistake
-    )
+    label = ""
+    if "label" in mistake:
+      label, predicted = (
+        shorten(format_label(mistake[name]), 20)
+        for name in ("label", "predicted")
+      )
+      label = f"{label} -> {predicted}: "
     texts = f"{mistake['text_a']} {mistake['text_b']}"
-    yield f"  {label}{' '.join(texts.split())}"
+    yield f"  {shorten(label + texts, _WIDTH - 2)}"

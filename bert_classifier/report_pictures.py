@@ -9,7 +9,6 @@ import html
 import io
 import re
 from typing import NamedTuple
-import unicodedata
 import warnings
 
 from matplotlib import rc_context
@@ -20,7 +19,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 import numpy as np
 
-from bert_classifier.report_findings import percent
+from bert_classifier.report_findings import percent, shorten
 
 # Stand-ins by the names of the page's variables.
 _COLOURS = {
@@ -37,7 +36,8 @@ _STYLE = {
   "text.parse_math": False,
   "font.family": "DejaVu Sans",  # comes with matplotlib; gives the widths
   "font.size": 10,
-  "axes.titlesize": 10,
+  "figure.facecolor": "none",
+  "axes.facecolor": "none",
   "axes.labelsize": 10,
   "xtick.labelsize": 9,
   "ytick.labelsize": 9,
@@ -59,9 +59,10 @@ _STYLE = {
 }
 _POINTS_AN_INCH = 72  # of the SVG's unit
 # As wide as a telephone shows it, so that its letters can be read there.
-_NARROW, _WIDE = 350, 720
+_NARROW, _WIDE = 300, 640
 _SHADE = 0.6  # of the darkest cell, on which text can be read
-_MOST_NUMBERED, _MOST_NAMED = 8, 40  # classes of a confusion matrix
+# Classes of a confusion matrix that is narrow, has numbers, has names.
+_MOST_NARROW, MOST_COUNTED, _MOST_NAMED = 6, 20, 40
 
 
 _PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g}")
@@ -138,21 +139,6 @@ def _finish(figure, prefix, alt):
   return re.sub(r">\s+<", "><", svg)
 
 
-def shorten(text, width):
-  """Returns a text on one line in so many columns; wide letters take two."""
-  return shorten_line(" ".join(str(text).split()), width)
-
-
-def shorten_line(text, width):
-  """Returns a line in so many columns, the last one "…" where it is cut."""
-  columns = 0
-  for i, letter in enumerate(text):
-    columns += 2 if unicodedata.east_asian_width(letter) in "WF" else 1
-    if columns > width:
-      return text[: max(1, i - 1)] + "…"
-  return text
-
-
 def _fill_cells(axes, x, y, alphas, colour):
   """Fills the cells of a grid, all of one shade by one path.
 
@@ -192,18 +178,19 @@ def _draw_confusion(report):
     return None
   labels = report["confusion"]["labels"]
   counts = np.array(report["confusion"]["counts"])
-  many, number = len(labels) > _MOST_NUMBERED, len(labels)
+  many, number = len(labels) > _MOST_NARROW, len(labels)
   width = _WIDE if many else _NARROW
   figure = _figure(width * 0.85, width)
   axes = figure.subplots()
   axes.grid(False)
   shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-  alphas = np.where(counts, _SHADE * (0.1 + 0.9 * shares), 0)
+  darkest = _SHADE if number <= MOST_COUNTED else 1.0
+  alphas = np.where(counts, darkest * (0.1 + 0.9 * shares), 0)
   edges = np.arange(number + 1) - 0.5
   diagonal = np.eye(number, dtype=bool)
   _fill_cells(axes, edges, edges, np.where(diagonal, alphas, 0), _ACCENT)
   _fill_cells(axes, edges, edges, np.where(diagonal, 0, alphas), _WARM)
-  if number <= 20:
+  if number <= MOST_COUNTED:
     size = 11 if not many else 9
     for row, column in np.ndindex(counts.shape):
       if counts[row, column] or not many:
@@ -223,7 +210,7 @@ def _draw_confusion(report):
     ylabel="true class",
   )
   if number <= _MOST_NAMED:
-    size = 9 if number <= 20 else 7
+    size = 9 if number <= MOST_COUNTED else 7
     names = [shorten(label, 14) for label in labels]
     turned = number > 4 or max(map(len, names)) * number > 28
     axes.set_xticks(
@@ -258,7 +245,7 @@ def _draw_calibration(report):
   found = report.get("calibration")
   if found is None:
     return None
-  figure = _figure(300)
+  figure = _figure(270)
   upper, lower = figure.subplots(
     2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]}
   )
@@ -284,6 +271,7 @@ def _draw_calibration(report):
     "o",
     color=_INK,
     markersize=3,
+    clip_on=False,
   )
   upper.set(xlim=(0, 1), ylim=(0, 1), ylabel=f"{what} (%)")
   lower.bar(
@@ -311,10 +299,8 @@ def _draw_calibration(report):
     f" {percent(worst['to'], 0)}, has {worst['count']} {things} with a mean"
     f" {confidence} of {percent(worst['confidence'])}, of which"
     f" {percent(worst['right'])} are right.",
-    "Bars on the dashed line are as right as they are sure; below it the model"
-    " is too sure. Expected calibration error"
-    f" {percent(found['error'])}: the mean distance from the line, weighed by"
-    " examples (Guo et al. 2017).",
+    "Bars that end on the dashed line are right as often as the model is sure;"
+    " below it the model is too sure.",
   )
 
 
@@ -326,7 +312,7 @@ def _draw_scatter(report):
   found = report.get("scatter")
   if found is None:
     return None
-  figure = _figure(300)
+  figure = _figure(270)
   axes = figure.subplots()
   if "points" in found:
     x, y = np.transpose(found["points"])
@@ -361,7 +347,7 @@ def _draw_residuals(report):
   found = report.get("residuals")
   if found is None:
     return None
-  figure = _figure(240)
+  figure = _figure(210)
   axes = figure.subplots()
   edges = np.array(found["edges"])
   axes.bar(
@@ -396,7 +382,7 @@ def _draw_groups(report, groups, title, label, caption):
   """Returns the picture of the mean error of groups of examples."""
   if len(groups) < 2:
     return None
-  figure = _figure(240)
+  figure = _figure(210)
   axes = figure.subplots()
   places = range(len(groups))
   heights = [g["error"] for g in groups]
@@ -444,7 +430,7 @@ def _draw_unknown(report):
     report,
     report["unknown"],
     "Error by unknown words",
-    "share of [UNK] in the tokens of a text (examples)",
+    "share of [UNK] in a text (number of texts)",
     "How often texts fail whose words the vocabulary lacks; the lines are 95%"
     " intervals.",
   )
@@ -463,7 +449,7 @@ def _draw_learning_curve(report):
   ]
   if len(training) < 2:
     return None
-  figure = _figure(240)
+  figure = _figure(210)
   axes = figure.subplots()
   steps, losses = ([e[name] for e in training] for name in ("step", "loss"))
   axes.plot(steps, losses, color=_ACCENT, linewidth=1.4, label="training")
@@ -501,7 +487,7 @@ def _draw_rate(report):
   if len(pairs) < 2:
     return None
   steps, rates = zip(*pairs)
-  figure = _figure(240)
+  figure = _figure(210)
   axes = figure.subplots()
   axes.plot(steps, rates, color=_ACCENT, linewidth=1.4)
   axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
