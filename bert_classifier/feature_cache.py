@@ -15,12 +15,14 @@ import time
 from typing import NamedTuple
 
 from absl import logging
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import catalogue, conversion, files, plain_texts
 from bert_classifier.features import (
   Converter,
   commonest_unknown_words,
+  unknown_id,
   write_records,
 )
 
@@ -144,6 +146,22 @@ class FeatureCache:
     if split == "train":  # whose texts are not needed again
       self._data.release(split)
     return cached
+
+  def count_tokens(self, split):
+    """Returns how many tokens the records of a split have, and [UNK]s.
+
+    Both are <int32>[n], in the order of the examples. Special tokens are
+    counted, padding is not.
+    """
+    unknown = unknown_id(self._tokenizer)
+    counts = []
+    for record in tf.python_io.tf_record_iterator(self.features(split).path):
+      values = tf.train.Example.FromString(record).features.feature
+      tokens = sum(values["input_mask"].int64_list.value)
+      ids = values["input_ids"].int64_list.value[:tokens]
+      counts.append((tokens, ids.count(unknown)))
+    tokens, unknown = np.int32(counts).reshape(-1, 2).T
+    return tokens, unknown
 
   def converted_examples(self, split):
     """Yields the examples that the records of a split were made of, in order.

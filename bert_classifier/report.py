@@ -51,7 +51,7 @@ class Evaluation(NamedTuple):
     history: list of dictionaries, see `history`.
     settings: dictionary by phase as in the run manifest.
     checkpoint: path of the weights.
-    facts: what else is said of the evaluation, text by name.
+    facts: what else is said of the evaluation, text by name; None is left out.
   """
 
   split: str
@@ -115,7 +115,9 @@ def describe(evaluation, kind):
     "problem_type": evaluation.target.problem_type,
     "examples": len(evaluation.losses),
     "checkpoint": evaluation.checkpoint,
-    "facts": evaluation.facts,
+    "facts": {
+      name: fact for name, fact in evaluation.facts.items() if fact is not None
+    },
     "metrics": _describe_metrics(evaluation, kind),
     "results": {
       name: float(str(value)) for name, value in evaluation.results.items()

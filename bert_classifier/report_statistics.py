@@ -351,11 +351,12 @@ def group_by_size(sizes, most=8):
   ends = np.unique(
     np.quantile(sizes, np.arange(1, most + 1) / most, method="inverted_cdf")
   )
-  groups, above = [], int(sizes.min())
+  groups, above = [], sizes.min() - 1
   for end in map(int, ends):
-    inside = (sizes >= above) & (sizes <= end)
-    groups.append((str(end) if above == end else f"{above}–{end}", inside))
-    above = end + 1
+    inside = (sizes > above) & (sizes <= end)
+    first = int(sizes[inside].min())
+    groups.append((str(end) if first == end else f"{first}–{end}", inside))
+    above = end
   return groups
 
 

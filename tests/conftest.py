@@ -178,6 +178,7 @@ def classify(golden_task, tmp_path_factory):
     init_checkpoint=f"{golden_task}/checkpoint",
     max_seq_length=24,
     num_threads=1,
+    eval_report=False,  # its tests switch it on
   )
 
   def classify(*arguments, **flags):
