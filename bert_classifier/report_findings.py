@@ -133,12 +133,12 @@ def _find_calibration(report):
   if not found or found["of"] != "predictions":
     return None
   sure, right = found["mean_confidence"], found["share_right"]
-  said = f"it is {percent(sure)} sure on average and {percent(right)} right"
+  said = f"{percent(sure)} sure on average, {percent(right)} right"
   if sure - right > _CALIBRATION_GAP:
     return f"The model is too sure of itself: {said}."
   if right - sure > _CALIBRATION_GAP:
     return f"The model is less sure than it could be: {said}."
-  return f"The model's confidence is that of its accuracy: {said}."
+  return f"The model is about as sure as it is right: {said}."
 
 
 def _find_length(report):
