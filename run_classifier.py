@@ -17,7 +17,6 @@ import collections
 import functools
 import itertools
 import os
-import platform
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no banner at the import
@@ -489,48 +488,6 @@ def evaluate(estimator, run, split, results=None):
   return path, results
 
 
-def write_report(estimator, run, split, results, evaluated):
-  """Writes the report of a split after its last evaluation.
-
-  Args:
-    results: dictionary of its results.
-    evaluated: `evaluation.Evaluated`.
-
-  Returns:
-    The path of the page.
-  """
-  task, target = run.task, run.task.target
-  folder = run.options.run.output_dir
-  tokens, unknown = run.cache.count_tokens(split)
-  return report.write(
-    folder,
-    report.Evaluation(
-      split=split,
-      target=target,
-      metric=task.metrics[0] if task.metrics else target.headline,
-      results=results,
-      losses=evaluated.losses,
-      logits=evaluated.logits,
-      labels=evaluated.labels,
-      examples=run.cache.converted_examples(split),
-      tokens=tokens,
-      unknown=unknown,
-      history=history.read(output_dir.history_path(folder)),
-      settings={**run.found.settings, **run.settings},
-      checkpoint=weights_in_use(estimator, run),
-      facts={
-        "task": task.name,
-        "data": run.options.data.data_dir,
-        "features": run.features[split].path,
-        "device": run.placement.describe(),
-        "Python": platform.python_version(),
-        "TensorFlow": tf.__version__,
-        "NumPy": np.__version__,
-      },
-    ),
-  )
-
-
 def weights_in_use(estimator, run):
   """Returns the path of the weights that are evaluated or predict."""
   newest = run.weights.checkpoint or estimator.latest_checkpoint()
@@ -669,7 +626,13 @@ def carry_out(run, init_checkpoint):
     path, results = evaluate(estimator, run, split, known.get(split))
     last_lines.append(describe_results(split, results, path))
     if run.options.inference.eval_report:
-      page = write_report(estimator, run, split, results, collector.evaluated())
+      page = report.write_of_run(
+        run,
+        split,
+        results,
+        collector.evaluated(),
+        weights_in_use(estimator, run),
+      )
       last_lines.append(f"{split}: report: {page}")
   if run.options.run.do_predict:
     last_lines += predict(estimator, run, run.splits("test"))

@@ -11,6 +11,7 @@ made from that alone.
 
 from collections.abc import Iterable
 import contextlib
+import platform
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -20,6 +21,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   errors,
   files,
+  history,
   metrics,
   output_dir,
   report_findings,
@@ -68,6 +70,48 @@ class Evaluation(NamedTuple):
   settings: dict
   checkpoint: str
   facts: dict
+
+
+def write_of_run(run, split, results, evaluated, checkpoint):
+  """Writes the report of a split after its last evaluation.
+
+  Args:
+    run: `preparation.Run`.
+    split: what was evaluated.
+    results: dictionary of its results.
+    evaluated: `evaluation.Evaluated`.
+    checkpoint: path of the weights.
+
+  Returns:
+    The path of the page.
+  """
+  task, folder = run.task, run.options.run.output_dir
+  tokens, unknown = run.cache.count_tokens(split)
+  evaluation = Evaluation(
+    split=split,
+    target=task.target,
+    metric=task.processor.metric or task.target.headline,
+    results=results,
+    losses=evaluated.losses,
+    logits=evaluated.logits,
+    labels=evaluated.labels,
+    examples=run.cache.converted_examples(split),
+    tokens=tokens,
+    unknown=unknown,
+    history=history.read(output_dir.history_path(folder)),
+    settings={**run.found.settings, **run.settings},
+    checkpoint=checkpoint,
+    facts={
+      "task": task.name,
+      "data": run.options.data.data_dir,
+      "features": run.features[split].path,
+      "device": run.placement.describe(),
+      "Python": platform.python_version(),
+      "TensorFlow": tf.__version__,
+      "NumPy": np.__version__,
+    },
+  )
+  return write(folder, evaluation)
 
 
 def write(folder, evaluation):

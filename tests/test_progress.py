@@ -188,12 +188,13 @@ def test_an_evaluation_on_the_way_takes_no_time_of_training(graph, clock, info):
       clock[0] += seconds
       session.run(count)
       evaluation = progress.EvaluationHook(
-        examples=10, batch_size=4, training_hook=hook
+        examples=4, batch_size=4, training_hook=hook
       )
       evaluation.begin()
       for _ in range(3):
         evaluation.after_run(None, None)
       clock[0] += 100
+      evaluation.after_run(None, None)
       evaluation.end(None)
   assert [line.split(", ")[2:] for line in progress_lines(info)] == [
     [],
