@@ -220,6 +220,16 @@ def test_texts_that_changed_leave_a_report_without_them(write, caplog):
   assert found["json"]["mistakes"]["shown"] == []
 
 
+def test_files_of_a_second_set_bear_its_name(write, tmp_path):
+  report.write(str(tmp_path), make_evaluation(TWO, 9, split="dev_mismatched"))
+  assert {path.name for path in tmp_path.iterdir()} == {
+    "eval_report_mismatched.html",
+    "eval_report_mismatched.json",
+    "eval_report_mismatched.txt",
+    "eval_errors_mismatched.tsv",
+  }
+
+
 EXTREMES = {
   "one example": make_evaluation(TWO, 1, history=[]),
   "no mistakes": make_evaluation(TWO, 30, sureness=60.0),
