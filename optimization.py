@@ -16,6 +16,7 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.tpu import tpu_function
 
 CLIP_NORM = 1.0
+GRADIENT_NORM = "gradient_norm"  # the tensor's name, for hooks
 
 
 def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
@@ -247,8 +248,10 @@ def clip(gradients):
   An embedding gradient that is still IndexedSlices enters the norm row by row,
   rows of one word not summed, as in the original; to make it dense earlier
   would change training (golden figures grad_norm_gather, grad_norm_onehot).
+  The norm before clipping gets the name `GRADIENT_NORM`.
   """
-  clipped, _ = tf.clip_by_global_norm(gradients, CLIP_NORM)
+  clipped, norm = tf.clip_by_global_norm(gradients, CLIP_NORM)
+  tf.identity(norm, GRADIENT_NORM)
   return clipped
 
 

@@ -55,10 +55,12 @@ from bert_classifier import (
   evaluation,
   fast_modeling,
   fast_optimization,
+  history,
   output_dir,
   plain_texts,
   preparation,
   progress,
+  report,
   saving,
   sharing,
   targets,
@@ -408,6 +410,7 @@ def train(estimator, run):
     log_steps=training.log_steps,
     steps_per_run=run.placement.steps_per_call,
     summary_dir=folder if sees_every_step else None,
+    history_path=output_dir.history_path(folder),
   )
   with advice.explain_not_finite(run):
     results = run_training(estimator, run, hook)
@@ -428,7 +431,7 @@ def run_training(estimator, run, hook):
       input_fn_for(run, "dev"),
       steps=None,
       hooks=evaluation_hooks(run, "dev", hook),
-      exporters=[evaluation.IntermediateResults()],
+      exporters=[evaluation.IntermediateResults(hook.history_path, "dev")],
       start_delay_secs=10,
       throttle_secs=600,
     ),
@@ -481,7 +484,9 @@ def evaluate(estimator, run, split, results=None):
   weights = weights_in_use(estimator, run)
   evaluation.check_finite(results, weights)
   folder = run.options.run.output_dir
-  return evaluation.write_results(folder, split, results, weights), results
+  path = evaluation.write_results(folder, split, results, weights)
+  history.add_evaluation(output_dir.history_path(folder), split, results)
+  return path, results
 
 
 def weights_in_use(estimator, run):
@@ -621,6 +626,15 @@ def carry_out(run, init_checkpoint):
   for split in run.splits("dev"):
     path, results = evaluate(estimator, run, split, known.get(split))
     last_lines.append(describe_results(split, results, path))
+    if run.options.inference.eval_report:
+      page = report.write_of_run(
+        run,
+        split,
+        results,
+        collector.evaluated(),
+        weights_in_use(estimator, run),
+      )
+      last_lines.append(f"{split}: report: {page}")
   if run.options.run.do_predict:
     last_lines += predict(estimator, run, run.splits("test"))
   return last_lines

@@ -15,7 +15,7 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import files, output_dir
+from bert_classifier import files, history, output_dir
 from bert_classifier.errors import UserError, describe
 from bert_classifier.metrics import UndefinedError, measure
 import estimator_bridge  # noqa: F401 - tf.estimator
@@ -235,9 +235,17 @@ def log_results(results):
 
 
 class IntermediateResults(tf.estimator.Exporter):
-  """Logs every evaluation that training makes on its way."""
+  """Logs every evaluation that training makes on its way, and keeps it.
+
+  Args:
+    history_path: file of the run's history.
+    split: what is evaluated.
+  """
 
   name = "results"
+
+  def __init__(self, history_path, split):
+    self._history_path, self._split = history_path, split
 
   def export(
     self,
@@ -249,7 +257,9 @@ class IntermediateResults(tf.estimator.Exporter):
   ):
     del estimator, export_path, checkpoint_path
     if not is_the_final_export:
-      log_results(tidy_results(eval_result))
+      results = tidy_results(eval_result)
+      log_results(results)
+      history.add_evaluation(self._history_path, self._split, results)
 
 
 def write_results(folder, split, results, weights=None):
@@ -413,7 +423,7 @@ def write_predictions(folder, split, examples, outputs, target, *, truth=None):
   paths = output_dir.prediction_paths(folder, split)
   results_path, predictions_path = paths
   predicted = collections.Counter()
-  with _open_table(results_path) as write_result:
+  with open_table(results_path) as write_result:
 
     def write_and_pass_on():
       for output in outputs:
@@ -424,7 +434,7 @@ def write_predictions(folder, split, examples, outputs, target, *, truth=None):
     passed_on = write_and_pass_on()
     gone = None
     try:
-      with _open_table(predictions_path) as write_prediction:
+      with open_table(predictions_path) as write_prediction:
         for cells in _predictions(_guard(examples), passed_on, target, truth):
           write_prediction(cells)
     except TextsGoneError as error:
@@ -499,7 +509,7 @@ def _miscounted(number, more):
 
 
 @contextlib.contextmanager
-def _open_table(path):
+def open_table(path):
   """Gives a function that writes a list of cells as a line of a TSV file."""
   with (
     files.atomic_write(path) as temporary,

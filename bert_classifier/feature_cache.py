@@ -7,6 +7,7 @@ they are made of, with a manifest beside it:
   cached_train_128_mrpc_0a1b2c3d4e5f.json
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -15,12 +16,14 @@ import time
 from typing import NamedTuple
 
 from absl import logging
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import catalogue, conversion, files, plain_texts
 from bert_classifier.features import (
   Converter,
   commonest_unknown_words,
+  unknown_id,
   write_records,
 )
 
@@ -29,6 +32,8 @@ FORMAT_VERSION = 1
 # Share of [UNK] from which on the vocabulary is not that of the language. Of
 # English texts in the English vocabularies less than one token in 1000 is.
 MANY_UNKNOWN = 0.03
+_RECORDS_AT_A_TIME = 1024
+_ON_CPU = tf.ConfigProto(device_count={"GPU": 0})
 
 
 class Features(NamedTuple):
@@ -144,6 +149,35 @@ class FeatureCache:
     if split == "train":  # whose texts are not needed again
       self._data.release(split)
     return cached
+
+  def count_tokens(self, split):
+    """Returns how many tokens the records of a split have, and [UNK]s.
+
+    Both are <int32>[n], in the order of the examples. Special tokens are
+    counted, padding is not.
+    """
+    path, length = self.features(split).path, self._max_seq_length
+    unknown = unknown_id(self._tokenizer)
+    sequence = tf.FixedLenFeature([length], tf.int64)
+    with tf.Graph().as_default(), tf.Session(config=_ON_CPU) as session:
+      records = tf.data.TFRecordDataset(path).batch(_RECORDS_AT_A_TIME)
+      record = tf.data.make_one_shot_iterator(records).get_next()
+      values = tf.io.parse_example(
+        record, {"input_ids": sequence, "input_mask": sequence}
+      )
+      mask = tf.not_equal(values["input_mask"], 0)
+      is_unknown = tf.equal(
+        values["input_ids"], -1 if unknown is None else unknown
+      )
+      counts = [
+        tf.reduce_sum(tf.cast(tokens, tf.int32), axis=-1)
+        for tokens in (mask, mask & is_unknown)
+      ]
+      parts = []
+      with contextlib.suppress(tf.errors.OutOfRangeError):
+        while True:
+          parts.append(session.run(counts))
+    return tuple(map(np.concatenate, zip(*parts)))
 
   def converted_examples(self, split):
     """Yields the examples that the records of a split were made of, in order.

@@ -122,7 +122,7 @@ class Converter:
     self.cls, self.sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
     self.tally = collections.Counter()
     self.label_values = collections.Counter()
-    self._unknown = _unknown_id(tokenizer)
+    self._unknown = unknown_id(tokenizer)
     self._searches_left = _SEARCHED_EXAMPLES
     if remember_words:
       self._ids = fast_tokenization.WordCache(tokenizer).ids
@@ -221,7 +221,7 @@ class Converter:
           self.tally[_UnknownWord(word)] += 1
 
 
-def _unknown_id(tokenizer):
+def unknown_id(tokenizer):
   """Returns the id of unknown words, None where the vocabulary has none."""
   pieces = getattr(tokenizer, "wordpiece_tokenizer", None)
   vocab = getattr(tokenizer, "vocab", {})

@@ -258,6 +258,7 @@ def write_text(path, lines):
     atomic_write(path) as temporary,
     tf.io.gfile.GFile(temporary, "w") as writer,
   ):
+    writer.write("")  # makes the file where there are no lines
     for line in lines:
       writer.write(line)
 

@@ -241,6 +241,11 @@ class InferenceOptions:
     " it is not given, more are computed at a time, and `loss` is the same.",
     Range(1),
   )
+  eval_report: bool = flag(
+    True,
+    "Write a report after an evaluation: eval_report.html, .txt and .json, and"
+    " eval_errors.tsv, the mistakes.",
+  )
   predict_batch_size: int = flag(
     8,
     "Examples a batch of prediction. Where it is not given, more are computed"

@@ -33,17 +33,26 @@ CONFIG, VOCABULARY = "bert_config.json", "vocab.txt"
 # Where init_checkpoint was written in TensorFlow's form by the version before.
 CONVERTED_WEIGHTS = "converted_weights"
 
+_HISTORY = "history.jsonl"
+
 # Written for a split; `{}` stands for what follows dev or test in its name.
 # Results of a test split are those by its true labels.
 _RESULTS = {"dev": "eval_results{}.txt", "test": "test_results{}.txt"}
-_PROBABILITIES = "test_results{}.tsv"
-_PREDICTIONS = "test_predictions{}.tsv"
+_REPORTS = {e: f"eval_report{{}}.{e}" for e in ("json", "txt", "html")}
+_REPORTS["errors"] = "eval_errors{}.tsv"
+_OF_TEST = "test_results{}.tsv", "test_predictions{}.tsv"
 
 _EVENTS = r"events\.out\.tfevents\..*"
 # Regular expression of the names of what it writes itself.
 WRITTEN = "|".join(
   re.escape(name).replace(r"\{\}", "(_mismatched)?")
-  for name in (MANIFEST, *_RESULTS.values(), _PROBABILITIES, _PREDICTIONS)
+  for name in (
+    MANIFEST,
+    _HISTORY,
+    *_RESULTS.values(),
+    *_REPORTS.values(),
+    *_OF_TEST,
+  )
 )
 # Regular expressions of all that a run writes, by folder below output_dir. The
 # cache is not among it: it is still valid when the folder is trained anew.
@@ -68,12 +77,24 @@ def results_path(output_dir, split):
   return _path_for(output_dir, _RESULTS[split.partition("_")[0]], split)
 
 
+def report_paths(output_dir, split):
+  """Returns the paths of the report of a dev split, by kind of file.
+
+  The kinds are "json", "txt", "html" and "errors".
+  """
+  return {
+    kind: _path_for(output_dir, name, split) for kind, name in _REPORTS.items()
+  }
+
+
+def history_path(output_dir):
+  """Returns the path of the numbers of training and evaluations."""
+  return os.path.join(output_dir, _HISTORY)
+
+
 def prediction_paths(output_dir, split):
   """Returns the paths of probabilities and predictions of a test split."""
-  return (
-    _path_for(output_dir, _PROBABILITIES, split),
-    _path_for(output_dir, _PREDICTIONS, split),
-  )
+  return tuple(_path_for(output_dir, name, split) for name in _OF_TEST)
 
 
 def evaluation_name(split):

@@ -9,7 +9,8 @@ import time
 from absl import flags, logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files, plain_texts, process
+from bert_classifier import errors, files, history, plain_texts, process
+import optimization
 
 _RENEW_SECONDS = 0.5  # on a terminal
 _LOG_SECONDS = 10.0
@@ -142,12 +143,40 @@ def count_examples(examples, counter, every=1000):
     STATUS.clear()
 
 
+class _Speed:
+  """Measures steps a second since it was last asked.
+
+  Args:
+    step: the global step at the start.
+  """
+
+  def __init__(self, step):
+    self._first = self._step = step
+    self._time = time.monotonic()
+
+  def pause(self, seconds):
+    """Leaves `seconds` out of what is measured."""
+    self._time += seconds
+
+  def measure(self, step):
+    """Returns the steps a second up to `step`.
+
+    None at the first step, in which TensorFlow still prepares the graph.
+    """
+    now = time.monotonic()
+    seconds, steps = now - self._time, step - self._step
+    starting = self._step == self._first
+    self._step, self._time = step, now
+    return None if starting or not (steps and seconds) else steps / seconds
+
+
 class ProgressHook(tf.train.SessionRunHook):
   """Reports step, epoch, loss, rate, speed and time left.
 
   In the log at the first step, then every `log_steps`; on a terminal in the
-  status line. At the same steps loss and rate are written for TensorBoard. On a
-  TPU, which runs many steps at a time, the Estimator logs the loss.
+  status line. At the same steps the numbers are written for TensorBoard and
+  into the history. On a TPU, which runs many steps at a time, the Estimator
+  logs the loss.
 
   Args:
     total_steps: N.
@@ -156,11 +185,18 @@ class ProgressHook(tf.train.SessionRunHook):
     log_steps: steps between two lines.
     steps_per_run: steps that one call of the session takes.
     summary_dir: folder of the events for TensorBoard; None for none.
+    history_path: file of the history, see `history`; None for none.
   """
 
   # Tensors that model_fn gives these names.
   LOSS = "training_loss"
   RATE = "training_rate"
+  # Names of the tensors' values in the history and for TensorBoard.
+  _NUMBERS = {
+    LOSS: "loss",
+    RATE: "learning_rate",
+    optimization.GRADIENT_NORM: "gradient_norm",
+  }
 
   def __init__(
     self,
@@ -171,30 +207,32 @@ class ProgressHook(tf.train.SessionRunHook):
     log_steps,
     steps_per_run=1,
     summary_dir=None,
+    history_path=None,
   ):
     self._total = total_steps
     self._batch, self._examples = batch_size, examples
     self._log_steps, self._steps_per_run = log_steps, steps_per_run
     self._summary_dir, self._writer = summary_dir, None
     self._summarized = None
+    self.history_path = history_path
     self._fetches = {}
 
   def begin(self):
     if self._summary_dir:
       self._writer = tf.summary.FileWriterCache.get(self._summary_dir)
     graph = tf.get_default_graph()
-    for name in (self.LOSS, self.RATE):
-      try:
-        self._fetches[name] = graph.get_tensor_by_name(f"{name}:0")
-      except KeyError:  # inside the replicated function of a TPU
-        self._fetches = {}
-        break
+    for tensor, name in self._NUMBERS.items():
+      # None is there inside the replicated function of a TPU.
+      with contextlib.suppress(KeyError):
+        self._fetches[name] = graph.get_tensor_by_name(f"{tensor}:0")
 
   def after_create_session(self, session, coord):
     del coord
-    step = tf.train.get_global_step()
-    self._first = self._step = self._reported_step = int(session.run(step))
+    self._first = self._step = int(session.run(tf.train.get_global_step()))
     self._reported_time = time.monotonic()
+    self._shown_speed, self._kept_speed = _Speed(self._step), _Speed(self._step)
+    if self.history_path:
+      history.drop_after(self.history_path, self._step)
 
   def before_run(self, run_context):
     del run_context
@@ -206,17 +244,19 @@ class ProgressHook(tf.train.SessionRunHook):
     del run_context
     before = self._step
     self._step = min(self._step + self._steps_per_run, self._total)
-    loss = run_values.results.get(self.LOSS, 0.0)
+    loss = run_values.results.get("loss", 0.0)
     if not math.isfinite(loss):
       raise errors.NotFiniteError(
         f"the loss of step {self._step} is {loss}", updates=before
       )
     is_due = self._is_due()
-    if is_due and self._writer:
-      self._summarize(run_values.results)
-    if STATUS.is_terminal:
-      is_due = time.monotonic() - self._reported_time > _RENEW_SECONDS
     if is_due:
+      self._keep(run_values.results)
+    now = time.monotonic()
+    if STATUS.is_terminal:
+      is_due = now - self._reported_time > _RENEW_SECONDS
+    if is_due:
+      self._reported_time = now
       self._report(run_values.results)
 
   def end(self, session):
@@ -245,8 +285,9 @@ class ProgressHook(tf.train.SessionRunHook):
       )
 
   def pause(self, seconds):
-    """Leaves `seconds` out of the speed in the next line."""
-    self._reported_time += seconds
+    """Leaves `seconds` out of the next speeds."""
+    self._shown_speed.pause(seconds)
+    self._kept_speed.pause(seconds)
 
   def _is_due(self):
     first = self._first + self._steps_per_run
@@ -255,44 +296,44 @@ class ProgressHook(tf.train.SessionRunHook):
       or self._step % self._log_steps < self._steps_per_run
     )
 
-  def _summarize(self, values):
-    tags = {self.LOSS: "loss", self.RATE: "learning_rate"}
-    summary = tf.Summary(
-      value=[
-        tf.Summary.Value(tag=tags[name], simple_value=value)
-        for name, value in values.items()
+  @property
+  def _epoch(self):
+    return self._step * self._batch / self._examples
+
+  def _keep(self, numbers):
+    """Writes the numbers of a step for TensorBoard and into the history."""
+    numbers = dict(numbers)
+    steps_per_second = self._kept_speed.measure(self._step)
+    if self.history_path:
+      entry = {"step": self._step, "epoch": round(self._epoch, 4), **numbers}
+      if steps_per_second:
+        speed = steps_per_second * self._batch
+        entry["examples_per_second"] = round(speed, 2)
+      entry["time"] = round(time.time(), 3)
+      history.append(self.history_path, entry)
+    if self._writer:
+      if steps_per_second:  # under the names that the Estimator gives them
+        numbers["global_step/sec"] = steps_per_second
+        numbers["examples/sec"] = steps_per_second * self._batch
+      values = [
+        tf.Summary.Value(tag=name, simple_value=value)
+        for name, value in numbers.items()
       ]
-    )
-    self._writer.add_summary(summary, self._step)
-    self._summarized = self._step
+      self._writer.add_summary(tf.Summary(value=values), self._step)
+      self._summarized = self._step
 
-  def _report(self, values):
-    parts = [
-      f"step {self._step}/{self._total}",
-      f"epoch {self._step * self._batch / self._examples:.2f}",
-    ]
-    if values:
-      parts.append(f"loss {values[self.LOSS]:.4f}")
-      parts.append(f"learning rate {values[self.RATE]:.2e}")
-    parts += self._speed()
+  def _report(self, numbers):
+    parts = [f"step {self._step}/{self._total}", f"epoch {self._epoch:.2f}"]
+    if "loss" in numbers:
+      parts.append(f"loss {numbers['loss']:.4f}")
+    if "learning_rate" in numbers:
+      parts.append(f"learning rate {numbers['learning_rate']:.2e}")
+    steps_per_second = self._shown_speed.measure(self._step)
+    if steps_per_second:
+      left = (self._total - self._step) / steps_per_second
+      parts.append(f"{steps_per_second * self._batch:.1f} examples/s")
+      parts.append(f"{format_duration(left)} left")
     _report(", ".join(parts))
-
-  def _speed(self):
-    """Returns examples a second since the last line, and the time left.
-
-    Returns [] at the first step, in which TensorFlow still prepares the graph.
-    """
-    now = time.monotonic()
-    seconds, steps = now - self._reported_time, self._step - self._reported_step
-    starting = self._reported_step == self._first
-    self._reported_step, self._reported_time = self._step, now
-    if starting or not steps:
-      return []
-    left = (self._total - self._step) * seconds / steps
-    return [
-      f"{steps * self._batch / seconds:.1f} examples/s",
-      f"{format_duration(left)} left",
-    ]
 
 
 class EvaluationHook(tf.train.SessionRunHook):

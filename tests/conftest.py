@@ -106,8 +106,11 @@ def run_python(*arguments, folder=ROOT, **environment):
 
 
 def run_script(*flags):
-  """Runs run_classifier.py; returns the CompletedProcess."""
-  return run_python("run_classifier.py", *flags)
+  """Runs run_classifier.py, by default without a report.
+
+  Returns the CompletedProcess.
+  """
+  return run_python("run_classifier.py", "--eval_report=false", *flags)
 
 
 NOISY = tf.__version__.startswith(("2.16.", "2.18."))  # docs/versions.md
@@ -129,6 +132,7 @@ def sample_run(tmp_path_factory):
   folder = tmp_path_factory.mktemp("sample_run")
   done = run_script(
     "--flagfile=sample/run.flags",
+    "--eval_report",
     f"--output_dir={folder}/sample/output",
     f"--cache_dir={folder}/sample/data",
   )
@@ -178,6 +182,7 @@ def classify(golden_task, tmp_path_factory):
     init_checkpoint=f"{golden_task}/checkpoint",
     max_seq_length=24,
     num_threads=1,
+    eval_report=False,  # its tests switch it on
   )
 
   def classify(*arguments, **flags):

@@ -507,3 +507,13 @@ def test_a_target_of_floats_is_cached_under_a_name_of_its_own(
   ):
     cache(Numbers(), folder=tmp_path / "data").count("train")
   assert cache(Numbers()).features("test").path != cache().features("test").path
+
+
+def test_tokens_and_unknown_ones_are_counted_by_example(cache, tokenizer):
+  made = cache()
+  tokens, unknown = made.count_tokens("dev")
+  records = read_records(made.features("dev").path)
+  unknown_id = tokenizer.vocab["[UNK]"]
+  assert tokens.tolist() == [sum(r["input_mask"]) for r in records]
+  assert unknown.tolist() == [r["input_ids"].count(unknown_id) for r in records]
+  assert len(tokens) == made.count("dev") and unknown.sum() > 0

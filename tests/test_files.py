@@ -32,6 +32,12 @@ def test_what_is_written_appears_whole(tmp_path):
   assert os.listdir(tmp_path) == ["made.txt"]
 
 
+def test_no_lines_make_an_empty_file(tmp_path):
+  path = tmp_path / "made.txt"
+  files.write_text(str(path), [])
+  assert path.read_bytes() == b""
+
+
 def test_an_error_while_writing_keeps_the_old_file_and_no_other(tmp_path):
   path = tmp_path / "made.txt"
   files.write_text(str(path), ["old"])

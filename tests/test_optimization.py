@@ -38,7 +38,8 @@ def golden_training(golden, golden_config, golden_checkpoint):
   """Trains on the golden batch by a form and a lookup; each once.
 
   Returns the norms of the clipped and of the whole gradients before the first
-  step, the loss before each, and the variables after the last, by name.
+  step, the latter also as hooks find it, the loss before each, and the
+  variables after the last, by name.
   """
 
   @functools.cache
@@ -56,6 +57,7 @@ def golden_training(golden, golden_config, golden_checkpoint):
     norms = [
       tf.linalg.global_norm(optimization.clip(gradients)),
       tf.linalg.global_norm(gradients),
+      f"{optimization.GRADIENT_NORM}:0",
     ]
     steps, warmup, rate = golden["trajectory_T_W_LR"]
     if form == "plain":
@@ -92,8 +94,9 @@ def test_training_equals_the_original(golden, golden_training, lookup, form):
 def test_norm_of_the_gradients_equals_the_original(
   golden, golden_training, lookup, form
 ):
-  (clipped, norm), _, _ = golden_training(form, lookup)
+  (clipped, norm, named), _, _ = golden_training(form, lookup)
   assert norm == pytest.approx(golden[f"grad_norm_{lookup}"], rel=1e-4)
+  assert named == pytest.approx(norm, rel=1e-6)
   assert clipped == pytest.approx(1.0, rel=1e-5)
 
 

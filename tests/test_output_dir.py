@@ -320,6 +320,8 @@ def test_only_what_a_run_wrote_is_removed(tmp_path):
   ours = "checkpoint graph.pbtxt run_manifest.json eval_results.txt"
   ours += " model.ckpt-12.index model.ckpt-12.meta test_results_mismatched.tsv"
   ours += " model.ckpt-12.data-00000-of-00001 eval/events.out.tfevents.1.me"
+  ours += " history.jsonl eval_report.html eval_report_mismatched.json"
+  ours += " eval_report.txt eval_errors.tsv eval_errors_mismatched.tsv"
   ours += " converted_weights/converted.ckpt.index"  # of the version before
   theirs = "model.ckpt-12.txt model.ckpt-best.index notes.txt eval/notes.txt"
   theirs += " cached_dev_24_mrpc_0123456789ab.tf_record vocab.txt"

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import progress
+from bert_classifier import history, progress
 from bert_classifier.errors import UserError
+import optimization
 
 MODULES = SCRIPTS + [
   f"bert_classifier.{p.stem}" for p in ROOT.glob("bert_classifier/*.py")
@@ -58,10 +59,16 @@ def test_status_line_renews_itself_and_goes_away():
   assert stream.getvalue() == "".join(shown) + wipe
 
 
-def train(steps, log_steps, summary_dir=None):
-  """Runs the hook over a session that counts, batches of 4 of 10 examples."""
+def train(steps, log_steps, pass_second=None, **written):
+  """Runs the hook over a session that counts, batches of 4 of 10 examples.
+
+  Args:
+    pass_second: called before each step.
+    written: the hook's summary_dir and history_path.
+  """
   loss = tf.identity(2.5, progress.ProgressHook.LOSS)
   rate = tf.identity(1e-4, progress.ProgressHook.RATE)
+  tf.identity(3.5, optimization.GRADIENT_NORM)
   step = tf.train.get_or_create_global_step()
   count = tf.assign_add(step, 1)
   hook = progress.ProgressHook(
@@ -69,24 +76,63 @@ def train(steps, log_steps, summary_dir=None):
     batch_size=4,
     examples=10,
     log_steps=log_steps,
-    summary_dir=summary_dir,
+    **written,
   )
   with tf.train.MonitoredSession(hooks=[hook]) as session:
     for _ in range(steps):
+      if pass_second:
+        pass_second()
       session.run([count, loss, rate])
 
 
-def test_loss_and_rate_are_written_at_the_same_steps(graph, tmp_path):
-  train(steps=10, log_steps=4, summary_dir=str(tmp_path))
+@pytest.fixture
+def clock(monkeypatch):
+  """The time that progress sees, in a list."""
+  now = [100.0]
+  monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+  return now
+
+
+def tick(clock):
+  """Returns a function that lets a second pass."""
+
+  def pass_second():
+    clock[0] += 1
+
+  return pass_second
+
+
+NUMBERS = {"loss": 2.5, "learning_rate": 1e-4, "gradient_norm": 3.5}
+
+
+def test_tensorboard_gets_the_numbers_at_the_logged_steps(
+  graph, tmp_path, clock
+):
+  train(
+    steps=10, log_steps=4, pass_second=tick(clock), summary_dir=str(tmp_path)
+  )
   (path,) = tmp_path.iterdir()
-  written = [
-    (event.step, value.tag, value.simple_value)
-    for event in tf.train.summary_iterator(str(path))
-    for value in event.summary.value
-  ]
-  numbers = {"loss": 2.5, "learning_rate": np.float32(1e-4)}
-  assert written == [
-    (step, *pair) for step in (1, 4, 8, 10) for pair in numbers.items()
+  written = {}
+  for event in tf.train.summary_iterator(str(path)):
+    for value in event.summary.value:
+      written.setdefault(value.tag, {})[event.step] = value.simple_value
+  for name, number in NUMBERS.items():
+    assert written[name] == dict.fromkeys((1, 4, 8, 10), np.float32(number))
+  # A second a step, of which the first line, with the start, tells no speed.
+  assert written["global_step/sec"] == dict.fromkeys((4, 8, 10), 1.0)
+  assert written["examples/sec"] == dict.fromkeys((4, 8, 10), 4.0)
+
+
+def test_history_gets_a_line_for_each_logged_step(graph, tmp_path, clock):
+  path = str(tmp_path / "history.jsonl")
+  history.append(path, {"step": 4, "loss": 9.0})  # of a run that was killed
+  train(steps=10, log_steps=4, pass_second=tick(clock), history_path=path)
+  entries = history.read(path)
+  assert all(entry.pop("time") > 0 for entry in entries)
+  speeds = [{}] + 3 * [{"examples_per_second": 4.0}]
+  assert entries == [
+    {"step": step, "epoch": 0.4 * step, **NUMBERS, **speed}
+    for step, speed in zip((1, 4, 8, 10), speeds)
   ]
 
 
@@ -108,14 +154,6 @@ def test_line_comes_at_the_first_step_and_every_log_steps(graph, info):
     r" [\d.]+ examples/s, \d+ s left",
     lines[1],
   )
-
-
-@pytest.fixture
-def clock(monkeypatch):
-  """The time that progress sees, in a list."""
-  now = [100.0]
-  monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-  return now
 
 
 def test_a_counter_tells_every_ten_seconds_the_first_apart(clock, info):
@@ -150,12 +188,13 @@ def test_an_evaluation_on_the_way_takes_no_time_of_training(graph, clock, info):
       clock[0] += seconds
       session.run(count)
       evaluation = progress.EvaluationHook(
-        examples=10, batch_size=4, training_hook=hook
+        examples=4, batch_size=4, training_hook=hook
       )
       evaluation.begin()
       for _ in range(3):
         evaluation.after_run(None, None)
       clock[0] += 100
+      evaluation.after_run(None, None)
       evaluation.end(None)
   assert [line.split(", ")[2:] for line in progress_lines(info)] == [
     [],

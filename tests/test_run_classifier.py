@@ -24,6 +24,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   devices,
   fast_modeling,
+  history,
   model_files,
   options,
   targets,
@@ -57,6 +58,12 @@ def differing(folder, other):
   ours, theirs = read_checkpoint(folder), read_checkpoint(other)
   assert ours.keys() == theirs.keys()
   return [n for n in ours if ours[n].tobytes() != theirs[n].tobytes()]
+
+
+def training_losses(folder):
+  """Pairs of step and loss in a folder's history."""
+  entries = history.read(str(folder / "history.jsonl"))
+  return [(e["step"], e["loss"]) for e in entries if "split" not in e]
 
 
 # ---------------------------------------------------------------------------
@@ -165,6 +172,7 @@ def test_a_killed_run_ends_as_one_that_was_not(
   assert again.status == 0 and "step 5/13" in again.log
   assert "step 4/13" not in again.log
   assert differing(out, trained[0]) == []
+  assert training_losses(out) == training_losses(trained[0])
 
 
 def test_runs_of_a_seed_agree_to_the_bit_and_of_another_do_not(trained, others):
@@ -197,6 +205,18 @@ def test_predictions_say_what_was_predicted_of_what(trained, golden_task):
   assert [r[-2:] for r in predicted] == plain
   assert all(r[4] == str(np.argmax(np.float32(r[-2:]))) for r in predicted)
   assert all(r[5] == r[6 + int(r[4])] for r in predicted)
+
+
+def test_history_has_every_logged_step_and_the_evaluation(trained):
+  entries = history.read(str(trained[0] / "history.jsonl"))
+  evaluated = [e for e in entries if "split" in e]
+  training = [e for e in entries if "split" not in e]
+  assert [entry["step"] for entry in training] == list(range(1, STEPS + 1))
+  assert all(entry["gradient_norm"] > 0 for entry in training)
+  expected = read_results(trained[0] / "eval_results.txt")
+  expected["step"] = expected.pop("global_step")
+  assert evaluated[-1].pop("split") == "dev"
+  assert evaluated[-1] == pytest.approx(expected)
 
 
 def test_checkpoints_are_kept_as_many_as_asked_for(trained, others):

@@ -1,0 +1,91 @@
+"""The history of a run: its numbers as it trains, a JSON object a line.
+
+Training adds a line where it logs, an evaluation one at its end:
+
+  {"step": 100, "epoch": 0.53, "loss": 0.552, "learning_rate": 0.000265, ...}
+  {"step": 343, "split": "dev", "eval_accuracy": 0.86, "eval_loss": 0.33, ...}
+
+There is one line of training for a step, and one for each split evaluated. A
+line that a killed process did not finish is passed over.
+"""
+
+import json
+import math
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import files
+
+
+def read(path):
+  """Returns the list of the dictionaries in the file, in its order.
+
+  [] where there is no file. Of two of one step and split the later one counts.
+  """
+  if not tf.io.gfile.exists(path):
+    return []
+  with tf.io.gfile.GFile(path, "rb") as file:
+    lines = file.read().decode("utf-8", "replace").split("\n")
+  entries = {}
+  for line in lines:
+    try:
+      entry = json.loads(line)
+      key = _key(entry)
+    except (KeyError, TypeError, ValueError):  # torn, or no line of ours
+      continue
+    entries.pop(key, None)
+    entries[key] = entry
+  return list(entries.values())
+
+
+def append(path, entry):
+  """Appends the entry of a training step, without reading what is there.
+
+  Args:
+    path: path of the file.
+    entry: dictionary with `step`. Numbers that are not finite are left out:
+      JSON has none.
+  """
+  # Opened anew for each line, for an evaluation may have replaced the file.
+  with tf.io.gfile.GFile(path, "a") as file:
+    file.write(_line(entry))
+
+
+def add_evaluation(path, split, results):
+  """Adds the results of an evaluation, in the place of earlier ones.
+
+  Args:
+    path: path of the file.
+    split: what was evaluated.
+    results: dictionary of numbers, with `global_step`.
+  """
+  others = dict(results)
+  entry = {"step": int(others.pop("global_step")), "split": split, **others}
+  kept = [other for other in read(path) if _key(other) != _key(entry)]
+  files.write_text(path, map(_line, [*kept, entry]))
+
+
+def drop_after(path, step):
+  """Drops the entries of later steps, which training is about to repeat."""
+  if tf.io.gfile.exists(path):
+    kept = [entry for entry in read(path) if entry["step"] <= step]
+    files.write_text(path, map(_line, kept))
+
+
+def _key(entry):
+  return int(entry["step"]), entry.get("split")
+
+
+def _line(entry):
+  """Returns an entry as a line of JSON, with the digits that a number has."""
+  values = {
+    name: float(str(value)) if isinstance(value, np.floating) else value
+    for name, value in entry.items()
+  }
+  finite = {
+    name: value
+    for name, value in values.items()
+    if not isinstance(value, float) or math.isfinite(value)
+  }
+  return json.dumps(finite, ensure_ascii=False) + "\n"

@@ -1,0 +1,309 @@
+"""The report of an evaluation: as JSON, text and page, and a list of mistakes.
+
+  eval_report.json   every number of the report
+  eval_report.txt    the same in short, for a terminal
+  eval_report.html   a page that needs nothing but itself
+  eval_errors.tsv    the mistakes, the most confident first
+
+`describe` computes everything, as values for JSON; text, pictures and page are
+made from that alone.
+"""
+
+from collections.abc import Iterable
+import contextlib
+import platform
+from typing import Any, NamedTuple
+
+from absl import logging
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import (
+  errors,
+  files,
+  history,
+  metrics,
+  output_dir,
+  report_findings,
+  report_kinds,
+)
+from bert_classifier import report_statistics as statistics
+from bert_classifier.evaluation import open_table
+
+SHOWN_MISTAKES = 20
+# Replicates of a metric that is computed anew for each.
+_FEW_REPLICATES = 200
+
+
+class Evaluation(NamedTuple):
+  """What a report is made of, n examples in the order of their file.
+
+  Attributes:
+    split: "dev", or another set that was evaluated.
+    target: see `targets`.
+    metric: name of the headline metric.
+    results: dictionary of numbers as they are written to eval_results.txt.
+    losses: <float32>[n].
+    logits: <float32>[n, width of the target].
+    labels: the target's label feature, [n] or [n, ...].
+    examples: iterable of n `tasks.InputExample`; raises a UserError where they
+      are not those that were evaluated.
+    tokens: <int32>[n] unpadded tokens, special ones included.
+    unknown: <int32>[n] those of them that are [UNK].
+    history: list of dictionaries, see `history`.
+    settings: dictionary by phase as in the run manifest.
+    checkpoint: path of the weights.
+    facts: what else is said of the evaluation, text by name; None is left out.
+  """
+
+  split: str
+  target: Any
+  metric: str
+  results: dict
+  losses: np.ndarray
+  logits: np.ndarray
+  labels: np.ndarray
+  examples: Iterable
+  tokens: np.ndarray
+  unknown: np.ndarray
+  history: list
+  settings: dict
+  checkpoint: str
+  facts: dict
+
+
+def write_of_run(run, split, results, evaluated, checkpoint):
+  """Writes the report of a split after its last evaluation.
+
+  Args:
+    run: `preparation.Run`.
+    split: what was evaluated.
+    results: dictionary of its results.
+    evaluated: `evaluation.Evaluated`.
+    checkpoint: path of the weights.
+
+  Returns:
+    The path of the page.
+  """
+  task, folder = run.task, run.options.run.output_dir
+  tokens, unknown = run.cache.count_tokens(split)
+  evaluation = Evaluation(
+    split=split,
+    target=task.target,
+    metric=task.processor.metric or task.target.headline,
+    results=results,
+    losses=evaluated.losses,
+    logits=evaluated.logits,
+    labels=evaluated.labels,
+    examples=run.cache.converted_examples(split),
+    tokens=tokens,
+    unknown=unknown,
+    history=history.read(output_dir.history_path(folder)),
+    settings={**run.found.settings, **run.settings},
+    checkpoint=checkpoint,
+    facts={
+      "task": task.name,
+      "data": run.options.data.data_dir,
+      "features": run.features[split].path,
+      "device": run.placement.describe(),
+      "Python": platform.python_version(),
+      "TensorFlow": tf.__version__,
+      "NumPy": np.__version__,
+    },
+  )
+  return write(folder, evaluation)
+
+
+def write(folder, evaluation):
+  """Writes the report of a split.
+
+  Where the texts cannot be read again, it is without mistakes, which a warning
+  says, and no list of them stays.
+
+  Args:
+    folder: output_dir.
+    evaluation: `Evaluation`.
+
+  Returns:
+    The path of the page.
+  """
+  from bert_classifier import report_page  # loads what draws
+
+  paths = output_dir.report_paths(folder, evaluation.split)
+  kind = report_kinds.kind_of(evaluation)
+  report = {
+    **describe(evaluation, kind),
+    "mistakes": _report_mistakes(evaluation, kind, paths["errors"]),
+  }
+  files.write_json(paths["json"], report)
+  files.write_text(paths["txt"], [report_page.format_text(report)])
+  files.write_text(paths["html"], [report_page.format_page(report)])
+  return paths["html"]
+
+
+# ---------------------------------------------------------------------------
+# Figures
+
+
+def describe(evaluation, kind):
+  """Returns all of a report but its texts: a dictionary for JSON.
+
+  Args:
+    evaluation: `Evaluation`.
+    kind: its `report_kinds.kind_of`.
+  """
+  shares = evaluation.unknown / np.maximum(evaluation.tokens, 1)
+  report = {
+    "format_version": 1,
+    "split": evaluation.split,
+    "problem_type": evaluation.target.problem_type,
+    "examples": len(evaluation.losses),
+    "checkpoint": evaluation.checkpoint,
+    "facts": {
+      name: fact for name, fact in evaluation.facts.items() if fact is not None
+    },
+    "metrics": _describe_metrics(evaluation, kind),
+    "results": {
+      name: float(str(value)) for name, value in evaluation.results.items()
+    },
+    **kind.sections(),
+    "error": {
+      "is": kind.error_is,
+      "is_share": kind.errors_are_shares,
+      "mean": float(kind.errors.mean()),
+    },
+    "lengths": _describe_groups(
+      kind, statistics.group_by_size(evaluation.tokens)
+    ),
+    "unknown": _describe_groups(kind, statistics.group_by_share(shares)),
+    "unknown_share": float(
+      evaluation.unknown.sum() / max(1, evaluation.tokens.sum())
+    ),
+    "history": evaluation.history,
+    "settings": evaluation.settings,
+  }
+  return {**report, "findings": report_findings.find(report)}
+
+
+def _describe_groups(kind, groups):
+  return statistics.describe_groups(groups, kind.errors, kind.errors_are_shares)
+
+
+def _describe_metrics(evaluation, kind):
+  """Returns a dictionary for each metric, the headline first.
+
+  An undefined one has the reason instead of a value.
+  """
+  names = [evaluation.metric] + [
+    name
+    for name in metrics.METRICS
+    if f"eval_{name}" in evaluation.results and name != evaluation.metric
+  ]
+  return [
+    _describe_metric(name, kind, is_headline=name == evaluation.metric)
+    for name in names
+  ]
+
+
+def _describe_metric(name, kind, is_headline):
+  """Returns value, 95% interval and the figure of one answer for all."""
+  described = {
+    "name": name,
+    "higher_is_better": metrics.METRICS[name].higher_is_better,
+  }
+  arrays = kind.labels, kind.decided, kind.scores
+  try:
+    described["value"] = metrics.measure(name, *arrays)
+  except metrics.UndefinedError as error:
+    described["undefined"] = str(error)
+    return described
+  resampled = kind.resample(name)
+  if resampled is None and is_headline:
+    resampled = _resample_examples(name, *arrays)
+  if resampled is not None:
+    described["interval"] = statistics.take_interval(resampled)
+    described["replicates"] = len(resampled)
+  if kind.baseline is None:
+    return described
+  decided, scores, words = kind.baseline
+  described["baseline_is"] = words
+  try:
+    described["baseline"] = metrics.measure(name, kind.labels, decided, scores)
+  except metrics.UndefinedError as error:
+    described["baseline_undefined"] = str(error)
+  return described
+
+
+def _resample_examples(name, labels, decided, scores):
+  """Returns a metric that is no function of counts, NaN where undefined."""
+  generator = np.random.default_rng(statistics.SEED)
+  values = np.full(_FEW_REPLICATES, np.nan)
+  for i in range(_FEW_REPLICATES):
+    drawn = generator.integers(len(labels), size=len(labels))
+    with contextlib.suppress(metrics.UndefinedError):
+      values[i] = metrics.measure(
+        name, labels[drawn], decided[drawn], scores[drawn]
+      )
+  return values
+
+
+# ---------------------------------------------------------------------------
+# Mistakes
+
+
+def _report_mistakes(evaluation, kind, path):
+  """Writes the list of all mistakes; returns the worst of them, for JSON.
+
+  Args:
+    path: of the list.
+  """
+  order = kind.mistakes()
+  report = {"count": len(order), "shown": []}
+  try:
+    texts = _read_texts(evaluation.examples, order)
+  except Exception as error:
+    sentence = errors.describe(error)
+    if sentence is None:
+      raise
+    logging.warning("the report is without the mistakes' texts: %s", sentence)
+    if tf.io.gfile.exists(path):
+      tf.io.gfile.remove(path)
+    return {**report, "missing": sentence}
+
+  def describe_mistake(number):
+    return {
+      **texts[number],
+      **kind.mistake(number),
+      "tokens": int(evaluation.tokens[number]),
+      "unknown_tokens": int(evaluation.unknown[number]),
+    }
+
+  header = [*_TEXTS, *kind.columns, "tokens", "unknown_tokens"]
+  with open_table(path) as write_cells:
+    write_cells(header)
+    for number in order:
+      mistake = describe_mistake(number)
+      write_cells(mistake[name] for name in header)
+  report["shown"] = [describe_mistake(i) for i in order[:SHOWN_MISTAKES]]
+  return report
+
+
+_TEXTS = ("id", "text_a", "text_b")
+
+
+def _read_texts(examples, numbers):
+  """Returns {number: dictionary of `_TEXTS`} of some of the examples.
+
+  Raises:
+    UserError: the examples are not those that were evaluated.
+  """
+  wanted = set(numbers.tolist())
+  return {
+    i: {
+      "id": example.guid if example.row_id is None else example.row_id,
+      "text_a": example.text_a,
+      "text_b": example.text_b or "",
+    }
+    for i, example in enumerate(examples)
+    if i in wanted
+  }

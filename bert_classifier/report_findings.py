@@ -1,0 +1,178 @@
+"""What stands out in a report, in sentences.
+
+Each `_find_...` is a function of the report's dictionary (see `report`) and
+returns a sentence, or None where there is nothing to say.
+"""
+
+import unicodedata
+
+# A difference of confidence and accuracy that is worth a sentence.
+_CALIBRATION_GAP = 0.02
+_MOST_NAMES = 5
+
+NAMES = {
+  "accuracy": "accuracy",
+  "balanced_accuracy": "balanced accuracy",
+  "matthews_correlation": "Matthews correlation",
+  "cohen_kappa": "Cohen's kappa",
+  "hamming_loss": "Hamming loss",
+  "f1": "F1",
+  "roc_auc": "ROC AUC",
+  "pearson": "Pearson correlation",
+  "spearman": "Spearman correlation",
+  "mse": "mean squared error",
+  "rmse": "root mean squared error",
+  "mae": "mean absolute error",
+  "r2": "R²",
+}
+
+
+def name_metric(name):
+  """Returns the words for a metric: "macro F1" for macro_f1."""
+  return NAMES.get(name, name.replace("_", " ").replace(" f1", " F1"))
+
+
+def name_metric_of(report, name):
+  """Returns the words for a metric, with the class that it is that of."""
+  if report["problem_type"].startswith("multi") and name == "accuracy":
+    return "accuracy (all labels right)"
+  if name in ("f1", "precision", "recall"):
+    return f"{name_metric(name)} of {report['classes'][1]['label']!r}"
+  return name_metric(name)
+
+
+def percent(share, digits=1):
+  """Returns a share as per cent.
+
+  >>> percent(0.1234), percent(1)
+  ('12.3%', '100.0%')
+  """
+  return f"{100 * share:.{digits}f}%"
+
+
+def shorten(text, width):
+  """Returns a text on one line in at most so many columns, cut with "…".
+
+  >>> shorten("a long name", 7), shorten("很好的", 5)
+  ('a long…', '很好…')
+  """
+  text = " ".join(str(text).split())
+  if count_columns(text) <= width:
+    return text
+  while count_columns(text) >= width:
+    text = text[:-1]
+  return text.rstrip() + "…"
+
+
+def count_columns(text):
+  """Returns how wide a terminal shows a text: wide letters take two columns."""
+  return sum(
+    2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text
+  )
+
+
+def find(report):
+  """Returns the list of sentences."""
+  found = [function(report) for function in _FINDERS]
+  return [sentence for sentence in found if sentence]
+
+
+def _find_baseline(report):
+  headline = report["metrics"][0]
+  interval = headline.get("interval")
+  if "baseline" not in headline or not interval:
+    return None
+  figure, words = headline["baseline"], headline["baseline_is"]
+  better, worse = interval[0] > figure, interval[1] < figure
+  if not headline["higher_is_better"]:
+    better, worse = worse, better
+  what, lies = f"predicting {words} ({figure:.3f})", "the whole interval lies"
+  side = "above" if headline["higher_is_better"] else "below"
+  other = "below" if headline["higher_is_better"] else "above"
+  if better:
+    return f"The model is better than {what}: {lies} {side} it."
+  if worse:
+    return (
+      f"The model is WORSE than {what}: {lies} {other} it. It has not learned"
+      " the task."
+    )
+  return (
+    f"The model is not shown to be better than {what}, which is within its"
+    " interval."
+  )
+
+
+def _find_confusion(report):
+  commonest = report.get("confusion", {}).get("commonest")
+  if not commonest:
+    return None
+  first = commonest[0]
+  return (
+    f"The commonest mistake: {first['label']!r} taken for"
+    f" {first['predicted']!r}, {first['count']:,} of {first['of']:,} such"
+    " examples."
+  )
+
+
+def _find_classes_never_predicted(report):
+  never = [
+    one["label"]
+    for one in report.get("classes", ())
+    if one["support"] and not one["predicted"]
+  ]
+  if not never:
+    return None
+  names = ", ".join(map(repr, never[:_MOST_NAMES]))
+  more = len(never) - _MOST_NAMES
+  more = f" and {more} more" if more > 0 else ""
+  return f"Never predicted, though there are examples: {names}{more}."
+
+
+def _find_calibration(report):
+  found = report.get("calibration")
+  if not found or found["of"] != "predictions":
+    return None
+  sure, right = found["mean_confidence"], found["share_right"]
+  said = f"{percent(sure)} sure on average, {percent(right)} right"
+  if sure - right > _CALIBRATION_GAP:
+    return f"The model is too sure of itself: {said}."
+  if right - sure > _CALIBRATION_GAP:
+    return f"The model is less sure than it could be: {said}."
+  return f"The model is about as sure as it is right: {said}."
+
+
+def _find_length(report):
+  return _compare(report, report["lengths"], "texts of {} tokens")
+
+
+def _find_unknown(report):
+  return _compare(report, report["unknown"], "texts with {} [UNK]")
+
+
+def _compare(report, groups, words):
+  """Compares the first and the last group where their intervals are apart."""
+  if len(groups) < 2:
+    return None
+  first, last = groups[0], groups[-1]
+  apart = (
+    first["interval"][1] < last["interval"][0]
+    or last["interval"][1] < first["interval"][0]
+  )
+  if not apart:
+    return None
+  show = percent if report["error"]["is_share"] else "{:.3g}".format
+  of_first, of_last = (words.format(g["group"]) for g in (first, last))
+  return (
+    f"{report['error']['is'].capitalize()}: {show(first['error'])} of"
+    f" {of_first}, {show(last['error'])} of {of_last}."
+  )
+
+
+_FINDERS = (
+  _find_baseline,
+  _find_confusion,
+  _find_classes_never_predicted,
+  _find_calibration,
+  _find_length,
+  _find_unknown,
+)

@@ -1,0 +1,513 @@
+"""The pictures of a report: inline SVG, drawn by matplotlib.
+
+Colours are those of the page, which knows light and dark: matplotlib draws in
+stand-ins, which become CSS variables. Text stays text, so that the reader's
+fonts, which have all scripts, show it.
+"""
+
+import html
+import io
+import re
+from typing import NamedTuple
+import warnings
+
+from matplotlib import rc_context
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+import numpy as np
+
+from bert_classifier.report_findings import percent, shorten
+
+# Stand-ins by the names of the page's variables.
+_COLOURS = {
+  "ink": "#010101",
+  "soft": "#020202",
+  "line": "#030303",
+  "accent": "#040404",
+  "warm": "#050505",
+}
+_INK, _SOFT, _LINE, _ACCENT, _WARM = _COLOURS.values()
+_STYLE = {
+  "svg.fonttype": "none",
+  "svg.hashsalt": "report",
+  "text.parse_math": False,
+  "font.family": "DejaVu Sans",  # comes with matplotlib; gives the widths
+  "font.size": 10,
+  "figure.facecolor": "none",
+  "axes.facecolor": "none",
+  "axes.labelsize": 10,
+  "xtick.labelsize": 9,
+  "ytick.labelsize": 9,
+  "axes.edgecolor": _LINE,
+  "axes.labelcolor": _SOFT,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.grid": True,
+  "axes.axisbelow": True,
+  "grid.color": _LINE,
+  "grid.linewidth": 0.6,
+  "text.color": _INK,
+  "xtick.color": _SOFT,
+  "ytick.color": _SOFT,
+  "xtick.major.size": 0,
+  "ytick.major.size": 0,
+  "legend.frameon": False,
+  "legend.fontsize": 9,
+}
+_POINTS_AN_INCH = 72  # of the SVG's unit
+# As wide as a telephone shows it, so that its letters can be read there.
+_NARROW, _WIDE = 300, 640
+_SHADE = 0.6  # of the darkest cell, on which text can be read
+# Classes of a confusion matrix that is narrow, has numbers, has names.
+_MOST_NARROW, MOST_COUNTED, _MOST_NAMED = 6, 20, 40
+
+
+_PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g}")
+
+
+class Picture(NamedTuple):
+  """A picture and its words.
+
+  Attributes:
+    title: heading.
+    svg: the picture.
+    alt: what it shows, for who does not see it.
+    caption: how to read it.
+    is_wide: whether it is wider than a telephone.
+  """
+
+  title: str
+  svg: str
+  alt: str
+  caption: str
+  is_wide: bool = False
+
+
+def draw(report):
+  """Returns the `Picture`s of a report by name, those that it has data for."""
+  pictures = {}
+  with rc_context(_STYLE), warnings.catch_warnings():
+    # Of letters that the font has not: the reader's has them.
+    warnings.filterwarnings("ignore", message="Glyph .* missing from")
+    for name, function in _PICTURES.items():
+      picture = function(report)
+      if picture is not None:
+        svg = _finish(picture.svg, f"{name}-", picture.alt)
+        pictures[name] = picture._replace(svg=svg)
+  return pictures
+
+
+# ---------------------------------------------------------------------------
+# SVG
+
+
+def _figure(height, width=_NARROW):
+  return Figure(
+    figsize=(width / _POINTS_AN_INCH, height / _POINTS_AN_INCH),
+    layout="constrained",
+  )
+
+
+def _finish(figure, prefix, alt):
+  """Returns a figure as an SVG element.
+
+  Args:
+    figure: a Figure.
+    prefix: goes before its ids, which are then the page's only ones.
+    alt: its text.
+  """
+  writer = io.StringIO()
+  FigureCanvasSVG(figure).print_svg(writer, metadata={"Date": None})
+  svg = writer.getvalue()
+  svg = svg[svg.index("<svg") :]
+  svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+  svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+  box = re.search(r'viewBox="[^"]*"', svg)[0]
+  described = html.escape(alt, quote=True)
+  head = f'<svg {box} role="img" aria-label="{described}">'
+  svg = re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)
+  svg = re.sub(r'\bid="', f'id="{prefix}', svg)
+  svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", svg)
+  # The page's font, of the size given here.
+  svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
+  svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
+  for name, colour in _COLOURS.items():
+    svg = svg.replace(colour, f"var(--{name})")
+  return re.sub(r">\s+<", "><", svg)
+
+
+def _fill_cells(axes, x, y, alphas, colour):
+  """Fills the cells of a grid, all of one shade by one path.
+
+  Args:
+    x, y: edges of columns and rows.
+    alphas: opacity of the cells [rows, columns], 0 for none.
+    colour: of all of them.
+  """
+  shades = np.round(alphas, 2)
+  for shade in np.unique(shades[shades > 0]):
+    rows, columns = np.nonzero(shades == shade)
+    cells = [
+      Path(
+        [
+          (x[column], y[row]),
+          (x[column + 1], y[row]),
+          (x[column + 1], y[row + 1]),
+          (x[column], y[row + 1]),
+          (x[column], y[row]),
+        ],
+        closed=True,
+      )
+      for row, column in zip(rows, columns)
+    ]
+    path = Path.make_compound_path(*cells)
+    axes.add_patch(
+      PathPatch(path, color=colour, alpha=float(shade), linewidth=0)
+    )
+
+
+# ---------------------------------------------------------------------------
+# Classes
+
+
+def _draw_confusion(report):
+  if "confusion" not in report:
+    return None
+  labels = report["confusion"]["labels"]
+  counts = np.array(report["confusion"]["counts"])
+  many, number = len(labels) > _MOST_NARROW, len(labels)
+  width = _WIDE if many else _NARROW
+  figure = _figure(width * 0.85, width)
+  axes = figure.subplots()
+  axes.grid(False)
+  shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  darkest = _SHADE if number <= MOST_COUNTED else 1.0
+  alphas = np.where(counts, darkest * (0.1 + 0.9 * shares), 0)
+  edges = np.arange(number + 1) - 0.5
+  diagonal = np.eye(number, dtype=bool)
+  _fill_cells(axes, edges, edges, np.where(diagonal, alphas, 0), _ACCENT)
+  _fill_cells(axes, edges, edges, np.where(diagonal, 0, alphas), _WARM)
+  if number <= MOST_COUNTED:
+    size = 11 if not many else 9
+    for row, column in np.ndindex(counts.shape):
+      if counts[row, column] or not many:
+        axes.text(
+          column,
+          row,
+          f"{counts[row, column]:,}",
+          ha="center",
+          va="center",
+          fontsize=size,
+        )
+  axes.set(
+    xlim=(-0.5, number - 0.5),
+    ylim=(number - 0.5, -0.5),
+    aspect="equal",
+    xlabel="predicted class",
+    ylabel="true class",
+  )
+  if number <= _MOST_NAMED:
+    size = 9 if number <= MOST_COUNTED else 7
+    names = [shorten(label, 14) for label in labels]
+    turned = number > 4 or max(map(len, names)) * number > 28
+    axes.set_xticks(
+      range(number),
+      names,
+      rotation=45 if turned else 0,
+      ha="right" if turned else "center",
+      rotation_mode="anchor" if turned else None,
+      fontsize=size,
+    )
+    axes.set_yticks(range(number), names, fontsize=size)
+  else:
+    for axis in (axes.xaxis, axes.yaxis):
+      axis.set_major_locator(MaxNLocator(12, integer=True))
+    axes.set(
+      xlabel="predicted class, number in the table of classes (from 0)",
+      ylabel="true class, number in the table (from 0)",
+    )
+  right = int(np.diagonal(counts).sum())
+  return Picture(
+    "Confusion matrix",
+    figure,
+    f"Confusion matrix of {number} classes: {right} of {counts.sum()} examples"
+    " are on the diagonal. Its numbers are in the table below it.",
+    "Each row holds the examples of a true class. The shade is the share of"
+    " the row; the diagonal is right.",
+    is_wide=many,
+  )
+
+
+def _draw_calibration(report):
+  found = report.get("calibration")
+  if found is None:
+    return None
+  figure = _figure(270)
+  upper, lower = figure.subplots(
+    2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]}
+  )
+  starts = [b["from"] for b in found["bins"]]
+  widths = [b["to"] - b["from"] for b in found["bins"]]
+  of_labels = found["of"] == "labels"
+  what = "share of labels that hold" if of_labels else "share right"
+  upper.bar(
+    starts,
+    [b["right"] for b in found["bins"]],
+    widths,
+    align="edge",
+    color=_ACCENT,
+    alpha=0.75,
+    edgecolor=_LINE,
+    linewidth=0.6,
+    label=what,
+  )
+  upper.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+  upper.plot(
+    [b["confidence"] for b in found["bins"]],
+    [b["right"] for b in found["bins"]],
+    "o",
+    color=_INK,
+    markersize=3,
+    clip_on=False,
+  )
+  upper.set(xlim=(0, 1), ylim=(0, 1), ylabel=f"{what} (%)")
+  lower.bar(
+    starts,
+    [b["count"] for b in found["bins"]],
+    widths,
+    align="edge",
+    color=_SOFT,
+    alpha=0.6,
+  )
+  things = "labels" if of_labels else "examples"
+  confidence = "probability of a label" if of_labels else "confidence"
+  lower.set(ylabel=things, xlabel=f"{confidence} (%)")
+  lower.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+  for axis in (upper.xaxis, upper.yaxis):
+    axis.set_major_formatter(_PERCENT)
+  worst = max(
+    found["bins"], key=lambda b: b["count"] * abs(b["confidence"] - b["right"])
+  )
+  return Picture(
+    "Reliability diagram",
+    figure,
+    f"Reliability diagram in {len(found['bins'])} bins that are not empty. The"
+    f" bin that weighs most, {percent(worst['from'], 0)} to"
+    f" {percent(worst['to'], 0)}, has {worst['count']} {things} with a mean"
+    f" {confidence} of {percent(worst['confidence'])}, of which"
+    f" {percent(worst['right'])} are right.",
+    "Bars that end on the dashed line are right as often as the model is sure;"
+    " below it the model is too sure.",
+  )
+
+
+# ---------------------------------------------------------------------------
+# Numbers
+
+
+def _draw_scatter(report):
+  found = report.get("scatter")
+  if found is None:
+    return None
+  figure = _figure(270)
+  axes = figure.subplots()
+  if "points" in found:
+    x, y = np.transpose(found["points"])
+    axes.plot(x, y, "o", color=_ACCENT, alpha=0.45, markersize=4, mew=0)
+    how = "Each point is an example"
+  else:
+    x, y = (np.array(found[n]) for n in ("label_edges", "predicted_edges"))
+    counts = np.array(found["counts"])
+    alphas = np.where(counts, 0.12 + 0.88 * np.sqrt(counts / counts.max()), 0)
+    _fill_cells(axes, x, y, alphas.T, _ACCENT)
+    how = "The darker a cell, the more examples it has"
+  low, high = min(x.min(), y.min()), max(x.max(), y.max())
+  margin = 0.04 * (high - low) or 1.0
+  ends = low - margin, high + margin
+  axes.plot(ends, ends, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+  axes.set(
+    xlim=ends,
+    ylim=ends,
+    xlabel="label (its own unit)",
+    ylabel="predicted number (unit of the label)",
+  )
+  return Picture(
+    "Predicted against true numbers",
+    figure,
+    f"Predictions from {y.min():.3g} to {y.max():.3g} against labels from"
+    f" {x.min():.3g} to {x.max():.3g}, {report['examples']} examples.",
+    f"{how}; on the dashed line the prediction is right.",
+  )
+
+
+def _draw_residuals(report):
+  found = report.get("residuals")
+  if found is None:
+    return None
+  figure = _figure(210)
+  axes = figure.subplots()
+  edges = np.array(found["edges"])
+  axes.bar(
+    edges[:-1],
+    found["counts"],
+    np.diff(edges),
+    align="edge",
+    color=_ACCENT,
+    alpha=0.75,
+    edgecolor=_LINE,
+    linewidth=0.6,
+  )
+  axes.axvline(0, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+  axes.set(xlabel="predicted − true (unit of the label)", ylabel="examples")
+  axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+  spread = found["standard_deviation"]
+  return Picture(
+    "Residuals",
+    figure,
+    f"Histogram of predicted less true numbers: mean {found['mean']:.3g},"
+    f" standard deviation {spread:.3g}.",
+    f"On average predictions are off by {found['mean']:+.3g}, with a standard"
+    f" deviation of {spread:.3g}. Right of 0 they are too high.",
+  )
+
+
+# ---------------------------------------------------------------------------
+# Texts
+
+
+def _draw_groups(report, groups, title, label, caption):
+  """Returns the picture of the mean error of groups of examples."""
+  if len(groups) < 2:
+    return None
+  figure = _figure(210)
+  axes = figure.subplots()
+  places = range(len(groups))
+  heights = [g["error"] for g in groups]
+  axes.bar(places, heights, 0.7, color=_WARM, alpha=0.7)
+  for place, group in zip(places, groups):
+    axes.plot([place, place], group["interval"], color=_INK, linewidth=1.2)
+  turned = len(groups) > 5
+  names = [f"{g['group']}\n({g['count']:,})" for g in groups]
+  axes.set_xticks(
+    places,
+    names if not turned else [g["group"] for g in groups],
+    rotation=45 if turned else 0,
+    ha="right" if turned else "center",
+    rotation_mode="anchor" if turned else None,
+  )
+  is_share = report["error"]["is_share"]
+  if is_share:
+    axes.yaxis.set_major_formatter(_PERCENT)
+  unit = {True: "(%)", False: ""}[is_share]
+  axes.set(
+    ylim=(0, None),
+    xlabel=label,
+    ylabel=f"{report['error']['is']} {unit}".strip(),
+  )
+  axes.grid(axis="x", visible=False)
+  show = percent if is_share else "{:.3g}".format
+  values = ", ".join(f"{g['group']}: {show(g['error'])}" for g in groups)
+  return Picture(
+    title, figure, f"{report['error']['is']} by {label}: {values}.", caption
+  )
+
+
+def _draw_lengths(report):
+  return _draw_groups(
+    report,
+    report["lengths"],
+    "Error by length",
+    "length (tokens)",
+    "Groups of about equal size; the lines are 95% intervals.",
+  )
+
+
+def _draw_unknown(report):
+  return _draw_groups(
+    report,
+    report["unknown"],
+    "Error by unknown words",
+    "share of [UNK] in a text (number of texts)",
+    "How often texts fail whose words the vocabulary lacks; the lines are 95%"
+    " intervals.",
+  )
+
+
+# ---------------------------------------------------------------------------
+# Training
+
+
+def _draw_learning_curve(report):
+  training = [e for e in report["history"] if "split" not in e and "loss" in e]
+  evaluated = [
+    e
+    for e in report["history"]
+    if e.get("split") == report["split"] and "eval_loss" in e
+  ]
+  if len(training) < 2:
+    return None
+  figure = _figure(210)
+  axes = figure.subplots()
+  steps, losses = ([e[name] for e in training] for name in ("step", "loss"))
+  axes.plot(steps, losses, color=_ACCENT, linewidth=1.4, label="training")
+  if evaluated:
+    axes.plot(
+      [e["step"] for e in evaluated],
+      [e["eval_loss"] for e in evaluated],
+      "o-",
+      color=_WARM,
+      linewidth=1,
+      markersize=4,
+      label=report["split"],
+    )
+    axes.legend(loc="upper right")
+  axes.set(ylim=(0, None), xlabel="step", ylabel="loss (mean a batch)")
+  last = f", {report['split']} {evaluated[-1]['eval_loss']:.3f}" * bool(
+    evaluated
+  )
+  return Picture(
+    "Learning curve",
+    figure,
+    f"Training loss from {losses[0]:.3f} at step {steps[0]} to {losses[-1]:.3f}"
+    f" at step {steps[-1]}{last}.",
+    "The loss of single training batches at the logged steps"
+    + (f", and of all of {report['split']}." if evaluated else "."),
+  )
+
+
+def _draw_rate(report):
+  pairs = [
+    (e["step"], e["learning_rate"])
+    for e in report["history"]
+    if "learning_rate" in e
+  ]
+  if len(pairs) < 2:
+    return None
+  steps, rates = zip(*pairs)
+  figure = _figure(210)
+  axes = figure.subplots()
+  axes.plot(steps, rates, color=_ACCENT, linewidth=1.4)
+  axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+  axes.set(ylim=(0, None), xlabel="step", ylabel="learning rate (per step)")
+  return Picture(
+    "Learning rate",
+    figure,
+    f"Learning rate over {steps[-1]} steps; the highest logged is"
+    f" {max(rates):.3g}.",
+    "It climbs while the training warms up, then falls to 0.",
+  )
+
+
+_PICTURES = {
+  "confusion": _draw_confusion,
+  "calibration": _draw_calibration,
+  "scatter": _draw_scatter,
+  "residuals": _draw_residuals,
+  "lengths": _draw_lengths,
+  "unknown": _draw_unknown,
+  "curve": _draw_learning_curve,
+  "rate": _draw_rate,
+}
