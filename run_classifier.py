@@ -616,8 +616,10 @@ def carry_out(run, init_checkpoint):
   last_lines = []
   known = {}  # results of training's own evaluation, by split
   if run.options.run.do_train and run.is_finished:
-    last_lines.append(advice.explain_not_training(run))
-    logging.warning(last_lines[0])
+    sentence = advice.explain_not_training(run)
+    logging.warning("%s", sentence)
+    if len(run.features) > 1:  # after whose lines it would be overlooked
+      last_lines.append(sentence)
   elif run.options.run.do_train:
     known["dev"] = train(estimator, run)
     last_lines.append(

@@ -59,8 +59,20 @@ def _records_of_processes(inputs, converter, num_processes):
   first = next(chunks, None)
   if first is None:
     return
+  try:
+    pool = futures.ProcessPoolExecutor(
+      num_processes,
+      multiprocessing.get_context("fork"),
+      _begin_chunks,
+      (converter, os.getpid()),
+    )
+  except (ImportError, OSError) as error:  # no /dev/shm, for its locks
+    logging.warning("converting in this process alone: %s", error)
+    for chunk in itertools.chain([first], chunks):
+      yield from map(converter.record, chunk)
+    return
   under_way = collections.deque()
-  with _forked(converter, num_processes) as pool:
+  with _forked(pool, num_processes):
     for chunk in itertools.chain([first], chunks):
       under_way.append(pool.submit(_convert_chunk, chunk))
       if len(under_way) > 2 * num_processes:
@@ -79,8 +91,8 @@ def _finished(future, tally):
 
 
 @contextlib.contextmanager
-def _forked(converter, num_processes):
-  """Yields a pool of processes forked from this one.
+def _forked(pool, num_processes):
+  """Forks the processes of a pool, and ends them.
 
   A forked process starts within milliseconds and has the words remembered so
   far; a new one would import TensorFlow first, for seconds. It lacks the
@@ -88,12 +100,6 @@ def _forked(converter, num_processes):
   does.
   """
   before = multiprocessing.active_children()
-  pool = futures.ProcessPoolExecutor(
-    num_processes,
-    multiprocessing.get_context("fork"),
-    _begin_chunks,
-    (converter, os.getpid()),
-  )
   try:
     with warnings.catch_warnings():
       # Python warns of forking a process with threads; see above.
@@ -104,7 +110,7 @@ def _forked(converter, num_processes):
       finally:
         gc.unfreeze()
     logging.info("converting in %d more processes", num_processes)
-    yield pool
+    yield
   except BaseException:
     for process in set(multiprocessing.active_children()).difference(before):
       process.kill()

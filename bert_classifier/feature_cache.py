@@ -68,6 +68,7 @@ class FeatureCache:
     data: `tasks.TaskData`.
     task: name of the task.
     cache_dir: folder of the features.
+    read_only: another folder whose features are used, or None.
     max_seq_length: S.
     tokenizer_inputs: dictionary of all that the tokens depend on (digest of
       the vocabulary, casing).
@@ -85,7 +86,9 @@ class FeatureCache:
     tokenizer_inputs,
     tokenizer,
     num_processes=1,
+    read_only=None,
   ):
+    self._read_only = read_only
     self._data, self._task, self._cache_dir = data, task, cache_dir
     self._target = data.processor.get_target()
     self._max_seq_length = max_seq_length
@@ -113,6 +116,9 @@ class FeatureCache:
     if split not in self._known:
       base, _ = self._base_and_inputs(split)
       manifest = _usable_manifest(base)
+      if manifest is None and self._read_only:
+        base = os.path.join(self._read_only, os.path.basename(base))
+        manifest = _usable_manifest(base)
       known = manifest and Features.from_manifest(base, manifest)
       if known is not None:
         logging.info(

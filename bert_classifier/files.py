@@ -120,6 +120,20 @@ def resolve_path(path):
   return path if is_remote(path) else os.path.realpath(path)
 
 
+def refuse_pattern(path):
+  """Raises a UserError for a path of a checkpoint that is a pattern, too.
+
+  TensorFlow would look for checkpoints that match it.
+  """
+  signs = re.findall(r"[\[*?]|\\" if os.name == "posix" else r"[\[*?]", path)
+  if signs:
+    raise errors.UserError(
+      f"{path} has {' '.join(sorted(set(signs)))} in it, which TensorFlow takes"
+      " for a pattern where it looks for checkpoints: give the folder another"
+      " name"
+    )
+
+
 def list_matching(folder, pattern):
   """Returns the paths in a folder whose whole names match a regular expression.
 

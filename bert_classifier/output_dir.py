@@ -42,6 +42,8 @@ _REPORTS = {e: f"eval_report{{}}.{e}" for e in ("json", "txt", "html")}
 _REPORTS["errors"] = "eval_errors{}.tsv"
 _OF_TEST = "test_results{}.tsv", "test_predictions{}.tsv"
 
+_LONGEST_NAME = 255  # bytes of a file system's names
+
 _EVENTS = r"events\.out\.tfevents\..*"
 # Regular expression of the names of what it writes itself.
 WRITTEN = "|".join(
@@ -141,6 +143,36 @@ def remove_own_files(output_dir):
 
 # ---------------------------------------------------------------------------
 # State
+
+
+def check_place(path):
+  """Makes sure that a folder is there or can be made, and can be written.
+
+  Raises:
+    UserError: says what is in the way.
+  """
+  files.refuse_pattern(path)
+  if files.is_remote(path):
+    return
+  at = os.path.abspath(path)
+  try:
+    while not os.path.lexists(at):
+      at = os.path.dirname(at)
+    if os.path.islink(at) and not os.path.exists(at):
+      problem = f"{at} is a link to {os.readlink(at)}, which is not there"
+    elif not os.path.isdir(at):
+      problem = f"{at} is a file"
+    elif not os.access(at, os.W_OK | os.X_OK):
+      problem = f"{at} cannot be written by this user"
+    elif max(map(len, os.fsencode(path).split(b"/"))) > _LONGEST_NAME:
+      problem = f"a name is longer than {_LONGEST_NAME} bytes"
+    else:
+      return
+  except OSError as error:
+    problem = error.strerror
+  raise errors.UserError(
+    f"--output_dir={path} is no folder to write into: {problem}. Give another"
+  )
 
 
 class OutputDir(NamedTuple):

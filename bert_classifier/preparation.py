@@ -134,6 +134,7 @@ def prepare(options):
   """
   devices.check_cluster(os.environ.get("TF_CONFIG"))
   check_flags(options.run)
+  output_dir.check_place(options.run.output_dir)
   placement = prepare_placement(options)
   trained = read_trained_settings(options.run)
   options = take_trained_settings(options, trained)
@@ -492,11 +493,13 @@ def check_output_dir(options, task, model, settings):
 
 def prepare_cache(options, placement, task, model):
   """Returns the cache of features, in the first folder that can be written."""
-  folder = options.data.cache_dir
+  folder, read_only = options.data.cache_dir, None
   if not folder:
     data_dir = options.data.data_dir
     usable = placement.shares_folders and files.is_writable(data_dir)
     folder = data_dir if usable else options.run.output_dir
+    # Features that were made there when it could be written are still good.
+    read_only = data_dir if placement.shares_folders and not usable else None
     if not usable and tf.io.gfile.isdir(data_dir):
       logging.info(
         "features are kept in --output_dir=%s, because --data_dir=%s %s;"
@@ -512,6 +515,7 @@ def prepare_cache(options, placement, task, model):
     task.data,
     task.name,
     cache_dir=folder,
+    read_only=read_only,
     max_seq_length=options.model.max_seq_length,
     tokenizer_inputs={
       "vocabulary": model.vocab_digest,

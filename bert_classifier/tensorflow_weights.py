@@ -7,13 +7,14 @@ which names variables by where they hang in an object.
 """
 
 import dataclasses
+import errno
 import os
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from bert_classifier import errors, variables
+from bert_classifier import errors, files, variables
 
 _OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _FLOATS = (tf.float32, tf.float16, tf.bfloat16, tf.float64)
@@ -83,10 +84,13 @@ def open_weights(prefix):
     UserError: it is damaged, a variable's values are no numbers to compute
       with, or it is of TensorFlow 2 and nothing tells what is what.
   """
+  files.refuse_pattern(prefix)
   try:
     reader = tf.train.NewCheckpointReader(prefix)
     shapes = reader.get_variable_to_shape_map()
-  except (tf.errors.OpError, ValueError) as error:
+  except (IndexError, RuntimeError, ValueError, tf.errors.OpError) as error:
+    if os.strerror(errno.EACCES) in str(error):
+      raise errors.UserError(f"{prefix} cannot be read: {error}") from error
     raise errors.UserError(
       f"{prefix}.index is damaged or cut off; copy or download the checkpoint"
       f" again ({error})"

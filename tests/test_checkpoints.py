@@ -311,6 +311,44 @@ def test_half_a_checkpoint_is_refused(folder, lost):
     checkpoints.open_checkpoint(folder / left)
 
 
+@pytest.mark.parametrize("start", [r"a[1]", "a*", "a?", "a\\b"])
+def test_a_path_that_is_a_pattern_is_refused(folder, start):
+  place = folder.rename(folder.parent / start)
+  with pytest.raises(UserError, match="takes for a pattern"):
+    checkpoints.open_checkpoint(place)
+
+
+@pytest.mark.parametrize(
+  "error",
+  [
+    RuntimeError("m.index; Permission denied"),
+    tf.errors.PermissionDeniedError(None, None, "m.index; Permission denied"),
+  ],
+)
+def test_what_may_not_be_read_is_not_called_damaged(folder, monkeypatch, error):
+  def refuse(_):
+    raise error
+
+  monkeypatch.setattr(tf.train, "NewCheckpointReader", refuse)
+  with pytest.raises(UserError, match="cannot be read: .*Permission") as told:
+    checkpoints.open_checkpoint(folder)
+  assert "damaged" not in str(told.value)
+
+
+def test_an_index_that_lacks_bytes_is_refused_or_read(folder):
+  index = folder / (PREFIX + ".index")
+  content = index.read_bytes()
+  whole = checkpoints.open_checkpoint(folder).shapes
+  refused = 0
+  for start in range(len(content) - 60, len(content)):  # where blocks are named
+    index.write_bytes(content[:start] + content[start + 1 :])
+    try:
+      assert checkpoints.open_checkpoint(folder).shapes == whole  # padding
+    except UserError:
+      refused += 1
+  assert refused > 10
+
+
 @pytest.mark.parametrize("kept", [0, 100, 2000, 2251])
 def test_an_index_that_is_cut_off_is_refused(folder, kept):
   index = folder / (PREFIX + ".index")

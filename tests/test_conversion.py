@@ -1,5 +1,6 @@
 """Conversion in several processes, and what is left when one dies."""
 
+from multiprocessing import synchronize
 import os
 from pathlib import Path
 import signal
@@ -40,6 +41,21 @@ def test_processes_change_no_byte(cache, golden_task, small_chunks, processes):
   assert several == alone and files.hash_file(alone.path) == written
   assert files.read_json(manifest) == counts
   assert read_records(alone.path) == read_records(
+    f"{golden_task}/train.tf_record"
+  )
+
+
+@forks
+def test_without_locks_one_process_converts(
+  cache, golden_task, small_chunks, monkeypatch, caplog
+):
+  def refuse(*_, **__):
+    raise PermissionError(13, "Permission denied", "/dev/shm")
+
+  monkeypatch.setattr(synchronize.SemLock, "__init__", refuse)
+  made = cache(processes=2).features("train")
+  assert "converting in this process alone: [Errno 13] Permis" in caplog.text
+  assert read_records(made.path) == read_records(
     f"{golden_task}/train.tf_record"
   )
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 
@@ -252,6 +253,32 @@ def test_paths_have_the_names_of_2018_and_are_known_as_own(tmp_path, suffix):
   for path in paths:
     pathlib.Path(path).write_text("")
   assert sorted(output_dir.list_own_files(folder)) == sorted(paths)
+
+
+def test_an_output_dir_that_cannot_be_one_is_refused_at_once(tmp_path):
+  (tmp_path / "file").write_text("")
+  (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+  sayings = {
+    "file": "file is a file",
+    "file/out": "file is a file",
+    "link": "link is a link to .*nowhere, which is not there",
+    "n" * 256: "a name is longer than 255 bytes",
+    "runs[1]/out": r"has \[ in it",
+  }
+  for name, saying in sayings.items():
+    with pytest.raises(UserError, match=saying):
+      output_dir.check_place(str(tmp_path / name))
+  for name in ("", "a/b/c"):
+    output_dir.check_place(str(tmp_path / name))
+  output_dir.check_place("gs://bucket/a")
+
+
+def test_an_output_dir_of_another_user_is_refused_at_once(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(os, "access", lambda *_: False)  # as it is not for root
+  with pytest.raises(UserError, match=f"{tmp_path} cannot be written by"):
+    output_dir.check_place(str(tmp_path / "out"))
 
 
 def test_a_training_that_ended_early_is_no_training(tmp_path):

@@ -144,6 +144,20 @@ def test_a_data_dir_that_cannot_be_written_leaves_the_cache_to_output_dir(
   assert not any("cached" in name for name in os.listdir(f"{golden_task}/data"))
 
 
+def test_features_in_a_data_dir_that_became_read_only_are_used(
+  small_model, golden_task, tmp_path, monkeypatch, classify
+):
+  data = tmp_path / "data"
+  shutil.copytree(f"{golden_task}/data", data)
+  flags = dict(small_model, data_dir=data, cache_dir=None)
+  assert classify("--do_eval", output_dir=tmp_path / "a", **flags).status == 0
+  monkeypatch.setattr(files, "is_writable", lambda folder: False)
+  out = tmp_path / "b"
+  outcome = classify("--do_eval", output_dir=out, **flags)
+  assert outcome.status == 0 and "converted before, in" in outcome.log
+  assert not list(out.glob("cached_*"))
+
+
 @pytest.mark.parametrize("labels", [("a",), ("a", "a"), "good"])
 def test_labels_that_are_not_two_different_ones_are_refused(labels):
   class Own(catalogue.MrpcProcessor):
