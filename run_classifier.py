@@ -501,9 +501,11 @@ def predict(estimator, run, splits):
   Returns:
     List of a line for each file or pair of files written.
   """
+  folder = run.options.run.output_dir
   for split in splits:
+    results_path = output_dir.results_path(folder, split)
     evaluation.announce_replacement(
-      output_dir.prediction_paths(run.options.run.output_dir, split)
+      (*output_dir.prediction_paths(folder, split), results_path)
     )
   logging.info(
     "predicting the %s of %s on %s",
@@ -520,7 +522,6 @@ def predict(estimator, run, splits):
   outputs = evaluation.split_batches(
     predicted, weights_in_use(estimator, run), counter
   )
-  folder = run.options.run.output_dir
   lines, gone = [], []
   for split in splits:
     truth = evaluation.TrueLabels(run.task.target)

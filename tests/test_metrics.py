@@ -208,6 +208,7 @@ def test_every_metric_is_finite_or_undefined_on_every_case(name):
 @pytest.mark.parametrize(
   ("name", "target", "said"),
   [
+    ("macrof1", targets.OneClass("ab"), "did you mean 'macro_f1'"),
     (
       "mcc",
       targets.OneClass("ab"),
