@@ -241,6 +241,7 @@ def _write_to_cache(records, converter, base, inputs, total):
   """
   path = f"{base}.tf_record"
   tf.io.gfile.makedirs(os.path.dirname(base) or ".")
+  files.remove_abandoned(os.path.dirname(base), "cached_.*")
   began = time.monotonic()
   with files.atomic_write(path) as temporary:
     write_records(records, temporary, total)
