@@ -393,6 +393,10 @@ def _read_manifest(path):
   return manifest if isinstance(manifest["inputs"], dict) else None
 
 
+# Inputs whose keys in the manifest say too little to a reader of the log.
+_IN_WORDS = {"source": "the data file"}
+
+
 def _explain(base, inputs):
   """Logs which inputs differ from those of the newest file of the same name."""
   folder, name = os.path.split(base)
@@ -414,7 +418,7 @@ def _explain(base, inputs):
         "%s: not the features of %s, for these differ: %s",
         inputs["split"],
         path,
-        ", ".join(differing),
+        ", ".join(_IN_WORDS.get(key, key) for key in differing),
       )
     return
 

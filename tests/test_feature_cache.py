@@ -124,7 +124,7 @@ def test_another_length_or_source_makes_a_new_file(
     feature_cache, "FORMAT_VERSION", feature_cache.FORMAT_VERSION + 1
   )
   paths.add(cache().features("dev").path)
-  assert len(paths) == 4 and "these differ: source" in info.text
+  assert len(paths) == 4 and "these differ: the data file" in info.text
 
 
 def spoil(path, how):
