@@ -465,9 +465,9 @@ def _draw_learning_curve(report):
     )
     axes.legend(loc="upper right")
   axes.set(ylim=(0, None), xlabel="step", ylabel="loss (mean a batch)")
-  last = f", {report['split']} {evaluated[-1]['eval_loss']:.3f}" * bool(
-    evaluated
-  )
+  last = ""
+  if evaluated:
+    last = f", {report['split']} {evaluated[-1]['eval_loss']:.3f}"
   return Picture(
     "Learning curve",
     figure,
