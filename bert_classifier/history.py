@@ -9,13 +9,14 @@ There is one line of training for a step, and one for each split evaluated. A
 line that a killed process did not finish is passed over.
 """
 
+import contextlib
 import json
 import math
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import files
+from bert_classifier import errors, files
 
 
 def read(path):
@@ -48,7 +49,7 @@ def append(path, entry):
       JSON has none.
   """
   # Opened anew for each line, for an evaluation may have replaced the file.
-  with tf.io.gfile.GFile(path, "a") as file:
+  with _errors_are_mishaps(), tf.io.gfile.GFile(path, "a") as file:
     file.write(_line(entry))
 
 
@@ -63,7 +64,20 @@ def add_evaluation(path, split, results):
   others = dict(results)
   entry = {"step": int(others.pop("global_step")), "split": split, **others}
   kept = [other for other in read(path) if _key(other) != _key(entry)]
-  files.write_text(path, map(_line, [*kept, entry]))
+  with _errors_are_mishaps():
+    files.write_text(path, map(_line, [*kept, entry]))
+
+
+@contextlib.contextmanager
+def _errors_are_mishaps():
+  """Makes a UserError of an OutOfRangeError, as of a file that may not grow.
+
+  To the training that writes here it would be the end of the data.
+  """
+  try:
+    yield
+  except tf.errors.OutOfRangeError as error:
+    raise errors.UserError(error.message) from error
 
 
 def drop_after(path, step):

@@ -1,11 +1,13 @@
 """The history of a run: lines of JSON that survive kills and resuming."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
 
 from bert_classifier import history
+from bert_classifier.errors import UserError
 
 
 @pytest.fixture
@@ -63,3 +65,17 @@ def test_without_a_file_there_is_no_history(path, tmp_path):
   assert history.read(path) == []
   history.drop_after(path, 3)
   assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_may_not_grow_is_no_end_of_the_data(path):
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+  try:
+    for add in (
+      lambda: history.append(path, {"step": 1, "loss": 1.0}),
+      lambda: history.add_evaluation(path, "dev", {"global_step": 1}),
+    ):
+      with pytest.raises(UserError, match="; File too large"):
+        add()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
