@@ -184,11 +184,12 @@ def test_runs_of_a_seed_agree_to_the_bit_and_of_another_do_not(trained, others):
 def test_training_with_evaluation_gives_results_and_predictions(trained):
   folder, outcome = trained
   assert read_results(folder / "eval_results.txt")["global_step"] == STEPS
-  last = [line for line in outcome.log.splitlines() if line][-3:]
+  last = [line for line in outcome.log.splitlines() if line][-4:]
   assert last[0] == f"trained up to step 13: {folder}"
   assert last[1].startswith("dev: eval_accuracy 0.")
   assert last[1].endswith(f": {folder}/eval_results.txt")
-  assert last[2].startswith("test: predictions: ")
+  assert last[2].startswith("test: test_accuracy 0.")
+  assert last[3].startswith("test: predictions: ")
 
 
 def test_predictions_say_what_was_predicted_of_what(trained, golden_task):
