@@ -394,7 +394,7 @@ def test_examples_that_fill_up_a_batch_are_not_written(tmp_path, monkeypatch):
     count=lambda *_: 2,
     cache=SimpleNamespace(converted_examples=lambda _: examples),
     weights=model_files.Weights(None, "model.ckpt-1"),
-    task=SimpleNamespace(target=targets.OneClass(["no", "yes"])),
+    task=SimpleNamespace(target=targets.OneClass(["no", "yes"]), metrics=()),
   )
   monkeypatch.setattr(run_classifier, "input_fn_for", lambda *_: None)
   left = iter([{"probabilities": rows[:3]}, {"probabilities": rows[3:]}])
