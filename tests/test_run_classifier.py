@@ -188,8 +188,8 @@ def test_training_with_evaluation_gives_results_and_predictions(trained):
   assert last[0] == f"trained up to step 13: {folder}"
   assert last[1].startswith("dev: eval_accuracy 0.")
   assert last[1].endswith(f": {folder}/eval_results.txt")
-  assert last[2].startswith("test: test_accuracy 0.")
-  assert last[3].startswith("test: predictions: ")
+  assert last[2].startswith("test: predictions: ")
+  assert last[3].startswith("test: global_step 13, loss 0.")
 
 
 def test_predictions_say_what_was_predicted_of_what(trained, golden_task):
