@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 import time
 from typing import NamedTuple
 
@@ -344,19 +345,19 @@ def _usable_manifest(base):
   path = f"{base}.tf_record"
   if not tf.io.gfile.exists(path):
     return None
-  if manifest.get(_OWN_DIGEST) != _hash_manifest(manifest) and not (
-    _is_of_the_version_before(manifest, path)
-  ):
-    logging.warning("%s.json is damaged: converting anew", base)
-    return None
   size = tf.io.gfile.stat(path).length
   if size != manifest["bytes"] or files.hash_file(path) != manifest["sha256"]:
     logging.warning(
-      "%s is damaged (%d bytes, %d were written): converting anew",
+      "%s is damaged (%d bytes, %s were written): converting anew",
       path,
       size,
       manifest["bytes"],
     )
+    return None
+  if manifest.get(_OWN_DIGEST) != _hash_manifest(manifest) and not (
+    _is_of_the_version_before(manifest, path)
+  ):
+    logging.warning("%s.json is damaged: converting anew", base)
     return None
   return manifest
 
@@ -366,18 +367,29 @@ def _is_of_the_version_before(manifest, path):
 
   Args:
     manifest: the manifest.
-    path: the records.
+    path: the records, which are whole.
   """
   numbers = ("records", "tokens", "blank", "truncated", "bytes")
-  if _OWN_DIGEST in manifest or not all(
-    type(manifest[name]) is int and manifest[name] >= 0 for name in numbers
-  ):
-    return False
-  try:
-    count = sum(1 for _ in tf.python_io.tf_record_iterator(path))
-  except tf.errors.OpError:  # the digest of the records says more
-    return True
-  return count == manifest["records"]
+  return (
+    _OWN_DIGEST not in manifest
+    and all(type(manifest[n]) is int and manifest[n] >= 0 for n in numbers)
+    and manifest["records"] == _count_records(path)
+  )
+
+
+def _count_records(path):
+  """Returns the number of records in a whole TFRecord file.
+
+  Each has its length in 8 bytes before it, and two checksums of 4.
+  """
+  with tf.io.gfile.GFile(path, "rb") as reader:
+    content = reader.read()
+  count = place = 0
+  while place < len(content):
+    (length,) = struct.unpack_from("<Q", content, place)
+    place += length + 16
+    count += 1
+  return count
 
 
 def _read_manifest(path):

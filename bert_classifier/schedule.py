@@ -100,7 +100,7 @@ def announce_rate(options, found, schedule):
     return
   logging.warning(
     "num_train_epochs was %s and is %s: the learning rate climbs to %.2e at"
-    " step %d, where training goes on, and falls from there to 0 at step %d",
+    " step %d, where training goes on, and falls to 0 after step %d",
     was,
     now,
     options.learning_rate * schedule.share_of_peak(step),
