@@ -48,7 +48,6 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   advice,
-  batches,
   checkpoints,
   devices,
   errors,
@@ -65,7 +64,8 @@ from bert_classifier import (
   sharing,
   targets,
 )
-from bert_classifier.batches import (  # noqa: F401 - the 2018 script's name
+from bert_classifier.batches import (  # noqa: F401 - the 2018 script's names
+  file_based_input_fn_builder,
   input_fn_builder,
 )
 from bert_classifier.catalogue import (  # noqa: F401 - the 2018 script's names
@@ -95,76 +95,6 @@ from bert_classifier.tasks import (  # noqa: F401 - for importers
 )
 import modeling
 import optimization
-
-# ---------------------------------------------------------------------------
-# Input
-
-
-def file_based_input_fn_builder(
-  input_file,
-  seq_length,
-  is_training,
-  drop_remainder,
-  *,
-  target=ONE_CLASS,
-  seed=None,
-  shuffle_buffer_size=None,
-  num_examples=None,
-  start=0,
-):
-  """Returns an input_fn over a TFRecord file of features.
-
-  Training goes through the file again and again, each epoch in an order that
-  is a function of seed and epoch, so that a resumed run sees the examples that
-  one never stopped would have seen.
-
-  Args:
-    input_file: TFRecord file, or a list of them, read one after the other.
-    seq_length: S.
-    is_training: whether to shuffle and repeat.
-    drop_remainder: whether every batch must be whole. In training the last
-      incomplete one is dropped; otherwise it is filled with examples of weight
-      0.
-    target: what is predicted, see `targets`.
-    seed: whole number that decides the order; where not given the order is a
-      new one every time.
-    shuffle_buffer_size: examples among which the next one is drawn; the whole
-      file where not given.
-    num_examples: examples in the file, needed for a `start`.
-    start: examples that were trained on before, over all epochs.
-
-  Returns:
-    A function of `params`, whose "batch_size" is B, giving a `tf.data.Dataset`
-    of dictionaries: `input_ids`, `input_mask`, `segment_ids` <int32>[B, S],
-    `is_real_example` <int32>[B] and the target's features.
-
-  Raises:
-    ValueError: `num_examples` is 0, or not given with a `start`.
-  """
-  spec = feature_spec(seq_length, target)
-  if start and not num_examples:
-    raise ValueError("start needs num_examples, the number of examples")
-  if num_examples == 0:
-    raise ValueError(f"{input_file} has no examples")
-
-  def input_fn(params):
-    records = tf.data.TFRecordDataset(input_file)
-    if is_training:
-      records = batches.shuffle_and_repeat(
-        records,
-        seed=seed,
-        buffer_size=shuffle_buffer_size or num_examples,
-        num_examples=num_examples,
-        start=start,
-      )
-    elif drop_remainder:
-      padding = serialize(padding_features(seq_length, target))
-      records = batches.fill_up(records, padding, params)
-    records = records.batch(params["batch_size"], drop_remainder=drop_remainder)
-    return batches.prefetch(batches.parse(records, spec))
-
-  return input_fn
-
 
 # ---------------------------------------------------------------------------
 # Model

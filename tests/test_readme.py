@@ -43,7 +43,7 @@ def test_every_flag_that_a_page_names_is_a_flag(page):
     for path in ROOT.glob(f"{folder}/*.py")
   )
   known = {field.name for field in options.all_flags()} | {"flagfile", "help"}
-  words = re.sub(r"(?m)^.*\b(pip|ruff) .*$", "", PAGES[page])
+  words = re.sub(r"(?m)^.*\b(pip|ruff|tensorboard) .*$", "", PAGES[page])
   for name in re.findall(r"(?<![\w-])--(\w+)", words):
     if name not in known and name.removeprefix("no") not in known:
       assert re.search(rf'"(--)?{name}"', sources), name
