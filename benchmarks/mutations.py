@@ -65,7 +65,6 @@ import subprocess
 import sys
 import time
 import traceback
-from typing import NamedTuple
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -76,6 +75,7 @@ sys.path.insert(0, str(ROOT))
 from absl import flags  # noqa: E402
 import mutations_check  # noqa: E402
 import mutations_files  # noqa: E402
+import mutations_judge  # noqa: E402
 import mutations_oracle  # noqa: E402
 import mutations_reading  # noqa: E402
 import mutations_world  # noqa: E402
@@ -107,10 +107,11 @@ MOST_MEMORY = 10 << 30  # of a command, in bytes of address space
 # Processes
 
 
-def fork(function, *arguments):
+def fork(function, *arguments, new_session=True):
   """Starts a function in a process forked from this one; returns its id.
 
-  The process ends with the function, by its SystemExit if there is one.
+  The process ends with the function, by its SystemExit if there is one. `wait`
+  can end it if it has a session of its own.
   """
   threads = len(os.listdir("/proc/self/task"))
   if threads > 1:
@@ -122,7 +123,8 @@ def fork(function, *arguments):
     return pid
   status = 1
   try:
-    os.setsid()
+    if new_session:
+      os.setsid()
     function(*arguments)
     status = 0
   except SystemExit as end:
@@ -141,14 +143,18 @@ def fork(function, *arguments):
 def wait(pid, seconds):
   """Returns the exit status of a forked process, None where it hangs."""
   end = time.monotonic() + seconds
-  while time.monotonic() < end:
-    done, status = os.waitpid(pid, os.WNOHANG)
-    if done:
-      return os.waitstatus_to_exitcode(status)
-    time.sleep(0.02)
-  os.killpg(pid, signal.SIGKILL)
-  os.waitpid(pid, 0)
-  return None
+  try:
+    while time.monotonic() < end:
+      done, status = os.waitpid(pid, os.WNOHANG)
+      if done:
+        pid = None
+        return os.waitstatus_to_exitcode(status)
+      time.sleep(0.02)
+    return None
+  finally:  # after Ctrl-C too
+    if pid:
+      os.killpg(pid, signal.SIGKILL)
+      os.waitpid(pid, 0)
 
 
 def run_forked(world, scenario, log):
@@ -344,13 +350,15 @@ def run_mutation(place, number):
   state = rng.getstate()
   mutation, said = mutate(place, name, rng, kind, file)
   reading = read_world(place.world, scenario)
-  before = hash_files(place.world)
+  before = mutations_judge.hash_files(place.world)
   began, cpu_before = time.monotonic(), cpu_seconds()
   status = run_forked(place.world, scenario, place.log)
   seconds, cpu = time.monotonic() - began, cpu_seconds() - cpu_before
   log = place.log.read_text(errors="replace")
-  verdict, why = judge(
-    Case(place.pristine, place.world, scenario, kind, file, before),
+  verdict, why = mutations_judge.judge(
+    mutations_judge.Case(
+      place.pristine, place.world, scenario, kind, file, before
+    ),
     (status, log),
     reading,
     (meaning, results),
@@ -374,7 +382,7 @@ def run_mutation(place, number):
     status=status,
     verdict=verdict,
     why=why,
-    said=last_line(log),
+    said=mutations_judge.last_line(log),
     warned=bool(re.search(rf"\[WARN \].*{re.escape(file.name)}", log)),
     seconds=round(seconds, 1),
     cpu_seconds=round(cpu, 1),
@@ -403,160 +411,11 @@ def result_of(world, reading, status, log):
   if isinstance(reading, mutations_oracle.Reading) and status == 0:
     out = world / reading.flags["output_dir"]
     results = mutations_check.collect_results(out)
-  return status, re.sub(r"\d+\.\d s|\.tmp-\S+", "", last_line(log)), results
-
-
-def last_line(log):
-  """Returns the last line of a log, without its time."""
-  lines = [line for line in log.splitlines() if line.strip()]
-  return re.sub(r"^\S+ \S+ (?=\[)", "", lines[-1])[:1500] if lines else ""
-
-
-def hash_files(world):
-  """Returns {path below the world: digest} of all files."""
-  return {
-    str(path.relative_to(world)): hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in world.rglob("*")
-    if path.is_file()
-  }
-
-
-# ---------------------------------------------------------------------------
-# The judgement
-
-
-class Case(NamedTuple):
-  """A mutation that was run.
-
-  Attributes:
-    pristine, world: the worlds before and after.
-    scenario: the command.
-    kind, file: of the mutated file, its path below the world.
-    before: digests of all files before the command ran.
-  """
-
-  pristine: Path
-  world: Path
-  scenario: mutations_world.Scenario
-  kind: str
-  file: Path
-  before: dict
-
-  def is_same_vocabulary(self):
-    """Returns True where only bytes changed, which a digest shows as well."""
-    read = mutations_reading.read_vocabulary
-    try:
-      return self.kind == "vocabulary" and read(self.world / self.file) == read(
-        self.pristine / self.file
-      )
-    except mutations_reading.Refused:
-      return False
-
-
-# What a message may say instead of the file's name.
-_WORDS = {
-  "data": "training examples",
-  "vocabulary": "vocabulary \\(SHA|--vocab_file",
-  "configuration": "_config|config\\.json|do_lower_case",
-  "flagfile": "--\\w+|belongs to no flag|flagfile",
-  "safetensors": "hugging_face|--\\w+_file",
-  "checkpoint": "model\\.ckpt|state file|`checkpoint`|checkpoint (in|at)",
-  "manifest": "run_manifest|was trained",
-  "cache": "cached_",
-}
-
-
-def judge(case, ran, reading, reference):
-  """Returns the verdict of a run and the reason.
-
-  Args:
-    case: `Case`.
-    ran: exit status, or None, and log.
-    reading: `Reading` or `Refused`, of before the run.
-    reference: meaning and results of the run on the pristine world.
-  """
-  status, log = ran
-  is_sensible = isinstance(reading, mutations_oracle.Reading)
-  is_same = is_sensible and reading.meaning() == reference[0]
-  if status is None:
-    return "fault: hang", f"over {OURS.seconds} s"
-  if status == 70 or "Traceback (most recent" in log:
-    return "fault: traceback", last_line(log)
-  if status not in (0, 1):
-    return "fault: crash", f"exit status {status}"
-  left = list(case.world.rglob("*.tmp-*"))
-  if left:
-    return "fault: left behind", str(left[0].relative_to(case.world))
-  if status == 0:
-    return judge_success(case, log, reading, is_same, reference[1])
-  lost = find_lost(case, log)
-  if lost:
-    return "fault: lost", lost
-  line = last_line(log)
-  words = f"{re.escape(case.file.name)}|{_WORDS[case.kind]}"
-  if case.kind == "flagfile" and (case.world / case.file).is_file():
-    text = (case.world / case.file).read_text(errors="replace")
-    values = filter(None, re.findall(r"=(.*)", text))
-    words = "|".join([words, *map(re.escape, values)])
-  if not re.search(words, line):
-    return "fault: misleading", "the message does not name the file"
-  if len(line) >= 1500:
-    return "fault: misleading", "a message of over 1500 characters"
-  if is_same or case.is_same_vocabulary():
-    return "strict", ""
-  return "refused", "" if is_sensible else str(reading)
-
-
-def judge_success(case, log, reading, is_same, results):
-  """Returns verdict and reason of a run that ended with 0."""
-  if isinstance(reading, mutations_reading.Refused):
-    return "fault: silent", f"nothing sensible to compute: {reading}"
-  try:
-    mutations_check.check(case.world, reading, log)
-  except mutations_check.Wrong as error:
-    return "fault: silent", str(error)
-  except mutations_reading.Refused as refusal:
-    return "fault: silent", f"nothing sensible to compute: {refusal}"
-  except mutations_check.Shaky as error:
-    return "cannot be told", f"{case.kind}: {error}"
-  if is_same:
-    out = case.world / reading.flags["output_dir"]
-    found = mutations_check.collect_results(out)
-    differing = [k for k in results if found.get(k) != results[k]]
-    if differing:
-      return "fault: silent", f"not the same bits: {', '.join(differing)}"
-    return "same", ""
-  from_scratch = case.scenario is mutations_world.SCENARIOS["scratch"]
-  if from_scratch or case.kind in ("data", "flagfile"):
-    return "as changed", ""
-  return "cannot be told", _UNTOLD[case.kind]
-
-
-_UNTOLD = {
-  "vocabulary": "nothing beside it records which vocabulary belongs to it",
-  "configuration": "a value that no shape of a weight shows",
-  "safetensors": "the format has no checksum",
-  "checkpoint": "a whole checkpoint with its checksums, of other weights",
-  "manifest": "the manifest is the only record, and has no digest",
-  "cache": "",
-}
-
-
-def find_lost(case, log):
-  """Returns what a command that failed took from its world, or None."""
-  began = " training on " in log
-  after = hash_files(case.world)
-  for path, digest in case.before.items():
-    name = Path(path).name
-    may_change = began and re.match(
-      r"model\.ckpt-|checkpoint$|run_manifest|graph|events|.*\.json|vocab", name
-    )
-    if after.get(path) != digest and not may_change:
-      return path
-  for state in case.world.glob("*/checkpoint") if began else ():
-    prefix = mutations_reading.newest_checkpoint(state.parent)
-    mutations_reading.read_checkpoint(prefix)
-  return None
+  return (
+    status,
+    re.sub(r"\d+\.\d s|\.tmp-\S+", "", mutations_judge.last_line(log)),
+    results,
+  )
 
 
 # ---------------------------------------------------------------------------
@@ -571,35 +430,36 @@ def read_lines(path):
   return {line["number"]: line for line in map(json.loads, lines)}
 
 
-def list_numbers():
-  """Returns the numbers of the first --count mutations of the kinds asked."""
-  wanted = (n for n in itertools.count() if begin(n)[1] in (OURS.only or KINDS))
-  return list(itertools.islice(wanted, OURS.count))
-
-
 def work_through(numbers, work, path):
-  """Makes mutations, --processes at a time, and appends their lines."""
+  """Makes mutations, --processes at a time, and appends their lines.
+
+  Returns:
+    The number of mutations that the harness itself failed at.
+  """
   free = [Place(work / f"place_{i}") for i in range(OURS.processes)]
   free[0].make()
   for place in free[1:]:
     place.copy(free[0])
-  running, queue = {}, list(numbers)
+  running, queue, failures = {}, list(numbers), 0
   while queue or running:
     while queue and free:
       place, number = free.pop(), queue.pop(0)
-      running[fork(write_line, place, number)] = place, number
+      job = fork(write_line, place, number, new_session=False)
+      running[job] = place, number
     pid, status = os.wait()
     place, number = running.pop(pid)
     free.append(place)
     line_path = place.folder / "line"
     if status or not line_path.exists():
       print(f"{number}: the harness itself failed", file=sys.stderr)
+      failures += 1
       continue
     line = json.loads(line_path.read_text())
     line_path.unlink()
     with open(path, "a", encoding="utf-8") as writer:
       writer.write(json.dumps(line) + "\n")
     print(f"{number} {line['verdict']}: {line['file']}: {line['did']:.80}")
+  return failures
 
 
 def write_line(place, number):
@@ -644,28 +504,46 @@ def main(argv):
   work = Path(OURS.work).resolve()
   work.mkdir(parents=True, exist_ok=True)
   path = work / f"results_{OURS.seed}.jsonl"
-  if OURS.replay is not None:
-    place = Place(work / "replay")
-    place.make()
-    line = run_mutation(place, OURS.replay)
-    print((work / "replay" / "log").read_text(errors="replace"))
-    print(describe(line))
-    return
+  failures = 0
   if not OURS.report:
     for with_oracle in (False, True):  # kept for the forks, as the imports are
       hash_program(with_oracle)
     for module in ("run_classifier", "sklearn.metrics", "safetensors.numpy"):
       importlib.import_module(module)
-    done = read_lines(path)
-    numbers = [n for n in list_numbers() if n not in done]
-    if OURS.again:
-      numbers = [
-        number
-        for number, line in sorted(done.items())
-        if OURS.again == "all" or line["verdict"].startswith(OURS.again)
-      ]
-    work_through(numbers, work, path)
+  if OURS.replay is not None:
+    replay(work)
+    return
+  if not OURS.report:
+    failures = work_through(choose_numbers(read_lines(path)), work, path)
   print_report(list(read_lines(path).values()))
+  sys.exit(1 if failures else 0)
+
+
+def replay(work):
+  """Makes one mutation again and prints all of it."""
+  first, place = Place(work / "place_0"), Place(work / "replay")
+  first.make()
+  place.copy(first)
+  line = run_mutation(place, OURS.replay)
+  print(place.log.read_text(errors="replace"))
+  print(describe(line))
+
+
+def choose_numbers(done):
+  """Returns the list of the mutations to make.
+
+  Args:
+    done: {number: line} of those that are made.
+  """
+  if OURS.again:
+    return [
+      number
+      for number, line in sorted(done.items())
+      if OURS.again == "all" or line["verdict"].startswith(OURS.again)
+    ]
+  wanted = (n for n in itertools.count() if begin(n)[1] in (OURS.only or KINDS))
+  first = itertools.islice(wanted, OURS.count)
+  return [number for number in first if number not in done]
 
 
 if __name__ == "__main__":

@@ -305,16 +305,23 @@ def read_checkpoint(prefix):
 def newest_checkpoint(folder):
   """Returns the prefix of a folder's newest checkpoint, None if there is none.
 
+  A damaged state file does no harm beside a single checkpoint.
+
   Raises:
     Refused: the state file names none although there are some.
   """
   there = sorted(folder.glob("model.ckpt-*.index"))
   if not (folder / "checkpoint").exists() and not there:
     return None
-  found = re.match(
-    r'\s*model_checkpoint_path: "([^"\n]*)"\s*($|all_model|\n)',
-    read_text(folder / "checkpoint"),
-  )
+  try:
+    found = re.match(
+      r'\s*model_checkpoint_path: "([^"\n]*)"\s*($|all_model|\n)',
+      read_text(folder / "checkpoint"),
+    )
+  except Refused:
+    found = None
+  if not found and len(there) == 1:
+    return there[0].with_suffix("")
   if not found:
     raise Refused(f"{folder}/checkpoint is damaged")
   prefix = folder / found[1].rpartition("/")[2]

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import hugging_face
+from bert_classifier import variables
 
 SEED = 13
 ROOT = Path(__file__).resolve().parent.parent
@@ -283,7 +283,7 @@ def draw_weights(config, seed):
   sizes["L"] = 2
   draw = np.random.RandomState(seed).normal
   weights = {}
-  for variable in hugging_face.list_variables(config["num_hidden_layers"]):
+  for variable in variables.list_variables(config["num_hidden_layers"]):
     value = draw(0, 0.3, [sizes[axis] for axis in variable.axes])
     value += variable.name.endswith("gamma")
     weights[variable.name] = value.astype(np.float32)
@@ -298,15 +298,15 @@ def write_released(folder, tokens, config, weights):
   write_checkpoint(folder / "bert_model.ckpt", weights)
 
 
-def write_checkpoint(prefix, variables):
+def write_checkpoint(prefix, values):
   """Writes {name: array} as a checkpoint of TensorFlow."""
   with tf.Graph().as_default(), tf.Session() as session:
     session.run(
       tf.raw_ops.SaveV2(
         prefix=str(prefix),
-        tensor_names=list(variables),
-        shape_and_slices=[""] * len(variables),
-        tensors=[tf.constant(value) for value in variables.values()],
+        tensor_names=list(values),
+        shape_and_slices=[""] * len(values),
+        tensors=[tf.constant(value) for value in values.values()],
       )
     )
 
@@ -323,7 +323,7 @@ def write_hugging_face(folder, tokens, config, weights):
       if variable.is_transposed
       else weights[variable.name]
     )
-    for variable in hugging_face.list_variables(config["num_hidden_layers"])
+    for variable in variables.list_variables(config["num_hidden_layers"])
   }
   save_file(theirs, str(folder / "model.safetensors"))
   values = {

@@ -106,7 +106,7 @@ def test_damaged_safetensors_are_read_as_the_oracle_reads_them(world):
     try:
       found = hugging_face.open_weights(str(path)).shapes
     except (OSError, errors.UserError) as error:
-      assert str(path) in str(error)
+      assert str(path) in str(error) or path.is_dir()
       found = None
     try:
       right = mutations_reading.read_safetensors(path)
