@@ -274,14 +274,15 @@ class ProgressHook(tf.train.SessionRunHook):
     paths = files.list_matching(
       self._summary_dir, r"events\.out\.tfevents\..*(?<!\.v2)"
     )
-    last = None
-    with contextlib.suppress(tf.errors.OpError):
-      for event in tf.train.summary_iterator(paths[-1]):
-        last = event.step
+    path, last = paths[-1] if paths else self._summary_dir, None
+    if paths:
+      with contextlib.suppress(tf.errors.OpError):
+        for event in tf.train.summary_iterator(path):
+          last = event.step
     if self._summarized not in (None, last):
       logging.warning(
-        "%s, for TensorBoard, lacks the last steps: it could not be written",
-        paths[-1],
+        "%s lacks the last steps for TensorBoard: they could not be written",
+        path,
       )
 
   def pause(self, seconds):

@@ -75,6 +75,8 @@ def claim(options, found):
     remove_abandoned(folder, is_locked)
     if options.overwrite_output_dir:
       removed = output_dir.remove_own_files(folder)
+      # Else a second run of this process goes on writing a file that is gone.
+      tf.summary.FileWriterCache.clear()
       logging.info("removed %d files from %s", removed, folder)
     elif output_dir.inspect(folder) != found:
       raise errors.UserError(
@@ -170,7 +172,24 @@ def hold_weights(run):
     ),
   ) as (checkpoint, held):
     weights = run.weights._replace(checkpoint=checkpoint, held=held)
-    yield run._replace(weights=weights)
+    with _named_as(checkpoint, held):
+      yield run._replace(weights=weights)
+
+
+@contextlib.contextmanager
+def _named_as(checkpoint, held):
+  """Lets errors name a checkpoint by its own path, not that which is held.
+
+  Raises:
+    UserError: what TensorFlow raised about it.
+  """
+  try:
+    yield
+  except tf.errors.OpError as error:
+    sentence = errors.describe(error)
+    if sentence is None or held not in sentence:
+      raise
+    raise errors.UserError(sentence.replace(held, checkpoint)) from error
 
 
 @contextlib.contextmanager

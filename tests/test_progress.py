@@ -223,7 +223,7 @@ def test_events_that_could_not_be_written_are_warned_of(
   monkeypatch.setattr(writer, "add_summary", lambda *_: None)
   with tf.Graph().as_default():
     train(steps=2, log_steps=1, summary_dir=str(tmp_path / "lost"))
-  assert "for TensorBoard, lacks the last steps" in info.text
+  assert "lacks the last steps for TensorBoard" in info.text
 
 
 def test_terminal_has_no_lines_in_the_log(graph, info, monkeypatch):
