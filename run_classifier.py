@@ -87,11 +87,11 @@ from bert_classifier.features import (  # noqa: F401 - the 2018 script's names
 )
 from bert_classifier.options import FLAGS  # noqa: F401 - for importers
 from bert_classifier.schedule import NO_STEPS
+from bert_classifier.table_files import Table  # noqa: F401 - for importers
 from bert_classifier.tasks import (  # noqa: F401 - for importers
   DataProcessor,
   InputExample,
   PaddingInputExample,
-  Table,
 )
 import modeling
 import optimization

@@ -2,7 +2,8 @@
 
 import functools
 
-from bert_classifier.tasks import DataProcessor, Table
+from bert_classifier.table_files import Table
+from bert_classifier.tasks import DataProcessor
 
 
 class ColaProcessor(DataProcessor):

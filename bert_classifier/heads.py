@@ -68,7 +68,7 @@ def compare_head(checkpoint, manifest, task):
   Args:
     checkpoint: `checkpoints.Checkpoint`.
     manifest: what `read_manifest` gives for it.
-    task: `preparation.Task`.
+    task: `task_choice.Task`.
 
   Raises:
     UserError: the labels in a Hugging Face configuration cannot be read.

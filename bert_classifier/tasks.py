@@ -10,11 +10,9 @@ each split, a `Table`. Reading, headers, blank lines and errors live once, in
 
 import collections
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import os
-from typing import Optional, Union
 
 import tensorflow.compat.v1 as tf
 
@@ -48,106 +46,6 @@ class PaddingInputExample:
   A TPU computes batches of one size only. A filling has weight 0 in every
   metric and is left out of every output.
   """
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """Describes the file and the columns of a split.
-
-  A column is given as its number, from 0, or from the end where negative, or as
-  its name in the header.
-
-  Attributes:
-    file: name below data_dir; `{language}` stands for the task's language.
-    header: whether the first row is a header.
-    text_a: column of the text.
-    text_b: column of the second text, None for single texts.
-    label: column of the label; None in a test set only.
-    guid: column that makes the guid; the row's number where None.
-    name: what the guid begins with; the split's name where None.
-    language: column that is compared with the task's language; rows of another
-      language are skipped.
-    row_id, gold: columns of a test file's own id and of the label that it gives
-      away; a header need not have them.
-    ragged: whether rows may have more cells than the header, or other numbers
-      of cells than the first row, as in SNLI's files.
-    open_quotes: whether texts may begin with a quote that they never close, as
-      in MRPC's files; else a warning counts them.
-  """
-
-  file: str
-  header: bool
-  text_a: Union[int, str]
-  text_b: Union[int, str, None] = None
-  label: Union[int, str, None] = None
-  guid: Union[int, str, None] = None
-  name: Optional[str] = None
-  language: Union[int, str, None] = None
-  row_id: Union[int, str, None] = None
-  gold: Union[int, str, None] = None
-  ragged: bool = False
-  open_quotes: bool = False
-
-  def numbered(self, header, path):
-    """Returns the table with a number for each column that is named.
-
-    Args:
-      header: the names of the columns; empty where the file has none.
-      path: the file, for the error.
-
-    Raises:
-      UserError: the header lacks a name, or repeats it.
-    """
-    numbers = {}
-    for role in (*_NEEDED_COLUMNS, *_OTHER_COLUMNS):
-      column = getattr(self, role)
-      if not isinstance(column, str):
-        continue
-      if header.count(column) > 1:
-        raise errors.UserError(
-          f"{path}:1: the header has the column {column!r}, the task's {role},"
-          f" {header.count(column)} times; rename all but one"
-        )
-      if column not in header and role in _NEEDED_COLUMNS:
-        raise _missing_column(path, column, role, header)
-      numbers[role] = header.index(column) if column in header else None
-    return dataclasses.replace(self, **numbers)
-
-  def text_columns(self):
-    """Returns the list of the columns of texts."""
-    return [c for c in (self.text_a, self.text_b) if c is not None]
-
-  def columns(self):
-    """Returns the list of the columns that every row must have."""
-    roles = (*_NEEDED_COLUMNS, *_OTHER_COLUMNS)
-    columns = (getattr(self, role) for role in roles)
-    return [column for column in columns if column is not None]
-
-  def describe(self):
-    """Returns the columns that decide the examples, by role, for JSON."""
-    return {
-      role: getattr(self, role)
-      for role in ("label", "language", "text_a", "text_b")
-    }
-
-
-def _missing_column(path, column, role, header):
-  """Returns the error of a header that lacks a column."""
-  names = ", ".join(repr(name[:40]) for name in header)
-  return errors.UserError(
-    f"{path}:1: there is no column {column!r}, which the task's Table names as"
-    f" its {role}; "
-    + (
-      f"the header has {names}"
-      if header
-      else "the Table says that the file has no header"
-    )
-    + table_files.suggest_separator(header)
-  )
-
-
-_NEEDED_COLUMNS = ("text_a", "text_b", "label", "guid", "language")
-_OTHER_COLUMNS = ("row_id", "gold")
 
 
 class DataProcessor:

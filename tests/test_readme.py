@@ -9,7 +9,8 @@ from conftest import ROOT, SCRIPTS, read_table, run_python
 import pytest
 
 from bert_classifier import options
-from bert_classifier.tasks import DataProcessor, Table
+from bert_classifier.table_files import Table
+from bert_classifier.tasks import DataProcessor
 import run_classifier
 
 # Not a glob of the top, where notes of a user may lie.

@@ -10,7 +10,8 @@ import pytest
 from bert_classifier import table_files
 from bert_classifier.catalogue import ColaProcessor, MrpcProcessor
 from bert_classifier.errors import UserError
-from bert_classifier.tasks import DataProcessor, Table, TaskData
+from bert_classifier.table_files import Table
+from bert_classifier.tasks import DataProcessor, TaskData
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
