@@ -2,6 +2,7 @@
 
 import functools
 
+from bert_classifier.own_data import OwnData
 from bert_classifier.table_files import Table
 from bert_classifier.tasks import DataProcessor
 
@@ -117,9 +118,13 @@ def is_built_in(processor):
 def describe_tables(processor):
   """Returns the setting of each table of a task that is not built in, by name.
 
-  They decide which columns the weights were trained on.
+  They decide which columns the weights were trained on. Of own data by flags
+  none: each command may have files of other columns, and those of the training
+  set are part of the digest of its examples.
   """
-  if is_built_in(processor) or not processor.tables:
+  if is_built_in(processor) or isinstance(processor, OwnData):
+    return {}
+  if not processor.tables:
     return {}
   settings = {
     f"table of {split}": table.describe()

@@ -17,9 +17,14 @@ from bert_classifier import (
   files,
   model_files,
   output_dir,
+  own_data,
   targets,
 )
-from bert_classifier.catalogue import describe_examples, describe_tables
+from bert_classifier.catalogue import (
+  PROCESSORS,
+  describe_examples,
+  describe_tables,
+)
 from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import FeatureCache
 from bert_classifier.options import Options, all_flags, recorded_place
@@ -103,13 +108,17 @@ def prepare(options):
   placement = prepare_placement(options)
   trained = read_trained_settings(options.run)
   options = take_trained_settings(options, trained)
-  check_task_flags(options.data)
+  own = None
+  if own_data.names_own_data(options.data, PROCESSORS):
+    own = own_data.make_processor(options, trained)
+  check_task_flags(options.data, own is not None)
   task = prepare_task(
     options.data,
     options.model.max_seq_length,
     options.given,
     inference=options.inference,
     trained=trained.get("model"),
+    own=own,
   )
   model = model_files.open_model(
     options.model,
@@ -135,7 +144,9 @@ def prepare(options):
       found,
     )
     settings["order"] = {BUFFER_SIZE: schedule.buffer_size}
-    settings["paths"] = {"data_dir": files.resolve_path(options.data.data_dir)}
+    settings["paths"] = own_data.describe_paths(options.data)
+    if own is not None:
+      settings["data"] = own_data.describe_settings(options.data, own)
     if isinstance(task.target, targets.SeveralClasses):
       settings["prediction"] = {"threshold": task.target.threshold}
     announce_rate(options.training, found, schedule)
@@ -196,9 +207,10 @@ def take_trained_settings(options, trained):
     options: `options.Options`.
     trained: what `read_trained_settings` gives.
   """
-  phases = {"model", "paths", "prediction"}
+  phases = {"model", "paths", "prediction", "data"}
   if options.run.do_train:
     phases.add("training")
+  trained = own_data.forget_files(trained, options.given)
   options, found = options.fill_in(trained, phases)
   if found:
     logging.info(
@@ -350,11 +362,12 @@ def prepare_cache(options, placement, task, model):
   folder, read_only = options.data.cache_dir, None
   if not folder:
     data_dir = options.data.data_dir
-    usable = placement.shares_folders and files.is_writable(data_dir)
+    reachable = placement.shares_folders and data_dir
+    usable = reachable and files.is_writable(data_dir)
     folder = data_dir if usable else options.run.output_dir
     # Features that were made there when it could be written are still good.
-    read_only = data_dir if placement.shares_folders and not usable else None
-    if not usable and tf.io.gfile.isdir(data_dir):
+    read_only = data_dir if reachable and not usable else None
+    if not usable and data_dir and tf.io.gfile.isdir(data_dir):
       logging.info(
         "features are kept in --output_dir=%s, because --data_dir=%s %s;"
         " --cache_dir names another folder",

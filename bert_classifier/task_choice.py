@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from absl import logging
 
-from bert_classifier import output_dir, plain_texts, targets
+from bert_classifier import output_dir, own_data, plain_texts, targets
 from bert_classifier.catalogue import PROCESSORS, XnliProcessor
 from bert_classifier.errors import UserError
 from bert_classifier.metrics import check_metric
@@ -39,17 +39,25 @@ class Task(NamedTuple):
     return self.processor.metric or self.target.headline
 
 
-def check_task_flags(options):
+def check_task_flags(options, is_own_data=False):
   """Checks that `options.DataOptions` name a task, a folder and one kind.
+
+  Args:
+    options: `options.DataOptions`.
+    is_own_data: whether files are given instead.
 
   Raises:
     UserError: a flag is needed, or contradicts another.
   """
   for name, value, meaning in (
-    ("task_name", options.task_name, f"one of {', '.join(PROCESSORS)}"),
+    (
+      "task_name",
+      options.task_name,
+      f"one of {', '.join(PROCESSORS)}, or --train_file for data of your own",
+    ),
     ("data_dir", options.data_dir, "the folder of the task's files"),
   ):
-    if not value:
+    if not value and not is_own_data:
       raise UserError(f"--{name} is needed: {meaning}")
   if options.multi_label and options.regression:
     raise UserError(
@@ -65,6 +73,7 @@ def prepare_task(
   *,
   inference=InferenceOptions(),  # noqa: B008 - it is frozen
   trained=None,
+  own=None,
 ):
   """Returns the `Task` that `options.DataOptions` name.
 
@@ -74,19 +83,17 @@ def prepare_task(
     inference: `options.InferenceOptions`.
     trained: the model settings that the checkpoint in output_dir was trained
       with; None or {} where there is none.
+    own: `own_data.OwnData` where the flags name files, else None.
 
   Raises:
     UserError: there is no such task, its kind, its labels or its metrics make
       no sense, or the length is too short for its texts.
   """
-  processors = {name.lower(): PROCESSORS[name] for name in PROCESSORS}
-  name = options.task_name.lower()
-  if name not in processors:
-    raise UserError(
-      f"--task_name={options.task_name} is not one of {', '.join(processors)}"
-      f"{plain_texts.suggest(name, processors)}"
-    )
-  processor = processors[name]()
+  name, processor = own_data.NAME, own
+  if own is None:
+    name = find_task(options.task_name)
+    processor = PROCESSORS[name]()
+    name = name.lower()
   if isinstance(processor, XnliProcessor) and "xnli_language" in given:
     processor.language = options.xnli_language
   choose_kind(processor, name, options, given, trained or {})
@@ -104,7 +111,7 @@ def prepare_task(
       " give --multi_label"
     )
   owner = type(processor).__name__
-  target.check(owner)
+  processor.check_target(target)
   metrics = () if processor.metric is None else (processor.metric,)
   for metric in (*target.metrics, *metrics):
     check_metric(metric, target, owner)
@@ -116,8 +123,34 @@ def prepare_task(
       f"--max_seq_length={max_seq_length} leaves no room for the pairs of texts"
       f" of {name}: it must be at least 5"
     )
-  data = TaskData(processor, options.data_dir)
+  data = TaskData(processor, options.data_dir if own is None else "")
   return Task(name, processor, target, metrics, data)
+
+
+def find_task(task_name):
+  """Returns the key of `PROCESSORS` that a name stands for.
+
+  Case does not matter, and hyphens and underscores may be left out.
+
+  Raises:
+    UserError: there is no such task.
+  """
+  by_name = {}
+  for spell in (_without_hyphens, str.lower):
+    by_name.update({spell(name): name for name in PROCESSORS})
+  for name in (task_name.lower(), _without_hyphens(task_name)):
+    if name in by_name:
+      return by_name[name]
+  known = [name.lower() for name in PROCESSORS]
+  raise UserError(
+    f"--task_name={task_name} is not one of {', '.join(known)}"
+    f"{plain_texts.suggest(task_name.lower(), known)}; for data of your own"
+    " give tsv, csv or jsonl, or --train_file alone"
+  )
+
+
+def _without_hyphens(name):
+  return name.lower().replace("-", "").replace("_", "")
 
 
 def choose_kind(processor, name, options, given, trained):
