@@ -10,72 +10,24 @@ every function takes those that it needs.
 
 import dataclasses
 import difflib
-import math
 import os
 import re
 import sys
-import textwrap
 from typing import NamedTuple, Optional
 
 from absl import flags
 
 from bert_classifier import flagfiles, process
 from bert_classifier.errors import UserError
+from bert_classifier.flag_fields import (
+  Range,
+  describe_flags,
+  describe_in_markdown,
+  flag,
+  kind_of,
+)
 
 FLAGS = flags.FLAGS
-
-
-class Range(NamedTuple):
-  """The numbers from `low` to `high`, both among them unless `is_open`.
-
-  An open range lacks its ends: finite numbers over `low`, and under `high`.
-  """
-
-  low: float
-  high: float = math.inf
-  is_open: bool = False
-
-  def __contains__(self, number):
-    if self.is_open:
-      return self.low < number < self.high
-    return self.low <= number <= self.high
-
-  def __str__(self):
-    if self.is_open and self.high == math.inf:
-      return f"a finite number over {self.low}"
-    if self.is_open:
-      return f"over {self.low} and under {self.high}"
-    if self.high == math.inf:
-      return f"at least {self.low}"
-    return f"from {self.low} to {self.high}"
-
-
-def flag(
-  default,
-  text,
-  allowed=None,
-  *,
-  is_path=False,
-  setting=None,
-  recorded_as=None,
-):
-  """Returns the dataclass field of a flag.
-
-  Args:
-    default: its value where it is not given.
-    text: its help.
-    allowed: a `Range`, or None.
-    is_path: whether `~` at its beginning stands for the home folder.
-    setting: the phase, "model" or "training", whose results it decides: it is
-      recorded in the run manifest, and a later command must agree with it.
-    recorded_as: (phase, name) under which the manifest has it where the program
-      works out what is recorded; see `Options.fill_in`.
-  """
-  if allowed is not None:
-    text = f"{text} {str(allowed).capitalize()}."
-  metadata = dict(help=text, allowed=allowed, is_path=is_path, setting=setting)
-  metadata["recorded_as"] = recorded_as
-  return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -316,6 +268,11 @@ class InferenceOptions:
     " at a time.",
     Range(1),
   )
+  glue_submission: bool = flag(
+    False,
+    "Write the predictions of a task of GLUE in its own form, too: CoLA.tsv,"
+    " MNLI-m.tsv ... in output_dir.",
+  )
   metrics: Optional[str] = flag(
     None,
     "Metrics beside those of the task, separated by commas (docs/output.md).",
@@ -489,11 +446,6 @@ _DEFINE = {
 }
 
 
-def kind_of(field):
-  """Returns the type of a flag's values: str, int, float or bool."""
-  return getattr(field.type, "__args__", (field.type,))[0]  # of Optional
-
-
 def _define_flags():
   for field in all_flags():
     _DEFINE[kind_of(field)](field.name, field.default, field.metadata["help"])
@@ -536,7 +488,7 @@ def parse_flags(argv, manual=""):
     The words that belong to no flag.
   """
   if _HELP & set(argv):
-    process.print_to_the_end(manual + describe_flags())
+    process.print_to_the_end(manual + describe_flags(GROUPS))
     sys.exit(0)
   try:
     words = FLAGS(flagfiles.expand(flagfiles.leave_out_kernel(argv)))
@@ -580,47 +532,5 @@ def refuse_stray_words(argv):
     )
 
 
-def _default(field):
-  if field.default is None:
-    return ""
-  return (
-    str(field.default).lower() if field.type is bool else str(field.default)
-  )
-
-
-def describe_flags():
-  """Returns every flag with default and help, by group, for a terminal."""
-  lines = []
-  indent = dict(initial_indent=" " * 6, subsequent_indent=" " * 6)
-  for group in GROUPS:
-    lines.append(f"\n{group.__doc__}:")
-    for field in dataclasses.fields(group):
-      default = _default(field)
-      lines.append(f"  --{field.name}{default and f'={default}'}")
-      lines.append(textwrap.fill(field.metadata["help"], 78, **indent))
-  lines.append("\n--flagfile=FILE reads flags from a file, one a line.")
-  return "\n".join(lines)
-
-
-def describe_flags_in_markdown():
-  """Returns the text of docs/flags.md."""
-  lines = [
-    "# Flags",
-    "",
-    "This page is made by `python -m bert_classifier.options > docs/flags.md`;"
-    " `--help` prints the same. `--flagfile=FILE` reads flags from a file, one"
-    " a line. The 25 of the original keep their names and defaults. `~` at the"
-    " beginning of a path is the home folder.",
-  ]
-  for group in GROUPS:
-    lines += ["", f"## {group.__doc__}", "", "| flag | default | |"]
-    lines.append("| --- | --- | --- |")
-    for field in dataclasses.fields(group):
-      default = _default(field)
-      cells = f"`--{field.name}`", default and f"`{default}`"
-      lines.append(f"| {' | '.join(cells)} | {field.metadata['help']} |")
-  return "\n".join(lines)
-
-
 if __name__ == "__main__":
-  print(describe_flags_in_markdown())
+  print(describe_in_markdown(GROUPS))

@@ -119,10 +119,7 @@ class Columns:
     """
     if name in self._all:
       if self._all.count(name) > 1:
-        raise errors.UserError(
-          f"{self._path}:1: the header has {name!r}"
-          f" {self._all.count(name)} times: rename all but one"
-        )
+        raise self._repeated(name)
       return name
     stripped = [one for one in self._all if one.strip() == name.strip()]
     if len(stripped) == 1:
@@ -136,13 +133,22 @@ class Columns:
       f" {self._there_is()}{plain_texts.suggest(name, self._all)}"
     )
 
+  def _repeated(self, name):
+    return errors.UserError(
+      f"{self._path}:1: the header has {name!r} {self._all.count(name)} times:"
+      " rename all but one"
+    )
+
   def _there_is(self):
     """Returns the sentence that names the columns."""
     names = table_files.list_names(self._all)
     if not self._has_names:
       return f"with --no_header they are numbers: {names}"
     if len(self._all) == 1:
-      return f"there is only {names}"
+      hint = ""
+      if self._format == "tsv":
+        hint = table_files.suggest_separator(self._all)
+      return f"there is only {names}{hint}"
     return f"the columns are {names}"
 
   def _fitting(self, known):
@@ -166,6 +172,9 @@ class Columns:
     return fitting[0] if fitting else None
 
   def _unclear(self, role, fitting):
+    """Returns the error of columns that fit a role alike."""
+    if len(set(fitting)) == 1:
+      return self._repeated(fitting[0])
     shown = " and ".join(repr(name) for name in fitting)
     return errors.UserError(
       f"{self._path}:1: {shown} may be the {role}: say which by"

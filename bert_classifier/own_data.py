@@ -93,7 +93,7 @@ def make_processor(options, trained):
       columns = Columns(data, found[split], split, names, is_number)
       tables[split] = columns.table
       names = {**columns.names, **names}
-  if share is not None:
+  if share is not None and "train" in tables:
     _share(tables, share, run.do_eval)
   return OwnData(tables, labels, source, names)
 
@@ -183,6 +183,8 @@ class OwnData(DataProcessor):
           f"{path}:{line}: there are more than {_MOST_LABELS} different labels:"
           " is --label_column the right one? For numbers give --regression"
         )
+    if not found:
+      raise errors.UserError(f"{path}: there is no row with a text and a label")
     labels = _sort(found)
     _warn_of_twins(labels)
     logging.info(
@@ -237,7 +239,7 @@ def _find_labels(options, trained):
     return _parse_labels(options.data.label_list), "--label_list"
   if not options.run.do_train:
     labels = trained.get("model", {}).get("labels")
-    if isinstance(labels, list) and labels:
+    if isinstance(labels, list):  # empty where the label is a number
       return labels, f"the training of {options.run.output_dir}"
   return None, _OF_TRAINING
 

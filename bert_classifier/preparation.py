@@ -274,7 +274,7 @@ def make_settings(options, task, model):
   """
   settings = {
     "model": {
-      "task_name": task.name,
+      "task_name": task.trained_name,
       "language": task.processor.language,
       "problem_type": task.target.problem_type,
       **task.target.settings(),

@@ -216,6 +216,21 @@ class TableFile(NamedTuple):
 
     return read
 
+  def gold_reader(self, columns):
+    """Returns `label_reader` of a test set, whose labels may be anything.
+
+    Columns of several labels that have other cells than 0 and 1 are joined.
+    """
+    read_label = self.label_reader(columns)
+
+    def read(cells):
+      try:
+        return read_label(cells)
+      except ValueError:
+        return "|".join(cells[column] for column in columns)
+
+    return read
+
   def label_names(self, columns):
     """Returns the list of the labels that have a column each."""
     return [
@@ -513,3 +528,20 @@ def wrong_label(file, line, number, reason):
       " --no_header"
     )
   return errors.UserError(text)
+
+
+def explain_nothing(has_header, blank, others, language):
+  """Returns the reason why a file gave no example, for an error.
+
+  Args:
+    has_header: whether a header was read.
+    blank: number of rows without a text.
+    others: Counter of the rows by ("language", another language).
+    language: that of the task.
+  """
+  if blank:
+    return f"no example has a text: {blank} are blank"
+  if others:
+    names = ", ".join(sorted(name for _, name in others))
+    return f"no row of the language {language!r}; there are rows of {names}"
+  return "no row beside the header" if has_header else "the file is empty"

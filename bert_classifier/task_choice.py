@@ -34,6 +34,11 @@ class Task(NamedTuple):
   data: TaskData
 
   @property
+  def trained_name(self):
+    """Returns the name of the task that its models are trained on."""
+    return self.processor.trained_on or self.name
+
+  @property
   def headline(self):
     """Returns the name of the metric that counts."""
     return self.processor.metric or self.target.headline
@@ -112,6 +117,11 @@ def prepare_task(
     )
   owner = type(processor).__name__
   processor.check_target(target)
+  if inference.glue_submission and not processor.submissions:
+    raise UserError(
+      f"--glue_submission is for the tasks of GLUE, but {name} is none: leave"
+      " it out; test_predictions.tsv has the predictions"
+    )
   metrics = () if processor.metric is None else (processor.metric,)
   for metric in (*target.metrics, *metrics):
     check_metric(metric, target, owner)

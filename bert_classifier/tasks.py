@@ -72,6 +72,10 @@ class DataProcessor:
     metric: the metric that counts, one of `metrics.METRICS`; None for that of
       the kind.
     synonyms: other spellings of labels in the files.
+    trained_on: name of the task whose models predict this one, where it has no
+      training set.
+    submissions: by test split, the name of the file that GLUE takes.
+    number_range: the least and the largest number that GLUE takes, or None.
     language: which files and rows to take, where a task has several.
   """
 
@@ -81,6 +85,9 @@ class DataProcessor:
   threshold = 0.5
   metric = None
   synonyms = {}
+  trained_on = None
+  submissions = {}
+  number_range = None
   language = None
 
   def get_train_examples(self, data_dir):
@@ -259,9 +266,9 @@ class TaskData:
       start = f"{table.name or split}-"
       text_a, text_b, guid = table.text_a, table.text_b, table.guid
       row_id, gold = table.row_id, table.gold
-      read_gold = None if gold is None else file.label_reader(gold)
+      read_gold = None if gold is None else file.gold_reader(gold)
       for number, cells, label in rows:
-        true_label = read_gold and _read_gold(read_gold, cells, gold)
+        true_label = read_gold and read_gold(cells)
         yield InputExample(
           f"{start}{number if guid is None else cells[guid]}",
           cells[text_a],
@@ -466,7 +473,7 @@ class TaskData:
       tally["blank"] += blank
     if not found:
       has_header = table.header and file.header
-      reason = _why_nothing(
+      reason = table_files.explain_nothing(
         has_header, blank, left_out, self.processor.language
       )
       raise errors.UserError(f"{file.path}: {reason}")
@@ -530,6 +537,11 @@ class TaskData:
     path = self.path(split)
     owner = type(self.processor).__name__
     if path is None:
+      if self.processor.trained_on:
+        raise errors.UserError(
+          f"{owner} is only predicted (--do_predict), by a model that was"
+          f" trained on {self.processor.trained_on}: it has no {split} set"
+        )
       raise errors.UserError(
         f"{owner} has neither a table {split!r} nor a method"
         f" get_{split}_examples"
@@ -561,34 +573,6 @@ class TaskData:
     return f". --data_dir={folder} is not there: there is no such folder"
 
 
-def _read_gold(read, cells, columns):
-  """Returns the true label of a test row.
-
-  Columns of several labels that are no 0 and 1 are shown as they are.
-  """
-  try:
-    return read(cells)
-  except ValueError:
-    return "|".join(cells[column] for column in columns)
-
-
 def _may_lack_labels(split):
   """Returns whether a split is predicted only, not trained or measured on."""
   return split.startswith("test")
-
-
-def _why_nothing(has_header, blank, others, language):
-  """Returns the reason why a file gave no example, for an error.
-
-  Args:
-    has_header: whether a header was read.
-    blank: number of rows without a text.
-    others: Counter of the rows by ("language", another language).
-    language: that of the task.
-  """
-  if blank:
-    return f"no example has a text: {blank} are blank"
-  if others:
-    names = ", ".join(sorted(name for _, name in others))
-    return f"no row of the language {language!r}; there are rows of {names}"
-  return "no row beside the header" if has_header else "the file is empty"
