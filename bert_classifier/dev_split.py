@@ -77,16 +77,15 @@ def allocate(counts, dev_fraction):
       f"--dev_fraction={dev_fraction} of {total} training examples leaves"
       " nothing to train on: give more examples, or a --dev_file"
     )
-  # As for training, whose rare labels are then the last to go without.
   exact = {
     stratum: count * (total - dev) / total for stratum, count in counts.items()
   }
-  train = {stratum: math.floor(share) for stratum, share in exact.items()}
+  train = {s: max(math.floor(share), 1) for s, share in exact.items()}
   missing = total - dev - sum(train.values())
   by_remainder = sorted(exact, key=lambda s: train[s] - exact[s])
-  for stratum in by_remainder[:missing]:
+  for stratum in by_remainder[: max(missing, 0)]:
     train[stratum] += 1
-  wanted = {s: count - max(train[s], 1) for s, count in counts.items()}
+  wanted = {s: count - train[s] for s, count in counts.items()}
   if not any(wanted.values()):
     raise UserError(
       f"--dev_fraction={dev_fraction} of {total} training examples leaves no"

@@ -176,7 +176,9 @@ def test_what_is_not_given_is_filled_in(do_train):
     "xnli_language": "de",
     **({"learning_rate": 1e-4} if do_train else {}),
   }
-  assert filled.data == options.DataOptions("xnli", "/data", "de")
+  assert filled.data == options.DataOptions(
+    task_name="xnli", data_dir="/data", xnli_language="de"
+  )
   assert filled.model.max_seq_length == 32 and filled.run.do_eval
   assert filled.training.learning_rate == (1e-4 if do_train else 5e-5)
   assert filled.training.num_train_epochs == 3.0
