@@ -275,8 +275,9 @@ def _find_file(data, split):
   path = getattr(data, f"{split}_file")
   if path:
     return path
+  name = (data.task_name or NAME).lower()
   for ending, format_name in table_files.ENDINGS.items():
-    if data.data_dir and data.task_name in (None, NAME, format_name):
+    if data.data_dir and name in (NAME, format_name):
       path = os.path.join(data.data_dir, f"{split}.{ending}")
       if tf.io.gfile.exists(path):
         return path
@@ -316,9 +317,7 @@ def _find_share(options, found, trained):
 def _check_split(options, split, fraction, train_file, trained):
   """Raises a UserError where a dev set would hold examples of the training."""
   folder = options.run.output_dir
-  advice = (
-    "it was trained on examples that would be the dev set: give --dev_file"
-  )
+  advice = "it knows examples that would be its dev set: give --dev_file"
   if not isinstance(split, dict) or split.get("dev_fraction") != fraction:
     before = split.get("dev_fraction") if isinstance(split, dict) else "none"
     raise errors.UserError(
