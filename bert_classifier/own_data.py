@@ -18,6 +18,7 @@ from bert_classifier import (
   errors,
   files,
   label_texts,
+  output_dir,
   plain_texts,
   table_files,
 )
@@ -234,13 +235,23 @@ _OF_TRAINING = "the training set"
 
 
 def _find_labels(options, trained):
-  """Returns the list of the labels and whose they are; None for training's."""
+  """Returns the list of the labels and whose they are; None for training's.
+
+  Without --label_list and training they are those that output_dir, or the
+  folder of init_checkpoint, was trained with.
+  """
   if options.data.label_list:
     return _parse_labels(options.data.label_list), "--label_list"
-  if not options.run.do_train:
-    labels = trained.get("model", {}).get("labels")
+  if options.run.do_train:
+    return None, _OF_TRAINING
+  folders = {options.run.output_dir: trained}
+  weights = options.model.init_checkpoint
+  if not trained and weights and tf.io.gfile.isdir(weights):
+    folders[weights] = output_dir.inspect(weights).settings
+  for folder, settings in folders.items():
+    labels = settings.get("model", {}).get("labels")
     if isinstance(labels, list):  # empty where the label is a number
-      return labels, f"the training of {options.run.output_dir}"
+      return labels, f"the training of {folder}"
   return None, _OF_TRAINING
 
 

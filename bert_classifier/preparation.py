@@ -120,6 +120,11 @@ def prepare(options):
     trained=trained.get("model"),
     own=own,
   )
+  if options.inference.glue_submission and not options.run.do_predict:
+    raise UserError(
+      "--glue_submission is made of the predictions of the test set: add"
+      " --do_predict, or leave it out"
+    )
   model = model_files.open_model(
     options.model,
     options.run.output_dir,

@@ -260,6 +260,22 @@ def test_another_folder_comes_before_the_files_of_the_training():
   }
 
 
+def test_labels_are_those_of_the_folder_that_init_checkpoint_names(tmp_path):
+  settings = {"settings": {"model": {"labels": ["x", "y"]}}}
+  write(tmp_path / "run" / "run_manifest.json", json.dumps(settings))
+  test = write(tmp_path / "b.csv", "text\nc\n")
+  task = prepare(
+    test_file=test, do_predict=True, init_checkpoint=str(tmp_path / "run")
+  )
+  assert task.target.labels == ("x", "y")
+
+
+def test_empty_cells_behind_the_last_column_are_none(tmp_path):
+  path = write(tmp_path / "a.csv", "text,label\na,x,,\nb,y\n")
+  task = prepare(train_file=path, do_train=True)
+  assert examples(task) == [("a", None, "x"), ("b", None, "y")]
+
+
 # ---------------------------------------------------------------------------
 # Mistakes
 
