@@ -406,7 +406,8 @@ def _checked_rows(path, rows, table, header, separator, left_out):
   is_exact = min(columns) < 0 or (is_strict and not header)
   width = len(header)
   for number, (line, cells) in enumerate(rows, start=bool(header)):
-    if separator != "\t" and header and not any(cells[width:]):
+    is_longer = header and separator != "\t" and len(cells) > width
+    if is_longer and not any(cells[width:]):
       cells = cells[:width]  # a spreadsheet has written empty cells behind
     if len(cells) < needed:
       if table.skip_short:
