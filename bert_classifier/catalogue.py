@@ -337,28 +337,27 @@ class LcqmcProcessor(DataProcessor):
   tables = _glue_tables(text_a="text_a", text_b="text_b", row_id="qid")
 
 
-PROCESSORS = {
-  "cola": ColaProcessor,
-  "mnli": MnliProcessor,
-  "mrpc": MrpcProcessor,
-  "xnli": XnliProcessor,
-  "sst-2": Sst2Processor,
-  "qqp": QqpProcessor,
-  "qnli": QnliProcessor,
-  "rte": RteProcessor,
-  "wnli": WnliProcessor,
-  "sts-b": StsbProcessor,
-  "ax": AxProcessor,
-  "snli": SnliProcessor,
-  "tnews": TnewsProcessor,
-  "iflytek": IflytekProcessor,
-  "afqmc": AfqmcProcessor,
-  "cmnli": CmnliProcessor,
-  "ocnli": OcnliProcessor,
-  "csl": CslProcessor,
-  "chnsenticorp": ChnSentiCorpProcessor,
-  "lcqmc": LcqmcProcessor,
-}
+PROCESSORS = dict(
+  cola=ColaProcessor,
+  mnli=MnliProcessor,
+  mrpc=MrpcProcessor,
+  xnli=XnliProcessor,
+  qqp=QqpProcessor,
+  qnli=QnliProcessor,
+  rte=RteProcessor,
+  wnli=WnliProcessor,
+  ax=AxProcessor,
+  snli=SnliProcessor,
+  tnews=TnewsProcessor,
+  iflytek=IflytekProcessor,
+  afqmc=AfqmcProcessor,
+  cmnli=CmnliProcessor,
+  ocnli=OcnliProcessor,
+  csl=CslProcessor,
+  chnsenticorp=ChnSentiCorpProcessor,
+  lcqmc=LcqmcProcessor,
+)
+PROCESSORS.update({"sst-2": Sst2Processor, "sts-b": StsbProcessor})
 
 # The columns of these tasks never change: caches and folders do not name them.
 _BUILT_IN = {

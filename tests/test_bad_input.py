@@ -71,7 +71,7 @@ def model(golden_task, tmp_path):
     (dict(seed=2**31), "--seed is 2147483648, but must be from 0 to"),
     (dict(do_train=False), "nothing to do: give at least one of --do_train"),
     (dict(task_name="sst5"), "--task_name=sst5 is not one of cola, mnli, mrpc"),
-    (dict(task_name="MRCP"), "lcqmc; did you mean 'mrpc'?"),
+    (dict(task_name="MRCP"), "sts-b; did you mean 'mrpc'?"),
     (dict(seed=-1, log_steps=0), "to 2147483647; --log_steps is 0, but must"),
     (dict(task_name=None), "--task_name is needed: one of cola"),
     (dict(data_dir=None), "--data_dir is needed: the folder"),
