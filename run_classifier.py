@@ -62,6 +62,7 @@ from bert_classifier import (
   report,
   saving,
   sharing,
+  submissions,
   targets,
 )
 from bert_classifier.batches import (  # noqa: F401 - the 2018 script's names
@@ -87,11 +88,11 @@ from bert_classifier.features import (  # noqa: F401 - the 2018 script's names
 )
 from bert_classifier.options import FLAGS  # noqa: F401 - for importers
 from bert_classifier.schedule import NO_STEPS
+from bert_classifier.table_files import Table  # noqa: F401 - for importers
 from bert_classifier.tasks import (  # noqa: F401 - for importers
   DataProcessor,
   InputExample,
   PaddingInputExample,
-  Table,
 )
 import modeling
 import optimization
@@ -469,6 +470,9 @@ def predict(estimator, run, splits):
       evaluation.write_results(folder, split, {})  # removes earlier ones
       continue
     lines.append(f"{split}: predictions: {' '.join(paths)}")
+    if run.options.inference.glue_submission:
+      path = submissions.write_submission(folder, split, run.task.processor)
+      lines.append(f"{split}: for GLUE: {path}")
     lines += measure_predictions(estimator, run, split, truth)
   collections.deque(outputs, maxlen=0)  # lets the session end properly
   logging.info("%s", counter)

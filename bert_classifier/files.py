@@ -17,7 +17,7 @@ import time
 
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors
+from bert_classifier import errors, foreign_files
 
 try:
   import fcntl
@@ -315,6 +315,32 @@ def read_lines(path, sha256=None):
     UserError: bytes that are not UTF-8; names file and line.
   """
   number = 1
+  for text in _read_blocks(path, sha256):
+    lines = text.split("\n")
+    for line in lines:
+      if line.endswith("\r"):
+        line = line[:-1]
+      if line:
+        yield number, line
+      number += 1
+
+
+def read_every_line(path, sha256=None):
+  """Yields every line of a UTF-8 file with its line end, CRLF as it is.
+
+  Args and errors as of `read_lines`.
+  """
+  for text in _read_blocks(path, sha256):
+    for line in text.split("\n"):
+      yield f"{line}\n"
+
+
+def _read_blocks(path, sha256):
+  """Yields the text of a file in blocks of whole lines.
+
+  Args and errors as of `read_lines`.
+  """
+  number = 1
   for block in _blocks_of_lines(path, sha256):
     try:
       text = block.decode("utf-8")
@@ -323,14 +349,10 @@ def read_lines(path, sha256=None):
       raise errors.UserError(
         f"{path}:{line}: the byte 0x{block[error.start]:02x} is not UTF-8;"
         " save the file in that encoding"
+        f" ({foreign_files.suggest_encoding(block)})"
       ) from error
-    lines = text.split("\n")
-    for line in lines:
-      if line.endswith("\r"):
-        line = line[:-1]
-      if line:
-        yield number, line
-      number += 1
+    yield text
+    number += 1 + block.count(b"\n")
 
 
 def _blocks_of_lines(path, sha256):

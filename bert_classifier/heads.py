@@ -68,7 +68,7 @@ def compare_head(checkpoint, manifest, task):
   Args:
     checkpoint: `checkpoints.Checkpoint`.
     manifest: what `read_manifest` gives for it.
-    task: `preparation.Task`.
+    task: `task_choice.Task`.
 
   Raises:
     UserError: the labels in a Hugging Face configuration cannot be read.
@@ -87,7 +87,7 @@ def compare_head(checkpoint, manifest, task):
 
 def _compare_with_manifest(checkpoint, manifest, task):
   now = {
-    "task_name": task.name,
+    "task_name": task.trained_name,
     "problem_type": task.target.problem_type,
     **task.target.settings(),
   }

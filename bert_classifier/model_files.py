@@ -100,7 +100,7 @@ def open_model(
   Args:
     options: `options.ModelOptions`.
     folder: output_dir, which may hold copies of both files.
-    task: `preparation.Task`.
+    task: `task_choice.Task`.
     given: names of the flags that were given.
     trained: the model settings that the checkpoint in output_dir was trained
       with; None or {} where there is none, or it is to be overwritten.

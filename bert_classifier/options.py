@@ -10,70 +10,24 @@ every function takes those that it needs.
 
 import dataclasses
 import difflib
-import math
 import os
 import re
 import sys
-import textwrap
 from typing import NamedTuple, Optional
 
 from absl import flags
 
 from bert_classifier import flagfiles, process
 from bert_classifier.errors import UserError
+from bert_classifier.flag_fields import (
+  Range,
+  describe_flags,
+  describe_in_markdown,
+  flag,
+  kind_of,
+)
 
 FLAGS = flags.FLAGS
-
-
-class Range(NamedTuple):
-  """The numbers from `low` to `high`, both among them unless `is_open`.
-
-  An open range lacks its ends: finite numbers over `low`.
-  """
-
-  low: float
-  high: float = math.inf
-  is_open: bool = False
-
-  def __contains__(self, number):
-    if self.is_open:
-      return self.low < number < self.high
-    return self.low <= number <= self.high
-
-  def __str__(self):
-    if self.is_open:
-      return f"a finite number over {self.low}"
-    if self.high == math.inf:
-      return f"at least {self.low}"
-    return f"from {self.low} to {self.high}"
-
-
-def flag(
-  default,
-  text,
-  allowed=None,
-  *,
-  is_path=False,
-  setting=None,
-  recorded_as=None,
-):
-  """Returns the dataclass field of a flag.
-
-  Args:
-    default: its value where it is not given.
-    text: its help.
-    allowed: a `Range`, or None.
-    is_path: whether `~` at its beginning stands for the home folder.
-    setting: the phase, "model" or "training", whose results it decides: it is
-      recorded in the run manifest, and a later command must agree with it.
-    recorded_as: (phase, name) under which the manifest has it where the program
-      works out what is recorded; see `Options.fill_in`.
-  """
-  if allowed is not None:
-    text = f"{text} {str(allowed).capitalize()}."
-  metadata = dict(help=text, allowed=allowed, is_path=is_path, setting=setting)
-  metadata["recorded_as"] = recorded_as
-  return dataclasses.field(default=default, metadata=metadata)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +36,9 @@ class DataOptions:
 
   task_name: Optional[str] = flag(
     None,
-    "Task, in any case: a built-in one (docs/data.md) or one of your own.",
+    "Task, in any case: a built-in one (docs/data.md), one of your own, or the"
+    " format of own data: tsv, csv or jsonl; if it is left out, the endings of"
+    " the files say the format.",
     recorded_as=("model", "task_name"),
   )
   data_dir: Optional[str] = flag(
@@ -90,6 +46,66 @@ class DataOptions:
     "Folder of the task's files.",
     is_path=True,
     recorded_as=("paths", "data_dir"),
+  )
+  train_file: Optional[str] = flag(
+    None,
+    "File of own data to train on: TSV, CSV or JSON lines. Default: train.csv,"
+    " .tsv or .jsonl in data_dir; likewise dev and test.",
+    is_path=True,
+    recorded_as=("paths", "train_file"),
+  )
+  dev_file: Optional[str] = flag(
+    None,
+    "File of own data to evaluate on.",
+    is_path=True,
+    recorded_as=("paths", "dev_file"),
+  )
+  test_file: Optional[str] = flag(
+    None,
+    "File of own data to predict.",
+    is_path=True,
+    recorded_as=("paths", "test_file"),
+  )
+  dev_fraction: Optional[float] = flag(
+    None,
+    "Share of train_file that is the dev set, chosen by --seed with the same"
+    " shares of the labels, where there is no dev_file.",
+    Range(0, 1, is_open=True),
+    recorded_as=("data", "dev_fraction"),
+  )
+  text_column: Optional[str] = flag(
+    None,
+    "Column of the text in own data: name in the header, number from 0, or path"
+    " of keys joined by dots. Default: text, sentence, review or the like.",
+    recorded_as=("data", "text_column"),
+  )
+  text_b_column: Optional[str] = flag(
+    None,
+    "Column of the second text. Default: that of sentence1 and sentence2 or the"
+    " like.",
+    recorded_as=("data", "text_b_column"),
+  )
+  label_column: Optional[str] = flag(
+    None,
+    "Column of the label; for --multi_label also several, such as a,b,c, of 0"
+    " and 1 each. Default: label, class, target, sentiment or the like.",
+    recorded_as=("data", "label_column"),
+  )
+  id_column: Optional[str] = flag(
+    None,
+    "Column of the id, for the predictions. Default: id, index or guid.",
+    recorded_as=("data", "id_column"),
+  )
+  no_header: bool = flag(
+    False,
+    "The first row of own data is an example; columns are numbers from 0.",
+    recorded_as=("data", "no_header"),
+  )
+  label_list: Optional[str] = flag(
+    None,
+    "Labels of own data in their order, separated by commas, or a JSON list."
+    " Default: those of the training set, sorted.",
+    recorded_as=("data", "label_list"),
   )
   xnli_language: str = flag(
     "zh",
@@ -110,7 +126,7 @@ class DataOptions:
   cache_dir: Optional[str] = flag(
     None,
     "Folder of the converted features (TFRecord). Default: data_dir, or"
-    " output_dir where that cannot be written or --use_tpu is on.",
+    " output_dir where there is none, it cannot be written or --use_tpu is on.",
     is_path=True,
   )
 
@@ -251,6 +267,11 @@ class InferenceOptions:
     "Examples a batch of prediction. Where it is not given, more are computed"
     " at a time.",
     Range(1),
+  )
+  glue_submission: bool = flag(
+    False,
+    "Write the predictions of a task of GLUE in its own form, too: CoLA.tsv,"
+    " MNLI-m.tsv ... in output_dir.",
   )
   metrics: Optional[str] = flag(
     None,
@@ -425,11 +446,6 @@ _DEFINE = {
 }
 
 
-def kind_of(field):
-  """Returns the type of a flag's values: str, int, float or bool."""
-  return getattr(field.type, "__args__", (field.type,))[0]  # of Optional
-
-
 def _define_flags():
   for field in all_flags():
     _DEFINE[kind_of(field)](field.name, field.default, field.metadata["help"])
@@ -472,7 +488,7 @@ def parse_flags(argv, manual=""):
     The words that belong to no flag.
   """
   if _HELP & set(argv):
-    process.print_to_the_end(manual + describe_flags())
+    process.print_to_the_end(manual + describe_flags(GROUPS))
     sys.exit(0)
   try:
     words = FLAGS(flagfiles.expand(flagfiles.leave_out_kernel(argv)))
@@ -516,47 +532,5 @@ def refuse_stray_words(argv):
     )
 
 
-def _default(field):
-  if field.default is None:
-    return ""
-  return (
-    str(field.default).lower() if field.type is bool else str(field.default)
-  )
-
-
-def describe_flags():
-  """Returns every flag with default and help, by group, for a terminal."""
-  lines = []
-  indent = dict(initial_indent=" " * 6, subsequent_indent=" " * 6)
-  for group in GROUPS:
-    lines.append(f"\n{group.__doc__}:")
-    for field in dataclasses.fields(group):
-      default = _default(field)
-      lines.append(f"  --{field.name}{default and f'={default}'}")
-      lines.append(textwrap.fill(field.metadata["help"], 78, **indent))
-  lines.append("\n--flagfile=FILE reads flags from a file, one a line.")
-  return "\n".join(lines)
-
-
-def describe_flags_in_markdown():
-  """Returns the text of docs/flags.md."""
-  lines = [
-    "# Flags",
-    "",
-    "This page is made by `python -m bert_classifier.options > docs/flags.md`;"
-    " `--help` prints the same. `--flagfile=FILE` reads flags from a file, one"
-    " a line. The 25 of the original keep their names and defaults. `~` at the"
-    " beginning of a path is the home folder.",
-  ]
-  for group in GROUPS:
-    lines += ["", f"## {group.__doc__}", "", "| flag | default | |"]
-    lines.append("| --- | --- | --- |")
-    for field in dataclasses.fields(group):
-      default = _default(field)
-      cells = f"`--{field.name}`", default and f"`{default}`"
-      lines.append(f"| {' | '.join(cells)} | {field.metadata['help']} |")
-  return "\n".join(lines)
-
-
 if __name__ == "__main__":
-  print(describe_flags_in_markdown())
+  print(describe_in_markdown(GROUPS))

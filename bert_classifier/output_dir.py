@@ -41,6 +41,14 @@ _RESULTS = {"dev": "eval_results{}.txt", "test": "test_results{}.txt"}
 _REPORTS = {e: f"eval_report{{}}.{e}" for e in ("json", "txt", "html")}
 _REPORTS["errors"] = "eval_errors{}.tsv"
 _OF_TEST = "test_results{}.tsv", "test_predictions{}.tsv"
+# Of --glue_submission, as gluebenchmark.com names them.
+SUBMISSIONS = tuple(
+  f"{task}.tsv"
+  for task in (
+    *("CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI-m", "MNLI-mm"),
+    *("QNLI", "RTE", "WNLI", "AX"),
+  )
+)
 
 _LONGEST_NAME = 255  # bytes of a file system's names
 
@@ -54,6 +62,7 @@ WRITTEN = "|".join(
     *_RESULTS.values(),
     *_REPORTS.values(),
     *_OF_TEST,
+    *SUBMISSIONS,
   )
 )
 # Regular expressions of all that a run writes, by folder below output_dir. The
@@ -97,6 +106,11 @@ def history_path(output_dir):
 def prediction_paths(output_dir, split):
   """Returns the paths of probabilities and predictions of a test split."""
   return tuple(_path_for(output_dir, name, split) for name in _OF_TEST)
+
+
+def submission_path(output_dir, name):
+  """Returns the path of a file for GLUE, one of `SUBMISSIONS`."""
+  return os.path.join(output_dir, name)
 
 
 def evaluation_name(split):

@@ -17,24 +17,17 @@ from bert_classifier import (
   files,
   model_files,
   output_dir,
-  plain_texts,
+  own_data,
   targets,
 )
 from bert_classifier.catalogue import (
   PROCESSORS,
-  XnliProcessor,
   describe_examples,
   describe_tables,
 )
 from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import FeatureCache
-from bert_classifier.metrics import check_metric
-from bert_classifier.options import (
-  InferenceOptions,
-  Options,
-  all_flags,
-  recorded_place,
-)
+from bert_classifier.options import Options, all_flags, recorded_place
 from bert_classifier.schedule import (
   BUFFER_SIZE,
   Schedule,
@@ -42,32 +35,9 @@ from bert_classifier.schedule import (
   find_epochs_needed,
   make_schedule,
 )
-from bert_classifier.tasks import DataProcessor, TaskData
+from bert_classifier.task_choice import Task, check_task_flags, prepare_task
 
 _MOST_PROCESSES = 4  # what more would gain was not measured
-
-
-class Task(NamedTuple):
-  """What a run is about.
-
-  Attributes:
-    name: as in --task_name, in lower case.
-    processor: `tasks.DataProcessor`.
-    target: what is predicted, see `targets`.
-    metrics: names in `metrics.METRICS` beside those of the target.
-    data: `tasks.TaskData`.
-  """
-
-  name: str
-  processor: DataProcessor
-  target: object
-  metrics: tuple
-  data: TaskData
-
-  @property
-  def headline(self):
-    """Returns the name of the metric that counts."""
-    return self.processor.metric or self.target.headline
 
 
 class Run(NamedTuple):
@@ -76,7 +46,7 @@ class Run(NamedTuple):
   Attributes:
     options: `options.Options`.
     placement: see `devices`.
-    task: `Task`.
+    task: `task_choice.Task`.
     model: `model_files.Model`.
     found: `output_dir.OutputDir`, as it was before, or will be once it has been
       overwritten.
@@ -138,14 +108,23 @@ def prepare(options):
   placement = prepare_placement(options)
   trained = read_trained_settings(options.run)
   options = take_trained_settings(options, trained)
-  check_task_flags(options.data)
+  own = None
+  if own_data.names_own_data(options.data, PROCESSORS):
+    own = own_data.make_processor(options, trained)
+  check_task_flags(options.data, own is not None)
   task = prepare_task(
     options.data,
     options.model.max_seq_length,
     options.given,
     inference=options.inference,
     trained=trained.get("model"),
+    own=own,
   )
+  if options.inference.glue_submission and not options.run.do_predict:
+    raise UserError(
+      "--glue_submission is made of the predictions of the test set: add"
+      " --do_predict, or leave it out"
+    )
   model = model_files.open_model(
     options.model,
     options.run.output_dir,
@@ -170,7 +149,9 @@ def prepare(options):
       found,
     )
     settings["order"] = {BUFFER_SIZE: schedule.buffer_size}
-    settings["paths"] = {"data_dir": files.resolve_path(options.data.data_dir)}
+    settings["paths"] = own_data.describe_paths(options.data)
+    if own is not None:
+      settings["data"] = own_data.describe_settings(options.data, own)
     if isinstance(task.target, targets.SeveralClasses):
       settings["prediction"] = {"threshold": task.target.threshold}
     announce_rate(options.training, found, schedule)
@@ -198,7 +179,7 @@ def prepare(options):
 
 
 # ---------------------------------------------------------------------------
-# Flags, device, task
+# Flags, device, splits
 
 
 def check_flags(options):
@@ -231,9 +212,10 @@ def take_trained_settings(options, trained):
     options: `options.Options`.
     trained: what `read_trained_settings` gives.
   """
-  phases = {"model", "paths", "prediction"}
+  phases = {"model", "paths", "prediction", "data"}
   if options.run.do_train:
     phases.add("training")
+  trained = own_data.forget_files(trained, options.given)
   options, found = options.fill_in(trained, phases)
   if found:
     logging.info(
@@ -242,25 +224,6 @@ def take_trained_settings(options, trained):
       " ".join(f"--{name}={value}" for name, value in found.items()),
     )
   return options
-
-
-def check_task_flags(options):
-  """Checks that `options.DataOptions` name a task, a folder and one kind.
-
-  Raises:
-    UserError: a flag is needed, or contradicts another.
-  """
-  for name, value, meaning in (
-    ("task_name", options.task_name, f"one of {', '.join(PROCESSORS)}"),
-    ("data_dir", options.data_dir, "the folder of the task's files"),
-  ):
-    if not value:
-      raise UserError(f"--{name} is needed: {meaning}")
-  if options.multi_label and options.regression:
-    raise UserError(
-      "--multi_label and --regression contradict each other: an example has"
-      " several labels, or a number"
-    )
 
 
 def prepare_placement(options):
@@ -284,98 +247,6 @@ def prepare_placement(options):
     do_eval=options.run.do_eval,
   )
   return placement
-
-
-def prepare_task(
-  options,
-  max_seq_length,
-  given=frozenset(),
-  *,
-  inference=InferenceOptions(),  # noqa: B008 - it is frozen
-  trained=None,
-):
-  """Returns the `Task` that `options.DataOptions` name.
-
-  Args:
-    max_seq_length: S.
-    given: names of the flags that were given.
-    inference: `options.InferenceOptions`.
-    trained: the model settings that the checkpoint in output_dir was trained
-      with; None or {} where there is none.
-
-  Raises:
-    UserError: there is no such task, its kind, its labels or its metrics make
-      no sense, or the length is too short for its texts.
-  """
-  processors = {name.lower(): PROCESSORS[name] for name in PROCESSORS}
-  name = options.task_name.lower()
-  if name not in processors:
-    raise UserError(
-      f"--task_name={options.task_name} is not one of {', '.join(processors)}"
-      f"{plain_texts.suggest(name, processors)}"
-    )
-  processor = processors[name]()
-  if isinstance(processor, XnliProcessor) and "xnli_language" in given:
-    processor.language = options.xnli_language
-  choose_kind(processor, name, options, given, trained or {})
-  if "threshold" in given:
-    processor.threshold = inference.threshold
-  target = processor.get_target()
-  if (
-    "threshold" in given
-    and not isinstance(target, targets.SeveralClasses)
-    and not trained  # where another kind is refused for what it is
-  ):
-    raise UserError(
-      f"--threshold={inference.threshold} decides which of several labels hold,"
-      f" but an example of {name} has one label or a number: leave it out, or"
-      " give --multi_label"
-    )
-  owner = type(processor).__name__
-  target.check(owner)
-  metrics = () if processor.metric is None else (processor.metric,)
-  for metric in (*target.metrics, *metrics):
-    check_metric(metric, target, owner)
-  for metric in inference.list_metrics():
-    check_metric(metric, target, "--metrics")
-  metrics += inference.list_metrics()
-  if processor.has_pairs() and max_seq_length < 5:
-    raise UserError(
-      f"--max_seq_length={max_seq_length} leaves no room for the pairs of texts"
-      f" of {name}: it must be at least 5"
-    )
-  data = TaskData(processor, options.data_dir)
-  return Task(name, processor, target, metrics, data)
-
-
-def choose_kind(processor, name, options, given, trained):
-  """Lets the flags, or what a model was trained with, say a task's kind.
-
-  Args:
-    processor: `tasks.DataProcessor`; its `kind` is set where it is None.
-    name: of the task.
-    options: `options.DataOptions`.
-    given, trained: see `prepare_task`.
-
-  Raises:
-    UserError: a flag contradicts the task.
-  """
-  flags = [kind for kind in ("multi_label", "regression") if kind in given]
-  for kind in flags:
-    if getattr(options, kind):
-      if processor.kind not in (None, kind):
-        raise UserError(
-          f"--{kind} contradicts the task {name}, which is of the kind"
-          f" {processor.kind!r}: leave the flag out"
-        )
-      processor.kind = kind
-  kind = targets.find_kind(trained.get("problem_type"))
-  if processor.kind is None and not flags and kind:
-    processor.kind = kind
-    if kind != "single_label":
-      logging.info(
-        "--%s, as the %s of output_dir says", kind, output_dir.MANIFEST
-      )
 
 
 def choose_splits(options, data):
@@ -408,7 +279,7 @@ def make_settings(options, task, model):
   """
   settings = {
     "model": {
-      "task_name": task.name,
+      "task_name": task.trained_name,
       "language": task.processor.language,
       "problem_type": task.target.problem_type,
       **task.target.settings(),
@@ -496,11 +367,12 @@ def prepare_cache(options, placement, task, model):
   folder, read_only = options.data.cache_dir, None
   if not folder:
     data_dir = options.data.data_dir
-    usable = placement.shares_folders and files.is_writable(data_dir)
+    reachable = placement.shares_folders and data_dir
+    usable = reachable and files.is_writable(data_dir)
     folder = data_dir if usable else options.run.output_dir
     # Features that were made there when it could be written are still good.
-    read_only = data_dir if placement.shares_folders and not usable else None
-    if not usable and tf.io.gfile.isdir(data_dir):
+    read_only = data_dir if reachable and not usable else None
+    if not usable and data_dir and tf.io.gfile.isdir(data_dir):
       logging.info(
         "features are kept in --output_dir=%s, because --data_dir=%s %s;"
         " --cache_dir names another folder",

@@ -10,15 +10,20 @@ each split, a `Table`. Reading, headers, blank lines and errors live once, in
 
 import collections
 import contextlib
-import dataclasses
 import functools
 import hashlib
 import os
-from typing import Optional, Union
 
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files, plain_texts, table_files, targets
+from bert_classifier import (
+  csv_files,
+  errors,
+  files,
+  plain_texts,
+  table_files,
+  targets,
+)
 
 
 class InputExample:
@@ -50,106 +55,6 @@ class PaddingInputExample:
   """
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """Describes the file and the columns of a split.
-
-  A column is given as its number, from 0, or from the end where negative, or as
-  its name in the header.
-
-  Attributes:
-    file: name below data_dir; `{language}` stands for the task's language.
-    header: whether the first row is a header.
-    text_a: column of the text.
-    text_b: column of the second text, None for single texts.
-    label: column of the label; None in a test set only.
-    guid: column that makes the guid; the row's number where None.
-    name: what the guid begins with; the split's name where None.
-    language: column that is compared with the task's language; rows of another
-      language are skipped.
-    row_id, gold: columns of a test file's own id and of the label that it gives
-      away; a header need not have them.
-    ragged: whether rows may have more cells than the header, or other numbers
-      of cells than the first row, as in SNLI's files.
-    open_quotes: whether texts may begin with a quote that they never close, as
-      in MRPC's files; else a warning counts them.
-  """
-
-  file: str
-  header: bool
-  text_a: Union[int, str]
-  text_b: Union[int, str, None] = None
-  label: Union[int, str, None] = None
-  guid: Union[int, str, None] = None
-  name: Optional[str] = None
-  language: Union[int, str, None] = None
-  row_id: Union[int, str, None] = None
-  gold: Union[int, str, None] = None
-  ragged: bool = False
-  open_quotes: bool = False
-
-  def numbered(self, header, path):
-    """Returns the table with a number for each column that is named.
-
-    Args:
-      header: the names of the columns; empty where the file has none.
-      path: the file, for the error.
-
-    Raises:
-      UserError: the header lacks a name, or repeats it.
-    """
-    numbers = {}
-    for role in (*_NEEDED_COLUMNS, *_OTHER_COLUMNS):
-      column = getattr(self, role)
-      if not isinstance(column, str):
-        continue
-      if header.count(column) > 1:
-        raise errors.UserError(
-          f"{path}:1: the header has the column {column!r}, the task's {role},"
-          f" {header.count(column)} times; rename all but one"
-        )
-      if column not in header and role in _NEEDED_COLUMNS:
-        raise _missing_column(path, column, role, header)
-      numbers[role] = header.index(column) if column in header else None
-    return dataclasses.replace(self, **numbers)
-
-  def text_columns(self):
-    """Returns the list of the columns of texts."""
-    return [c for c in (self.text_a, self.text_b) if c is not None]
-
-  def columns(self):
-    """Returns the list of the columns that every row must have."""
-    roles = (*_NEEDED_COLUMNS, *_OTHER_COLUMNS)
-    columns = (getattr(self, role) for role in roles)
-    return [column for column in columns if column is not None]
-
-  def describe(self):
-    """Returns the columns that decide the examples, by role, for JSON."""
-    return {
-      role: getattr(self, role)
-      for role in ("label", "language", "text_a", "text_b")
-    }
-
-
-def _missing_column(path, column, role, header):
-  """Returns the error of a header that lacks a column."""
-  names = ", ".join(repr(name[:40]) for name in header)
-  return errors.UserError(
-    f"{path}:1: there is no column {column!r}, which the task's Table names as"
-    f" its {role}; "
-    + (
-      f"the header has {names}"
-      if header
-      else "the Table says that the file has no header"
-    )
-    + table_files.suggest_separator(header)
-  )
-
-
-_NEEDED_COLUMNS = ("text_a", "text_b", "label", "guid", "language")
-_OTHER_COLUMNS = ("row_id", "gold")
-
-
 class DataProcessor:
   """A task. Subclasses give `labels` and `tables`, and what else differs.
 
@@ -167,6 +72,10 @@ class DataProcessor:
     metric: the metric that counts, one of `metrics.METRICS`; None for that of
       the kind.
     synonyms: other spellings of labels in the files.
+    trained_on: name of the task whose models predict this one, where it has no
+      training set.
+    submissions: by test split, the name of the file that GLUE takes.
+    number_range: the least and the largest number that GLUE takes, or None.
     language: which files and rows to take, where a task has several.
   """
 
@@ -176,6 +85,9 @@ class DataProcessor:
   threshold = 0.5
   metric = None
   synonyms = {}
+  trained_on = None
+  submissions = {}
+  number_range = None
   language = None
 
   def get_train_examples(self, data_dir):
@@ -209,6 +121,14 @@ class DataProcessor:
     labels = () if kind == "regression" else self.get_labels()
     return targets.make_target(kind, self._list_labels(labels), self.threshold)
 
+  def check_target(self, target):
+    """Raises a UserError where the labels are not usable."""
+    target.check(type(self).__name__)
+
+  def explain_labels(self):
+    """Returns what an error says of where the labels are from."""
+    return ""
+
   def _list_labels(self, labels):
     """Returns labels as a list of str.
 
@@ -231,7 +151,7 @@ class DataProcessor:
     """Returns the list of a file's rows, each a list of its cells."""
     if quotechar is None:
       return [cells for _, cells in table_files.read_tsv(input_file)]
-    return table_files.read_quoted_tsv(input_file, quotechar)
+    return csv_files.read_quoted_tsv(input_file, quotechar)
 
 
 class TaskData:
@@ -254,7 +174,7 @@ class TaskData:
   def __init__(self, processor, data_dir):
     self.processor, self._data_dir = processor, data_dir
     self._kept, self._digests, self._example_digests = {}, {}, {}
-    self._checked_quotes = set()
+    self._checked_quotes, self._strata = set(), {}
 
   def path(self, split):
     """Returns the file of a split, or None where the task has no table."""
@@ -341,12 +261,14 @@ class TaskData:
     Args, result and errors as of `examples`.
     """
     synonyms = self.processor.synonyms
-    with self._open_table(split, tally) as (table, rows):
+    with self._open_table(split, tally) as (file, rows):
+      table = file.table
       start = f"{table.name or split}-"
       text_a, text_b, guid = table.text_a, table.text_b, table.guid
       row_id, gold = table.row_id, table.gold
+      read_gold = None if gold is None else file.gold_reader(gold)
       for number, cells, label in rows:
-        true_label = None if gold is None else cells[gold]
+        true_label = read_gold and read_gold(cells)
         yield InputExample(
           f"{start}{number if guid is None else cells[guid]}",
           cells[text_a],
@@ -478,66 +400,118 @@ class TaskData:
 
   @contextlib.contextmanager
   def _open_table(self, split, tally=None):
-    """Yields the `Table` of a split, columns by number, and its examples' rows.
+    """Yields the `TableFile` of a split, and its examples' rows.
 
     They are read within the context; at its end the digest of what was read is
     compared with that of the first reading.
     """
     path = self._existing(split)
+    table = self.processor.tables[split]
+    if table.share is not None and split not in self._strata:
+      self._strata[split] = self._count_strata(path, table)
     sha256 = hashlib.sha256()
     try:
-      file = table_files.open_table(path, self.processor.tables[split], sha256)
-      yield file.table, self._choose_rows(file, split, tally)
+      file = table_files.open_table(path, table, sha256)
+      yield file, self._choose_rows(file, split, tally)
     except ValueError:
       # A change of the file explains more than what it led to.
       self._hold(split, files.hash_file(path))
       raise
     self._hold(split, sha256.hexdigest())
 
+  def _count_strata(self, path, table):
+    """Returns the Counter of the labels of all examples of a file."""
+    encode = self._stratum_encoder()
+    file = table_files.open_table(path, table)
+    rows = self._labelled_rows(file, file.table.text_a, collections.Counter())
+    return collections.Counter(encode(label) for _, _, _, label in rows)
+
+  def _stratum_encoder(self):
+    """Returns a function from a label to what a dev split is balanced by."""
+    target = self.processor.get_target()
+    if not target.labels:  # numbers are split as they come
+      return lambda label: None
+    return functools.lru_cache(maxsize=1024)(target.encode)
+
   def _choose_rows(self, file, split, tally):
     """Yields (row number, cells, label) of the rows that are examples.
 
-    They are those of the task's language, in a training set those with a text.
+    They are those of the task's language, in a training set those with a text,
+    and of a shared file those of the split.
 
     Args:
       file: `table_files.TableFile`.
       split, tally: see `examples`.
     """
-    read_label = self._label_reader()
-    table, language = file.table, self.processor.language
-    text_column = table.text_a if split == "train" else None
-    is_checked = split in self._checked_quotes  # by a reading before
-    text_columns = [] if is_checked else table.text_columns()
-    number = 0
-    languages = collections.Counter()
-    label, blank, found = None, 0, False
-    quotes = table_files.Quotes()
-    for line, number, cells in file.rows:
-      if table.language is not None:
-        languages[cells[table.language]] += 1
-        if cells[table.language] != language:
-          continue
-      if table.label is not None:
-        try:
-          label = read_label(cells[table.label])
-        except ValueError as error:
-          raise table_files.wrong_label(file, line, number, error) from error
-      if text_column is not None and not cells[text_column].strip():
-        blank += 1
+    table, found = file.table, False
+    must_have_text = split == "train" or table.share is not None
+    left_out = collections.Counter()
+    if table.share is not None:
+      is_of_split = table.share.chooser(self._strata[split])
+      stratum = self._stratum_encoder()
+    # Their quotes are looked at in the first reading.
+    is_first = split not in self._checked_quotes
+    has_plain_quotes = is_first and table.format == "tsv"
+    text_columns = table.text_columns() if has_plain_quotes else []
+    quotes, number = table_files.Quotes(), 0
+    for line, number, cells, label in self._labelled_rows(
+      file, table.text_a if must_have_text else None, left_out
+    ):
+      if table.share is not None and not is_of_split(stratum(label)):
         continue
       found = True
       for column in text_columns:
         if cells[column][:1] == '"':
           quotes.add(line, cells[column])
       yield number, cells, label
-    if not is_checked:
+    if is_first:
       quotes.warn(file, number + 1)
+      file.warn_of_left_out(split)
       self._checked_quotes.add(split)
+    blank = left_out.pop("blank", 0)
     if tally is not None and blank:
       tally["blank"] += blank
     if not found:
-      reason = _why_nothing(file.header, blank, languages, language)
+      has_header = table.header and file.header
+      reason = table_files.explain_nothing(
+        has_header, blank, left_out, self.processor.language
+      )
       raise errors.UserError(f"{file.path}: {reason}")
+
+  def _labelled_rows(self, file, text_column, left_out):
+    """Yields (line, row number, cells, label) of the rows with a label.
+
+    Args:
+      file: `table_files.TableFile`.
+      text_column: number of the column without whose text a row is left out, or
+        None.
+      left_out: `collections.Counter` of the rows without a text, as "blank",
+        and of those of another language by ("language", its name).
+    """
+    read_label, read_cell = self._label_reader(), None
+    table, language = file.table, self.processor.language
+    if table.label is not None:
+      read_cell = file.label_reader(table.label)
+    label = None
+    for line, number, cells in file.rows:
+      if table.language is not None and cells[table.language] != language:
+        left_out["language", cells[table.language]] += 1
+        continue
+      if read_cell is not None:
+        try:
+          cell = read_cell(cells)
+          if cell == table.no_label and cell is not None:
+            file.left_out[f"the label {cell!r}, which is none"] += 1
+            continue
+          label = read_label(cell)
+        except ValueError as error:
+          raise table_files.wrong_label(
+            file, line, number, f"{error}{self.processor.explain_labels()}"
+          ) from error
+      if text_column is not None and not cells[text_column].strip():
+        left_out["blank"] += 1
+        continue
+      yield line, number, cells, label
 
   def _label_reader(self):
     """Returns a function from a cell to the label, checked by the target."""
@@ -563,6 +537,11 @@ class TaskData:
     path = self.path(split)
     owner = type(self.processor).__name__
     if path is None:
+      if self.processor.trained_on:
+        raise errors.UserError(
+          f"{owner} is only predicted (--do_predict), by a model that was"
+          f" trained on {self.processor.trained_on}: it has no {split} set"
+        )
       raise errors.UserError(
         f"{owner} has neither a table {split!r} nor a method"
         f" get_{split}_examples"
@@ -575,8 +554,11 @@ class TaskData:
         " which only a test set may leave out"
       )
     if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
+      problem = "a folder, not a file"
+      if not tf.io.gfile.exists(path):
+        problem = "no such file"
       raise errors.MissingFileError(
-        f"{path}: no such file; it should hold the {split} set of the task"
+        f"{path}: {problem}; it should hold the {split} set of the task"
         f"{self._explain_folder()}"
       )
     return path
@@ -584,7 +566,7 @@ class TaskData:
   def _explain_folder(self):
     """Returns what is wrong with data_dir itself, "" if nothing."""
     folder = self._data_dir
-    if tf.io.gfile.isdir(folder):
+    if not folder or tf.io.gfile.isdir(folder):
       return ""
     if tf.io.gfile.exists(folder):
       return f". --data_dir={folder} is a file: give the folder that it is in"
@@ -594,20 +576,3 @@ class TaskData:
 def _may_lack_labels(split):
   """Returns whether a split is predicted only, not trained or measured on."""
   return split.startswith("test")
-
-
-def _why_nothing(header, blank, languages, language):
-  """Returns the reason why a file gave no example, for an error.
-
-  Args:
-    header: list of the names of the columns.
-    blank: number of rows without a text.
-    languages: names of the languages of the rows, where a column holds them.
-    language: that of the task.
-  """
-  if blank:
-    return f"no example has a text: {blank} are blank"
-  if languages:
-    others = ", ".join(sorted(languages))
-    return f"no row of the language {language!r}; there are rows of {others}"
-  return "no row beside the header" if header else "the file is empty"

@@ -3,6 +3,7 @@
 from conftest import read_examples, write_rows
 import pytest
 
+from bert_classifier import options, output_dir
 from bert_classifier.catalogue import (
   PROCESSORS,
   ColaProcessor,
@@ -13,6 +14,7 @@ from bert_classifier.catalogue import (
   is_built_in,
 )
 from bert_classifier.errors import MissingFileError, UserError
+from bert_classifier.task_choice import find_task, prepare_task
 
 PAIRS = ["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String"]
 MNLI = "index\tpromptID\tpairID\tgenre\ts1\ts2\ts3\ts4\tsentence1\tsentence2"
@@ -194,3 +196,245 @@ def test_only_a_task_that_nobody_changed_is_built_in():
 def test_a_missing_file_is_named(tmp_path):
   with pytest.raises(MissingFileError, match=r"/dev\.tsv: no such file"):
     read_examples(MrpcProcessor(), tmp_path, "dev")
+
+
+SST2 = "sentence\tlabel"
+QQP = "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate"
+PAIR = "index\tsentence1\tsentence2"
+STSB = "\t".join(
+  ["index", "genre", "filename", "year", "old_index", "source1", "source2"]
+  + ["sentence1", "sentence2"]
+)
+STSB_ROW = "7\tnews\tMSRvid\t2012\t0001\tnone\tnone\tA.\tB."
+SNLI = '"sentence1": "A.", "sentence2": "B.", "annotator_labels": ["neutral"]'
+TNEWS = '"label_desc": "news_car", "sentence": "甲", "keywords": ""'
+
+
+# Header and a row as in the task's own file, then (text_a, text_b, label, row's
+# own id) of the example.
+FORMATS = [
+  ("SST2", "train", "train.tsv", [SST2, "a b \t1"], ("a b ", None, "1", None)),
+  ("SST-2", "dev", "dev.tsv", [SST2, "a b \t0"], ("a b ", None, "0", None)),
+  (
+    "sst_2",
+    "test",
+    "test.tsv",
+    ["index\tsentence", "7\ta."],
+    ("a.", None, None, "7"),
+  ),
+  (
+    "QQP",
+    "train",
+    "train.tsv",
+    [QQP, "9\t1\t2\tA?\tB?\t1"],
+    ("A?", "B?", "1", None),
+  ),
+  (
+    "qqp",
+    "test",
+    "test.tsv",
+    ["id\tquestion1\tquestion2", '7\t"A?\tB?'],
+    ('"A?', "B?", None, "7"),
+  ),
+  (
+    "QNLI",
+    "dev",
+    "dev.tsv",
+    ["index\tquestion\tsentence\tlabel", "7\tA?\tB.\tnot_entailment"],
+    ("A?", "B.", "not_entailment", None),
+  ),
+  (
+    "q-n-l-i",
+    "test",
+    "test.tsv",
+    ["index\tquestion\tsentence", "7\tA?\tB."],
+    ("A?", "B.", None, "7"),
+  ),
+  (
+    "RTE",
+    "train",
+    "train.tsv",
+    [f"{PAIR}\tlabel", "7\tA.\tB.\tentailment"],
+    ("A.", "B.", "entailment", None),
+  ),
+  ("rte", "test", "test.tsv", [PAIR, "7\tA.\tB."], ("A.", "B.", None, "7")),
+  (
+    "WNLI",
+    "dev",
+    "dev.tsv",
+    [f"{PAIR}\tlabel", "7\tA.\tB.\t1"],
+    ("A.", "B.", "1", None),
+  ),
+  (
+    "STS-B",
+    "train",
+    "train.tsv",
+    [f"{STSB}\tscore", f"{STSB_ROW}\t3.800"],
+    ("A.", "B.", "3.800", None),
+  ),
+  ("stsb", "test", "test.tsv", [STSB, STSB_ROW], ("A.", "B.", None, "7")),
+  (
+    "AX",
+    "test",
+    "diagnostic.tsv",
+    [PAIR, "7\tA.\tB."],
+    ("A.", "B.", None, "7"),
+  ),
+  (
+    "snli",
+    "dev",
+    "snli_1.0_dev.jsonl",
+    [
+      f'{{"gold_label": "-", {SNLI}}}',
+      f'{{"gold_label": "neutral", {SNLI}}}',
+    ],
+    ("A.", "B.", "neutral", None),
+  ),
+  (
+    "TNEWS",
+    "dev",
+    "dev.json",
+    [f'{{"label": "107", {TNEWS}}}'],
+    ("甲", None, "107", None),
+  ),
+  (
+    "tnews",
+    "test",
+    "test.json",
+    ['{"id": 7, "sentence": "甲", "keywords": ""}'],
+    ("甲", None, None, "7"),
+  ),
+  (
+    "IFLYTEK",
+    "train",
+    "train.json",
+    ['{"label": "11", "label_des": "乙", "sentence": "甲"}'],
+    ("甲", None, "11", None),
+  ),
+  (
+    "afqmc",
+    "train",
+    "train.json",
+    ['{"sentence1": "甲", "sentence2": "乙", "label": "0"}'],
+    ("甲", "乙", "0", None),
+  ),
+  (
+    "ocnli",
+    "train",
+    "train.50k.json",
+    [
+      '{"level": "easy", "sentence1": "甲", "sentence2": "乙", "label": "-"}',
+      '{"sentence1": "甲", "sentence2": "乙", "label": "neutral"}',
+    ],
+    ("甲", "乙", "neutral", None),
+  ),
+  (
+    "CMNLI",
+    "dev",
+    "dev.json",
+    ['{"sentence1": "甲", "sentence2": "乙", "label": "entailment"}'],
+    ("甲", "乙", "entailment", None),
+  ),
+  (
+    "csl",
+    "dev",
+    "dev.json",
+    ['{"id": 7, "abst": "乙", "keyword": ["甲", "丙"], "label": "1"}'],
+    ("甲 丙", "乙", "1", None),
+  ),
+  (
+    "ChnSentiCorp",
+    "train",
+    "train.tsv",
+    ["label\ttext_a", "1\t甲"],
+    ("甲", None, "1", None),
+  ),
+  (
+    "chn_senti_corp",
+    "test",
+    "test.tsv",
+    ["qid\tlabel\ttext_a", "7\t1\t甲"],
+    ("甲", None, None, "7"),
+  ),
+  (
+    "LCQMC",
+    "dev",
+    "dev.tsv",
+    ["text_a\ttext_b\tlabel", "甲\t乙\t0"],
+    ("甲", "乙", "0", None),
+  ),
+]
+
+
+@pytest.mark.parametrize(("name", "split", "file", "rows", "facts"), FORMATS)
+def test_a_file_of_a_task_is_read(tmp_path, name, split, file, rows, facts):
+  write_rows(tmp_path / file, *rows)
+  processor = PROCESSORS[find_task(name)]()
+  (found,) = read_examples(processor, tmp_path, split)
+  assert (found.text_a, found.text_b, found.label, found.row_id) == facts
+  target = processor.get_target()
+  target.check(name)
+  target.encode(found.label)
+
+
+def test_every_task_has_a_row_of_its_format():
+  elsewhere = {"cola", "mrpc", "mnli", "xnli"}
+  assert {find_task(row[0]) for row in FORMATS} | elsewhere == set(PROCESSORS)
+
+
+def test_rows_of_qqp_that_a_line_end_has_broken_are_left_out(tmp_path, info):
+  rows = [QQP, "9\t1\t2\tA?\tB?\t1", "8\t1\t2\tC", "?\tD?\t0"]
+  write_rows(tmp_path / "train.tsv", *rows)
+  assert len(read_examples(PROCESSORS["qqp"](), tmp_path)) == 1
+  assert info.messages == [
+    f"{tmp_path}/train.tsv: 2 rows of train are left out: too few columns"
+  ]
+
+
+def test_pairs_whose_label_is_a_dash_are_counted(tmp_path, info):
+  row = '{"sentence1": "甲", "sentence2": "乙", "label": "%s"}'
+  write_rows(tmp_path / "dev.json", row % "-", row % "neutral", row % "-")
+  (found,) = read_examples(PROCESSORS["cmnli"](), tmp_path, "dev")
+  assert found.guid == "dev-1"
+  assert info.messages == [
+    f"{tmp_path}/dev.json: 2 rows of dev are left out: the label '-', which is"
+    " none"
+  ]
+
+
+# gluebenchmark.com: the metrics of its leaderboard, beside accuracy.
+GLUE = {
+  "cola": "matthews_correlation",
+  "sst-2": None,
+  "mrpc": "f1",
+  "qqp": "f1",
+  "sts-b": "pearson",
+  "mnli": None,
+  "qnli": None,
+  "rte": None,
+  "wnli": None,
+  "ax": "matthews_correlation",
+}
+
+
+def test_tasks_of_glue_have_its_metrics_and_its_files():
+  glue = {name for name, kind in PROCESSORS.items() if kind.submissions}
+  assert glue == set(GLUE)
+  assert {name: PROCESSORS[name].metric for name in GLUE} == GLUE
+  names = [
+    file for name in GLUE for file in PROCESSORS[name].submissions.values()
+  ]
+  assert sorted(names) == sorted(output_dir.SUBMISSIONS)
+  assert {"pearson", "spearman"} <= set(
+    PROCESSORS["sts-b"]().get_target().metrics
+  )
+
+
+def test_the_diagnostic_set_is_predicted_only(tmp_path):
+  with pytest.raises(UserError, match="trained on mnli: it has no dev set"):
+    read_examples(PROCESSORS["ax"](), tmp_path, "dev")
+  task = prepare_task(
+    options.make_options(task_name="AX", data_dir="x").data, 8
+  )
+  assert task.trained_name == "mnli"
+  assert task.target.labels == MnliProcessor.labels

@@ -14,7 +14,8 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import conversion, feature_cache, features, files
 from bert_classifier.catalogue import PROCESSORS, MrpcProcessor
 from bert_classifier.errors import UserError
-from bert_classifier.tasks import DataProcessor, InputExample, Table
+from bert_classifier.table_files import Table
+from bert_classifier.tasks import DataProcessor, InputExample
 import run_classifier
 
 SPLITS = [("train", "train"), ("dev", "eval"), ("test", "predict")]

@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from bert_classifier import catalogue, checkpoints, heads, output_dir, targets
 from bert_classifier.errors import UserError
-from bert_classifier.preparation import Task
+from bert_classifier.task_choice import Task
 import modeling
 
 pytestmark = pytest.mark.quick

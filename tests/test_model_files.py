@@ -20,7 +20,7 @@ from bert_classifier import (
   devices,
   model_files,
   options,
-  preparation,
+  task_choice,
 )
 from bert_classifier.errors import UserError
 import modeling
@@ -350,7 +350,7 @@ def refuse_model(folder, **flags):
     **{"init_checkpoint": str(folder), "max_seq_length": 24, **flags}
   )
   processor = catalogue.MrpcProcessor()
-  task = preparation.Task("mrpc", processor, processor.get_target(), (), None)
+  task = task_choice.Task("mrpc", processor, processor.get_target(), (), None)
   with pytest.raises(UserError) as error:
     model_files.open_model(asked, str(folder / "none"), task)
   return str(error.value)

@@ -8,7 +8,7 @@ from absl.testing import flagsaver
 from conftest import ROOT, SCRIPTS
 import pytest
 
-from bert_classifier import options
+from bert_classifier import flag_fields, options
 from bert_classifier.errors import UserError
 import run_classifier
 
@@ -33,7 +33,7 @@ def test_no_flag_is_defined_elsewhere():
 
 def test_docs_list_the_flags_that_there_are():
   page = (ROOT / "docs" / "flags.md").read_text(encoding="utf-8")
-  assert page == options.describe_flags_in_markdown() + "\n"
+  assert page == flag_fields.describe_in_markdown(options.GROUPS) + "\n"
 
 
 def test_help_lists_every_flag_after_the_manual(capsys):
@@ -176,7 +176,9 @@ def test_what_is_not_given_is_filled_in(do_train):
     "xnli_language": "de",
     **({"learning_rate": 1e-4} if do_train else {}),
   }
-  assert filled.data == options.DataOptions("xnli", "/data", "de")
+  assert filled.data == options.DataOptions(
+    task_name="xnli", data_dir="/data", xnli_language="de"
+  )
   assert filled.model.max_seq_length == 32 and filled.run.do_eval
   assert filled.training.learning_rate == (1e-4 if do_train else 5e-5)
   assert filled.training.num_train_epochs == 3.0

@@ -2,14 +2,27 @@
 
 import csv
 from fnmatch import fnmatch
+import json
+from pathlib import Path
 import re
+import shlex
+import shutil
 
 from absl import app
-from conftest import ROOT, SCRIPTS, read_table, run_python
+from conftest import (
+  ROOT,
+  SCRIPTS,
+  read_checkpoint,
+  read_table,
+  run_python,
+  write_checkpoint,
+)
+import numpy as np
 import pytest
 
-from bert_classifier import options
-from bert_classifier.tasks import DataProcessor, Table
+from bert_classifier import options, own_data
+from bert_classifier.table_files import Table
+from bert_classifier.tasks import DataProcessor
 import run_classifier
 
 # Not a glob of the top, where notes of a user may lie.
@@ -137,16 +150,55 @@ def test_every_file_in_an_output_dir_is_listed(sample_run):
 # Own data
 
 
-def test_an_own_task_runs_from_a_csv_file_to_predictions(
+def printed_reviews():
+  """The header and the rows of the CSV file in README.md."""
+  (lines,) = (block.splitlines() for block in blocks(README, "csv"))
+  return lines[0], lines[1:]
+
+
+def test_the_command_for_own_data_runs_as_printed(
+  tmp_path, golden_task, small_model, classify, monkeypatch
+):
+  header, rows = printed_reviews()
+  (tmp_path / "reviews.csv").write_text("\n".join([header, *rows * 14]))
+  weights = tmp_path / "uncased_L-12_H-768_A-12"
+  weights.mkdir()
+  shutil.copy(f"{golden_task}/vocab.txt", weights)
+  lengthen(small_model, weights, 128)
+  (command,) = (
+    block for block in blocks(README, "sh") if "--train_file" in block
+  )
+  program, script, *flags = shlex.split(command.replace("\\\n", ""))
+  assert (program, script) == ("python", "run_classifier.py")
+  monkeypatch.chdir(tmp_path)
+  outcome = classify(*flags, **dict.fromkeys(classify.defaults))
+  assert outcome.status == 0, outcome.log
+  manifest = json.loads(Path("my_output", "run_manifest.json").read_text())
+  assert manifest["settings"]["model"]["labels"] == ["negative", "positive"]
+  assert "steps 1 to 3 of 32 examples" in outcome.log
+  assert Path("my_output", "eval_report.html").exists()
+
+
+def lengthen(model, folder, positions):
+  """Writes the small model with more positions."""
+  config = json.loads(model["bert_config_file"].read_text())
+  config["max_position_embeddings"] = positions
+  (folder / "bert_config.json").write_text(json.dumps(config))
+  variables = read_checkpoint(model["init_checkpoint"] / "bert_model.ckpt")
+  name = "bert/embeddings/position_embeddings"
+  width = variables[name].shape[1]
+  variables[name] = np.resize(variables[name], (positions, width))
+  write_checkpoint(folder / "bert_model.ckpt", variables)
+
+
+def test_an_own_task_runs_from_csv_files_to_predictions(
   tmp_path, golden_task, small_model
 ):
-  convert, own_task = blocks(README, "python")
-  (lines,) = (block.splitlines() for block in blocks(README, "csv"))
+  own_task, _, _ = blocks(PAGES["docs/data.md"], "python")
+  header, rows = printed_reviews()
   for split in ("train", "dev", "test"):
-    (tmp_path / f"{split}.csv").write_text("\n".join([*lines, *lines[1:]]))
+    (tmp_path / f"{split}.csv").write_text("\n".join([header, *rows * 2]))
   (tmp_path / "my_task.py").write_text(own_task)
-  done = run_python("-c", convert, folder=tmp_path)
-  assert done.returncode == 0, done.stderr
   flags = (
     "--task_name=reviews --data_dir=. --output_dir=out --do_train --do_eval"
     f" --do_predict --vocab_file={golden_task}/vocab.txt --train_batch_size=4"
@@ -165,7 +217,7 @@ def test_an_own_task_runs_from_a_csv_file_to_predictions(
 
 
 def test_the_task_of_pairs_reads_its_columns(tmp_path, monkeypatch):
-  own_task, _ = blocks(PAGES["docs/data.md"], "python")
+  _, own_task, _ = blocks(PAGES["docs/data.md"], "python")
   monkeypatch.setattr(app, "run", lambda main, flags_parser: None)
   monkeypatch.setattr(
     run_classifier, "PROCESSORS", dict(run_classifier.PROCESSORS)
@@ -183,7 +235,7 @@ def test_the_task_of_pairs_reads_its_columns(tmp_path, monkeypatch):
 
 
 def test_the_task_of_several_labels_reads_its_example(tmp_path):
-  _, own_task = blocks(PAGES["docs/data.md"], "python")
+  _, _, own_task = blocks(PAGES["docs/data.md"], "python")
   names = dict(DataProcessor=DataProcessor, Table=Table)
   exec(own_task, names)
   (rows,) = [
@@ -198,4 +250,19 @@ def test_the_task_of_several_labels_reads_its_example(tmp_path):
   assert [
     target.encode(example.label)
     for example in task.get_train_examples(str(tmp_path))
+  ] == [(1, 1, 0), (0, 0, 1), (0, 0, 0)]
+
+
+def test_the_csv_example_of_several_labels_is_read(tmp_path):
+  (rows,) = blocks(PAGES["docs/data.md"], "csv")
+  (tmp_path / "train.csv").write_text(rows)
+  asked = options.make_options(
+    train_file=str(tmp_path / "train.csv"), do_train=True, multi_label=True
+  )
+  own = own_data.make_processor(asked, {})
+  own.kind = "multi_label"
+  target = own.get_target()
+  assert target.labels == ("delivery", "packaging", "price")
+  assert [
+    target.encode(example.label) for example in own.get_train_examples("")
   ] == [(1, 1, 0), (0, 0, 1), (0, 0, 0)]

@@ -7,10 +7,11 @@ import tracemalloc
 from conftest import read_examples, write_rows
 import pytest
 
-from bert_classifier import table_files
+from bert_classifier import csv_files, table_files
 from bert_classifier.catalogue import ColaProcessor, MrpcProcessor
 from bert_classifier.errors import UserError
-from bert_classifier.tasks import DataProcessor, Table, TaskData
+from bert_classifier.table_files import Table
+from bert_classifier.tasks import DataProcessor, TaskData
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
@@ -184,7 +185,7 @@ def test_a_wrong_label_is_named_with_its_column_from_the_end(tmp_path):
 
 def test_a_cell_in_quotes_may_be_long_and_the_limit_fits_windows(tmp_path):
   write_rows(tmp_path / "a.tsv", f'"{"x" * 140_000}\ty"\tz')
-  rows = table_files.read_quoted_tsv(str(tmp_path / "a.tsv"), '"')
+  rows = csv_files.read_quoted_tsv(str(tmp_path / "a.tsv"), '"')
   assert rows == [["x" * 140_000 + "\ty", "z"]]
   assert csv.field_size_limit() < 1 << 31
 

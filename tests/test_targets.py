@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import catalogue, metrics, targets
 from bert_classifier.errors import UserError
-from bert_classifier.tasks import Table
+from bert_classifier.table_files import Table
 
 LABELS = ("no", "yes", "perhaps")
 

@@ -11,7 +11,8 @@ import pytest
 from bert_classifier import files
 from bert_classifier.catalogue import ColaProcessor
 from bert_classifier.errors import MissingFileError, UserError
-from bert_classifier.tasks import DataProcessor, InputExample, Table, TaskData
+from bert_classifier.table_files import Table
+from bert_classifier.tasks import DataProcessor, InputExample, TaskData
 
 
 def test_texts_of_white_space_are_left_out_of_training_only(tmp_path):

@@ -18,7 +18,7 @@ from tensorflow.python.framework import kernels
 from tensorflow.python.training import monitored_session
 
 from bert_classifier import catalogue, fast_modeling, fast_optimization
-from bert_classifier.tasks import Table
+from bert_classifier.table_files import Table
 import modeling
 import run_classifier
 

@@ -1,0 +1,508 @@
+"""Own data by flags: files, columns, labels, split, and what is remembered."""
+
+import csv
+import json
+
+from conftest import read_results, read_table
+import pytest
+
+from bert_classifier import options, own_data, table_files, task_choice
+from bert_classifier.errors import MissingFileError, UserError
+
+
+def prepare(trained=None, **flags):
+  """The task of own data that flags make."""
+  asked = options.make_options(**{"output_dir": "out", **flags})
+  trained = trained or {}
+  own = own_data.make_processor(asked, trained)
+  return task_choice.prepare_task(
+    asked.data,
+    8,
+    asked.given,
+    inference=asked.inference,
+    trained=trained.get("model"),
+    own=own,
+  )
+
+
+def write(path, text):
+  path.parent.mkdir(exist_ok=True)
+  path.write_text(text, encoding="utf-8")
+  return str(path)
+
+
+def examples(task, split="train"):
+  return [(e.text_a, e.text_b, e.label) for e in task.data.examples(split)]
+
+
+REVIEWS = 'Label,Review\ngood,"fine, ""really"""\nbad,"dull\nand long"\n'
+
+
+def test_a_csv_file_is_a_task(tmp_path, info):
+  path = write(tmp_path / "train.csv", REVIEWS)
+  task = prepare(train_file=path, do_train=True)
+  assert task.name == "own_data" and task.target.labels == ("bad", "good")
+  assert examples(task) == [
+    ('fine, "really"', None, "good"),
+    ("dull\nand long", None, "bad"),
+  ]
+  said = f"train: {path}: columns: text 'Review', label 'Label'"
+  assert said in info.messages
+
+
+@pytest.mark.parametrize(
+  ("name", "text"),
+  [
+    ("a.csv", "id;SENTENCE1;sentence2;class\n7;a, b;c;x\n8;d;e;y\n"),
+    ("a.csv", "id\tsentence1\tsentence2\tclass\n7\ta, b\tc\tx\n8\td\te\ty\n"),
+    ("a.tsv", "id\tsentence1\tsentence2\tclass\n7\ta, b\tc\tx\n8\td\te\ty\n"),
+    (
+      "a.jsonl",
+      '{"id": 7, "sentence1": "a, b", "sentence2": "c", "class": "x"}\n'
+      '{"class": "y", "sentence1": "d", "sentence2": "e", "id": 8}\n',
+    ),
+  ],
+)
+def test_pairs_are_found_in_every_format(tmp_path, name, text):
+  path = write(tmp_path / name, text)
+  task = prepare(train_file=path, do_train=True)
+  assert examples(task) == [("a, b", "c", "x"), ("d", "e", "y")]
+  assert [e.row_id for e in task.data.examples("train")] == ["7", "8"]
+
+
+@pytest.mark.parametrize(
+  ("flags", "text", "found"),
+  [
+    (dict(text_column="b"), "a,b,label\n1,2,x\n3,4,y\n", ("2", None, "x")),
+    (
+      dict(text_column="1", label_column="-1", text_b_column="0"),
+      "a,b,c\n1,2,x\n3,4,y\n",
+      ("2", "1", "x"),
+    ),
+    (
+      dict(no_header=True, text_column="1", label_column="0"),
+      "x,1\ny,2\n",
+      ("1", None, "x"),
+    ),
+    ({}, "label,body\nx,1\ny,2\n", ("1", None, "x")),
+    (dict(label_column="1", text_column="t"), "1,t\nx,1\ny,2\n", None),
+  ],
+)
+def test_columns_are_names_or_numbers(tmp_path, flags, text, found):
+  path = write(tmp_path / "a.csv", text)
+  task = prepare(train_file=path, do_train=True, **flags)
+  assert examples(task)[0] == (found or ("1", None, "x"))
+
+
+def test_keys_are_nested_and_labels_are_any_values(tmp_path):
+  rows = [
+    {"data": {"body": "a", "n": None}, "stars": 10},
+    {"data": {"body": "b"}, "stars": 2},
+    {"data": {"body": "c"}, "stars": 2.5},
+  ]
+  path = write(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+  task = prepare(
+    train_file=path,
+    do_train=True,
+    text_column="data.body",
+    label_column="stars",
+  )
+  assert task.target.labels == ("2", "2.5", "10")
+  assert [label for _, _, label in examples(task)] == ["10", "2", "2.5"]
+
+
+def test_labels_are_sorted_as_numbers_where_all_are(tmp_path):
+  rows = "".join(f"t,{label}\n" for label in ("10", "9", "-1", "10"))
+  path = write(tmp_path / "a.csv", f"text,label\n{rows}")
+  assert prepare(train_file=path, do_train=True).target.labels == (
+    *("-1", "9", "10"),
+  )
+  path = write(tmp_path / "b.csv", f"text,label\n{rows}t,x\n")
+  assert prepare(train_file=path, do_train=True).target.labels == (
+    *("-1", "10", "9", "x"),
+  )
+
+
+SEVERAL = 'text,label,joy,"anger"\na,joy|anger,1,1\nb,,0,0.0\nc,joy,TRUE,0\n'
+
+
+@pytest.mark.parametrize("column", ["label", "joy,anger"])
+def test_several_labels_are_a_cell_or_columns(tmp_path, column):
+  path = write(tmp_path / "a.csv", SEVERAL)
+  task = prepare(
+    train_file=path, do_train=True, label_column=column, multi_label=True
+  )
+  encoded = {
+    text: dict(zip(task.target.labels, task.target.encode(label)))
+    for text, _, label in examples(task)
+  }
+  assert encoded == {
+    "a": {"joy": 1, "anger": 1},
+    "b": {"joy": 0, "anger": 0},
+    "c": {"joy": 1, "anger": 0},
+  }
+
+
+def test_a_number_needs_no_labels(tmp_path):
+  path = write(tmp_path / "a.csv", "text,score\na,1.5\nb,-2\n")
+  task = prepare(train_file=path, do_train=True, regression=True)
+  assert task.target.problem_type == "regression"
+  assert [label for _, _, label in examples(task)] == ["1.5", "-2"]
+
+
+def test_a_test_set_needs_no_label_and_may_have_one(tmp_path):
+  train = write(tmp_path / "train.csv", "text,label\na,x\nb,y\n")
+  test = write(tmp_path / "test.jsonl", '{"text": "c"}\n')
+  other = write(tmp_path / "other.csv", "label,text\ny,d\n")
+  for path, gold in ((test, None), (other, "y")):
+    task = prepare(train_file=train, test_file=path, do_predict=True)
+    assert [e.gold for e in task.data.examples("test")] == [gold]
+
+
+def test_files_are_found_in_data_dir(tmp_path):
+  write(tmp_path / "train.csv", "text,label\na,x\nb,y\n")
+  write(tmp_path / "dev.tsv", "text\tlabel\nc\tx\n")
+  flags = dict(data_dir=str(tmp_path), do_train=True)
+  task = prepare(task_name="own_data", do_eval=True, **flags)
+  assert examples(task, "dev") == [("c", None, "x")]
+  with pytest.raises(
+    UserError, match="--dev_file, or --dev_fraction=0.1 .* no"
+  ):
+    prepare(task_name="CSV", do_eval=True, **flags)
+
+
+# ---------------------------------------------------------------------------
+# The split, and what a trained folder remembers
+
+
+def write_numbered(path, count=100):
+  rows = "".join(f"text {i},{'xyz'[i % 10 % 3]}\n" for i in range(count))
+  return write(path, f"text,label\n{rows}")
+
+
+@pytest.mark.parametrize("regression", [False, True])
+def test_a_dev_split_divides_the_training_file(tmp_path, regression):
+  path = write_numbered(tmp_path / "a.csv")
+  if regression:
+    path = write(
+      tmp_path / "b.csv",
+      "text,score\n" + "".join(f"text {i},{i}\n" for i in range(100)),
+    )
+  flags = dict(train_file=path, dev_fraction=0.2, regression=regression)
+  task = prepare(do_train=True, do_eval=True, **flags)
+  train, dev = examples(task), examples(task, "dev")
+  assert (len(train), len(dev)) == (80, 20)
+  assert task.data.count("dev") == 20
+  assert not set(train) & set(dev)
+  if not regression:
+    labels = [label for _, _, label in dev]
+    assert [labels.count(label) for label in "xyz"] == [8, 6, 6]
+  again = prepare(do_train=True, do_eval=True, **flags)
+  assert examples(again, "dev") == dev
+  other = prepare(do_train=True, do_eval=True, seed=7, **flags)
+  assert examples(other, "dev") != dev
+  assert task.data.examples_digest("dev") != task.data.examples_digest("train")
+
+
+def remember(task, path, **flags):
+  """The manifest's settings of a training."""
+  asked = options.make_options(train_file=path, **flags)
+  return {
+    "model": {"labels": list(task.target.labels)},
+    "data": json.loads(
+      json.dumps(own_data.describe_settings(asked.data, task.processor))
+    ),
+    "training": {"training data (SHA-256)": task.data.source_digest("train")},
+  }
+
+
+def test_a_trained_folder_has_the_split_that_it_was_trained_with(tmp_path):
+  path = write_numbered(tmp_path / "a.csv")
+  flags = dict(train_file=path, dev_fraction=0.2)
+  task = prepare(do_train=True, do_eval=True, seed=7, **flags)
+  trained = remember(task, path, dev_fraction=0.2)
+  again = prepare(trained, do_eval=True, **flags)
+  assert examples(again, "dev") == examples(task, "dev")
+  flags["dev_fraction"] = 0.3
+  with pytest.raises(UserError, match=r"0\.3, but out was trained with 0\.2"):
+    prepare(trained, do_eval=True, **flags)
+  del trained["data"]["dev_split"]
+  with pytest.raises(UserError, match="was trained with none, so it knows"):
+    prepare(trained, do_eval=True, **flags)
+
+
+def test_the_dev_split_of_another_file_is_refused(tmp_path):
+  path = write_numbered(tmp_path / "a.csv")
+  flags = dict(train_file=path, dev_fraction=0.2)
+  task = prepare(do_train=True, do_eval=True, **flags)
+  trained = remember(task, path, dev_fraction=0.2)
+  write_numbered(tmp_path / "a.csv", 99)
+  with pytest.raises(UserError, match="a.csv is not the file that out was tra"):
+    prepare(trained, do_eval=True, **flags)
+
+
+def test_labels_and_columns_of_the_training_are_remembered(tmp_path):
+  path = write(tmp_path / "a.csv", "review,label\na,x\nb,y\n")
+  trained = remember(prepare(train_file=path, do_train=True), path)
+  (tmp_path / "a.csv").unlink()
+  test = write(tmp_path / "b.csv", "text,review\nc,d\n")
+  task = prepare(trained, train_file=path, test_file=test, do_predict=True)
+  assert task.target.labels == ("x", "y")
+  assert examples(task, "test") == [("d", None, None)]
+
+
+def test_another_folder_comes_before_the_files_of_the_training():
+  trained = {"paths": {"train_file": "/a", "data_dir": "/b"}, "model": {}}
+  assert own_data.forget_files(trained, {"task_name"}) == trained
+  assert own_data.forget_files(trained, {"data_dir"}) == {
+    "paths": {"data_dir": "/b"},
+    "model": {},
+  }
+
+
+def test_labels_are_those_of_the_folder_that_init_checkpoint_names(tmp_path):
+  settings = {"settings": {"model": {"labels": ["x", "y"]}}}
+  write(tmp_path / "run" / "run_manifest.json", json.dumps(settings))
+  test = write(tmp_path / "b.csv", "text\nc\n")
+  task = prepare(
+    test_file=test, do_predict=True, init_checkpoint=str(tmp_path / "run")
+  )
+  assert task.target.labels == ("x", "y")
+
+
+def test_empty_cells_behind_the_last_column_are_none(tmp_path):
+  path = write(tmp_path / "a.csv", "text,label\na,x,,\nb,y\n")
+  task = prepare(train_file=path, do_train=True)
+  assert examples(task) == [("a", None, "x"), ("b", None, "y")]
+
+
+# ---------------------------------------------------------------------------
+# Mistakes
+
+BAD_COLUMNS = [
+  (
+    {},
+    "body,label,more\n1,x,2\n",
+    "1: none .* the columns are 'body', 'label'",
+  ),
+  ({}, "text,review,label\na,b,x\n", "1: 'text' and 'review' may be the text"),
+  ({}, "text,label,Class\na,b,x\n", "1: 'label' and 'Class' may be the label"),
+  ({}, "text,label,text\na,x,b\n", "1: the header has 'text' 2 times"),
+  (
+    {},
+    "text,verdict,more\na,x,b\n",
+    "1: none of the .* called label, .* 'text'",
+  ),
+  (
+    dict(text_column="txt"),
+    "text,label\na,x\n",
+    r"1: there is no column 'txt' \(--text_column\); the columns are 'text', "
+    "'label'; did you mean 'text'",
+  ),
+  (dict(label_column="2"), "text,label\na,x\n", "1: there is no column '2'"),
+  (
+    dict(text_column="label"),
+    "text,label\na,x\n",
+    "1: .* is both text and lab",
+  ),
+  (dict(no_header=True), "a,x\nb,y\n", "1: .* they are numbers: '0', '1'"),
+]
+BAD_ROWS = [
+  ("", " the file is empty"),
+  ("text,label\n", " there is no row with a text and a label"),
+  ("text,label\n ,x\n", " there is no row with a text and a label"),
+  ("text,label\na,x\nb,\n", "3: in column 'label', the label is missing"),
+  ("text,label\na,x\nb,c,y\n", "3: 3 columns separated by commas, .* quotes"),
+  ('text,label\na,x\n"b,y\nc,y\n', "3: a quote that opens .* never closes"),
+]
+
+
+@pytest.mark.parametrize(
+  ("flags", "text", "said"),
+  [*BAD_COLUMNS, *[({}, text, said) for text, said in BAD_ROWS]],
+)
+def test_a_file_that_is_no_such_table_is_told(tmp_path, flags, text, said):
+  path = write(tmp_path / "a.csv", text)
+  with pytest.raises(UserError, match=f"{path}:{said}"):
+    prepare(train_file=path, do_train=True, **flags)
+
+
+def test_a_label_that_training_lacks_is_told(tmp_path):
+  train = write(tmp_path / "train.csv", "text,label\na,x\nb,y\n")
+  dev = write(tmp_path / "dev.csv", "text,label\na,x\nb,z\n")
+  task = prepare(train_file=train, dev_file=dev, do_train=True, do_eval=True)
+  said = f"{dev}:3: in column 'label', the label 'z' is not one of 'x', 'y' .*"
+  with pytest.raises(UserError, match=said + "those of the training set"):
+    task.data.count("dev")
+  task = prepare(train_file=train, label_list="x,z", do_train=True)
+  said = f"{train}:3: .* 'y' is not one of 'x', 'z' .* of --label_list"
+  with pytest.raises(UserError, match=said):
+    task.data.count("train")
+
+
+@pytest.mark.parametrize("text", [",", '["a", 1]', "[1", "a,,b"])
+def test_a_list_of_labels_must_be_one(tmp_path, text):
+  path = write(tmp_path / "train.csv", REVIEWS)
+  with pytest.raises(UserError, match="is no list of labels: separate them"):
+    prepare(train_file=path, label_list=text, do_train=True)
+
+
+def test_labels_may_have_commas_in_a_json_list(tmp_path):
+  path = write(tmp_path / "a.csv", 'text,label\na,"x,y"\nb,z\n')
+  task = prepare(train_file=path, label_list='["z", "x,y"]', do_train=True)
+  assert task.target.labels == ("z", "x,y") and task.data.count("train") == 2
+
+
+def test_a_single_label_is_warned_of_loudly(tmp_path, info):
+  path = write(tmp_path / "a.csv", "text,label\na,x\nb,x\n")
+  assert prepare(train_file=path, do_train=True).target.labels == ("x",)
+  assert any("THERE IS ONE LABEL ONLY, 'x'" in line for line in info.messages)
+
+
+def test_labels_that_look_the_same_are_warned_of(tmp_path, info):
+  path = write(tmp_path / "a.csv", "text,label\na,Yes\nb,yes\n")
+  assert len(prepare(train_file=path, do_train=True).target.labels) == 2
+  assert any("differ in case or spaces only" in line for line in info.messages)
+
+
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    (dict(), "--do_train needs a training set: give --train_file"),
+    (dict(train_file="{folder}"), "is a folder: give the file in it"),
+    (dict(train_file="{folder}/none.csv"), "none.csv: no such file"),
+    (
+      dict(train_file="a.csv", data_dir="{folder}"),
+      "/a.csv is there: give that",
+    ),
+    (dict(train_file="{folder}/a.txt"), "the ending does not say the format"),
+    (
+      dict(train_file="{folder}/a.csv", task_name="jsonl"),
+      "=jsonl contradicts",
+    ),
+    (
+      dict(train_file="{folder}/a.csv", dev_file="x", dev_fraction=0.1),
+      "but there is a dev set, x: take one",
+    ),
+  ],
+)
+def test_files_that_cannot_be_taken_are_told(tmp_path, flags, said):
+  for name in ("a.csv", "a.txt"):
+    write(tmp_path / name, REVIEWS)
+  flags = {
+    name: value.format(folder=tmp_path) if isinstance(value, str) else value
+    for name, value in flags.items()
+  }
+  with pytest.raises((UserError, MissingFileError), match=said):
+    prepare(do_train=True, **flags)
+
+
+def test_labels_that_nobody_knows_are_asked_for(tmp_path):
+  path = write(tmp_path / "a.csv", "text\na\n")
+  with pytest.raises(
+    UserError, match="labels of your data are not known: give"
+  ):
+    prepare(test_file=path, do_predict=True)
+
+
+@pytest.mark.parametrize(
+  ("flags", "is_own"),
+  [
+    (dict(task_name="csv"), True),
+    (dict(task_name="JSONL"), True),
+    (dict(train_file="a.csv"), True),
+    (dict(task_name="own_data"), True),
+    (dict(task_name="mrpc"), False),
+    ({}, False),
+  ],
+)
+def test_formats_and_files_name_own_data(flags, is_own):
+  data = options.make_options(**flags).data
+  assert own_data.names_own_data(data, ["MRPC"]) == is_own
+  assert not own_data.names_own_data(
+    options.make_options(task_name="csv").data, ["csv"]
+  )
+
+
+@pytest.mark.parametrize("flag", [dict(test_file="a"), dict(dev_fraction=0.1)])
+def test_a_task_with_files_of_its_own_takes_none(flag):
+  data = options.make_options(task_name="mrpc", **flag).data
+  with pytest.raises(UserError, match="is for own data"):
+    own_data.names_own_data(data, ["mrpc"])
+
+
+def test_a_cell_of_a_column_of_labels_must_be_0_or_1(tmp_path):
+  path = write(tmp_path / "a.csv", "text,a,b\nx,1,2\n")
+  task = prepare(
+    train_file=path, do_train=True, label_column="a,b", multi_label=True
+  )
+  with pytest.raises(UserError, match="a.csv:2: .* label 'b' is '2', but must"):
+    task.data.count("train")
+
+
+# ---------------------------------------------------------------------------
+# From the file to the predictions
+
+
+def write_task(golden_task, path, *, labelled=True):
+  """Writes the golden task's dev set as a file of own data."""
+  rows = read_table(f"{golden_task}/data/dev.tsv")[1:]
+  names = ["uid", "sentence1", "sentence2", *["label"] * labelled]
+  rows = [
+    [number, row[3] + "\n.", row[4], ["no", "yes"][int(row[0])]]
+    for number, row in enumerate(rows)
+  ]
+  with open(path, "w", newline="", encoding="utf-8") as file:
+    if path.suffix == ".csv":
+      writer = csv.writer(file, delimiter=";")
+      writer.writerow(names)
+      writer.writerows(row[: len(names)] for row in rows)
+    else:
+      for row in rows:
+        file.write(json.dumps(dict(zip(names, row))) + "\n")
+  return rows
+
+
+def test_a_folder_that_was_trained_by_flags_needs_no_more(
+  classify, training, golden_task, tmp_path
+):
+  rows = write_task(golden_task, tmp_path / "train.csv")
+  write_task(golden_task, tmp_path / "test.jsonl", labelled=False)
+  nothing = dict.fromkeys(classify.defaults)
+  own = dict(task_name=None, data_dir=None, cache_dir=None)
+  out = tmp_path / "out"
+  outcome = classify(
+    "--do_eval",
+    train_file=tmp_path / "train.csv",
+    dev_fraction=0.25,
+    id_column="uid",
+    output_dir=out,
+    **{**training, **own, "num_train_epochs": 1, "eval_report": False},
+  )
+  assert outcome.status == 0, outcome.log
+  assert len(list(out.glob("cached_*.tf_record"))) == 2
+  results = read_results(out / "eval_results.txt")
+  outcome = classify("--do_eval", **{**nothing, "output_dir": out})
+  assert outcome.status == 0, outcome.log
+  assert read_results(out / "eval_results.txt") == pytest.approx(results)
+  (tmp_path / "train.csv").unlink()
+  outcome = classify(
+    "--do_predict",
+    **{
+      **nothing,
+      "output_dir": out,
+      "test_file": tmp_path / "test.jsonl",
+    },
+  )
+  assert outcome.status == 0, outcome.log
+  header, *predictions = read_table(out / "test_predictions.tsv")
+  assert header[:4] == ["id", "text_a", "text_b", "label"]
+  assert [cells[:3] for cells in predictions] == [
+    [str(number), text_a.replace("\n", " "), text_b]
+    for number, text_a, text_b, _ in rows
+  ]
+  assert {cells[3] for cells in predictions} <= {"no", "yes"}
+
+
+def test_every_format_has_an_ending():
+  assert set(table_files.FORMATS) == set(table_files.ENDINGS.values())
