@@ -90,10 +90,11 @@ class Counter:
   Args:
     done: what happens to an example: "converted".
     total: number of examples; None where it is not known.
+    unit: what is counted, where it is no example.
   """
 
-  def __init__(self, done, total=None):
-    self._done, self._total = done, total
+  def __init__(self, done, total=None, unit="example"):
+    self._done, self._total, self._unit = done, total, unit
     self._count = self._first_count = 0
     self._began = self._reported = None
 
@@ -118,14 +119,14 @@ class Counter:
   def __str__(self):
     """Returns "converted 20 of 60 examples, 10.0 examples/s, 4 s left"."""
     seconds = time.monotonic() - self._began if self._began else 0.0
-    text = f"{self._done} {plain_texts.count(self._count)}"
+    text = f"{self._done} {plain_texts.count(self._count, self._unit)}"
     if self._total:
-      of_all = plain_texts.count(self._total)
+      of_all = plain_texts.count(self._total, self._unit)
       text = f"{self._done} {self._count} of {of_all}"
     counted = self._count - self._first_count
     if not (counted and seconds):
       return text
-    text += f", {counted / seconds:.1f} examples/s"
+    text += f", {counted / seconds:.1f} {self._unit}s/s"
     if self._total and self._count < self._total:
       left = (self._total - self._count) * seconds / counted
       text += f", {format_duration(left)} left"
@@ -373,6 +374,24 @@ class EvaluationHook(tf.train.SessionRunHook):
       )
     if self._training_hook:
       self._training_hook.pause(time.monotonic() - self._began)
+
+
+def evaluation_hooks(run, split, training_hook=None):
+  """Returns the hooks that report the progress of an evaluation.
+
+  Args:
+    run: `preparation.Run`.
+    training_hook: `ProgressHook` of a training that waits, or None.
+  """
+  if not run.placement.sees_every_step:
+    return []
+  return [
+    EvaluationHook(
+      examples=run.count(split),
+      batch_size=run.eval_batch_size,
+      training_hook=training_hook,
+    )
+  ]
 
 
 def format_duration(seconds):

@@ -35,6 +35,7 @@ kind of target asks an object of this interface:
   prediction_header()   columns of test_predictions.tsv behind the texts
   prediction_cells(outputs)    the cells of one example in these columns
   result_cells(outputs)        the cells of one example in test_results.tsv
+  answer(outputs)       what is predicted of one example by name, for JSON
 
 Axis letters: B batch, L labels; n examples in NumPy arrays.
 """
@@ -85,6 +86,9 @@ class _Classes:
   def result_cells(self, outputs):
     """Returns the probability of each label as `str` prints a float32."""
     return [str(probability) for probability in outputs["probabilities"]]
+
+  def _named_probabilities(self, outputs):
+    return dict(zip(self.labels, map(_shortest, outputs["probabilities"])))
 
   def _probability_columns(self):
     return [f"probability_{label}" for label in self.labels]
@@ -276,6 +280,16 @@ class OneClass(_Classes):
     printed = self.result_cells(outputs)
     return [self.labels[best], printed[best], *printed]
 
+  def answer(self, outputs):
+    """Returns `label`, its `probability`, and the `probabilities` of all."""
+    label = self.predicted_label(outputs)
+    named = self._named_probabilities(outputs)
+    return {
+      "label": label,
+      "probability": named[label],
+      "probabilities": named,
+    }
+
 
 class SeveralClasses(_Classes):
   """Any number of L classes: the mean of L sigmoid cross-entropies.
@@ -439,6 +453,14 @@ class SeveralClasses(_Classes):
     """
     return [self._predicted(outputs), *self.result_cells(outputs)]
 
+  def answer(self, outputs):
+    """Returns the list of the `labels` that hold, and all `probabilities`."""
+    holds = outputs["probabilities"] >= self.threshold
+    return {
+      "labels": [label for label, one in zip(self.labels, holds) if one],
+      "probabilities": self._named_probabilities(outputs),
+    }
+
   def _predicted(self, outputs):
     return self._join(outputs["probabilities"] >= self.threshold)
 
@@ -580,6 +602,10 @@ class Number:
 
   result_cells = prediction_cells
 
+  def answer(self, outputs):
+    """Returns the number as `value`."""
+    return {"value": _shortest(outputs["value"])}
+
 
 # ---------------------------------------------------------------------------
 # Kinds by name
@@ -613,6 +639,11 @@ def make_target(kind, labels=(), threshold=0.5):
   if kind == "multi_label":
     return SeveralClasses(labels, threshold)
   return OneClass(labels)
+
+
+def _shortest(number):
+  """Returns a float32 as the float with the digits that `str` prints of it."""
+  return float(str(number))
 
 
 def _shift(logits):
