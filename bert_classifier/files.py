@@ -254,14 +254,13 @@ def remove(path):
     tf.io.gfile.remove(path)
 
 
-def is_writable(folder, *, by_probing=True):
-  """Returns True where a file can be made in a folder.
+def seems_writable(folder):
+  """Returns `is_writable` as far as it can be told without making a file."""
+  return is_remote(folder) or os.access(folder, os.W_OK | os.X_OK)
 
-  Args:
-    by_probing: whether to make one, which is surer than to ask.
-  """
-  if not by_probing:
-    return is_remote(folder) or os.access(folder, os.W_OK | os.X_OK)
+
+def is_writable(folder):
+  """Returns True where a file can be made in a folder."""
   probe = os.path.join(folder, f".writable-{secrets.token_hex(8)}")
   try:
     with tf.io.gfile.GFile(probe, "w") as writer:

@@ -569,9 +569,9 @@ def prepare_cache(options, placement, task, model):
   folder, read_only = options.data.cache_dir, None
   if not folder:
     data_dir = options.data.data_dir
-    usable = placement.shares_folders and files.is_writable(
-      data_dir, by_probing=not options.run.dry_run
-    )
+    dry = options.run.dry_run
+    can_write = files.seems_writable if dry else files.is_writable
+    usable = placement.shares_folders and can_write(data_dir)
     folder = data_dir if usable else options.run.output_dir
     # Features that were made there when it could be written are still good.
     read_only = data_dir if placement.shares_folders and not usable else None

@@ -3,6 +3,7 @@
 import contextlib
 import logging as python_logging
 import math
+import os
 import sys
 import time
 
@@ -14,6 +15,8 @@ import optimization
 
 _RENEW_SECONDS = 0.5  # on a terminal
 _LOG_SECONDS = 10.0
+_USUAL_COLUMNS = 80  # of a terminal that does not tell
+_LONGEST_BAR, _SHORTEST_BAR = 20, 5
 
 
 class StatusLine:
@@ -37,6 +40,14 @@ class StatusLine:
     self._stream.write(f"\r\x1b[K\x1b[?7l{text}\x1b[?7h")
     self._stream.flush()
     self._shown = True
+
+  def columns(self):
+    """Returns the width of the terminal."""
+    try:
+      columns = os.get_terminal_size(self._stream.fileno()).columns
+    except (OSError, ValueError):  # it is none, or tells nothing
+      columns = 0
+    return columns or _USUAL_COLUMNS
 
   def clear(self):
     """Erases the line, so that something else can be written."""
@@ -74,12 +85,47 @@ def _clear_status_line(record):
   return True
 
 
-def _report(line):
-  """Writes to the status line on a terminal, else to the log."""
+def _report(parts, share=None):
+  """Writes to the status line on a terminal, else to the log.
+
+  Args:
+    parts: list of phrases: what is done first, the time left last.
+    share: of the whole that is done, None where that is unknown.
+  """
   if STATUS.is_terminal:
-    STATUS.show(line)
+    STATUS.show(fit(parts, share, STATUS.columns()))
   else:
-    logging.info("%s", line)
+    logging.info("%s", ", ".join(parts))
+
+
+def fit(parts, share, columns):
+  """Returns what of a line of progress a terminal has room for.
+
+  Phrases in the middle go first, then the bar.
+
+  >>> fit(["step 5/10", "loss 0.1", "3 s left"], 0.5, 60)
+  '[##########..........]  50% step 5/10, loss 0.1, 3 s left'
+  >>> fit(["step 5/10", "loss 0.1", "3 s left"], 0.5, 36)
+  '[####.....]  50% step 5/10, 3 s left'
+  >>> fit(["step 5/10", "loss 0.1", "3 s left"], None, 24)
+  'step 5/10, 3 s left'
+
+  Args:
+    parts, share: see `_report`.
+    columns: width of the terminal.
+  """
+  parts, percent = list(parts), ""
+  if share is not None:
+    percent = f" {share:4.0%} "
+  needed = len(percent) + (_SHORTEST_BAR + 2) * bool(percent)
+  while len(parts) > 2 and len(", ".join(parts)) + needed > columns:
+    del parts[-2]
+  text = ", ".join(parts)
+  room = min(_LONGEST_BAR, columns - len(percent) - len(text) - 2)
+  if not percent or room < _SHORTEST_BAR:
+    return text
+  done = int(share * room)
+  return f"[{'#' * done}{'.' * (room - done)}]{percent}{text}"
 
 
 class Counter:
@@ -114,10 +160,13 @@ class Counter:
       _RENEW_SECONDS if STATUS.is_terminal else _LOG_SECONDS
     ):
       self._reported = now
-      _report(str(self))
+      _report(self._parts(), self._total and self._count / self._total)
 
   def __str__(self):
     """Returns "converted 20 of 60 examples, 10.0 examples/s, 4 s left"."""
+    return ", ".join(self._parts())
+
+  def _parts(self):
     seconds = time.monotonic() - self._began if self._began else 0.0
     text = f"{self._done} {plain_texts.count(self._count, self._unit)}"
     if self._total:
@@ -125,12 +174,12 @@ class Counter:
       text = f"{self._done} {self._count} of {of_all}"
     counted = self._count - self._first_count
     if not (counted and seconds):
-      return text
-    text += f", {counted / seconds:.1f} {self._unit}s/s"
+      return [text]
+    parts = [text, f"{counted / seconds:.1f} {self._unit}s/s"]
     if self._total and self._count < self._total:
       left = (self._total - self._count) * seconds / counted
-      text += f", {format_duration(left)} left"
-    return text
+      parts.append(f"{format_duration(left)} left")
+    return parts
 
 
 def count_examples(examples, counter, every=1000):
@@ -335,7 +384,7 @@ class ProgressHook(tf.train.SessionRunHook):
       left = (self._total - self._step) / steps_per_second
       parts.append(f"{steps_per_second * self._batch:.1f} examples/s")
       parts.append(f"{format_duration(left)} left")
-    _report(", ".join(parts))
+    _report(parts, self._step / self._total)
 
 
 class EvaluationHook(tf.train.SessionRunHook):
