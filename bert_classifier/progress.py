@@ -16,7 +16,9 @@ import optimization
 _RENEW_SECONDS = 0.5  # on a terminal
 _LOG_SECONDS = 10.0
 _USUAL_COLUMNS = 80  # of a terminal that does not tell
-_LONGEST_BAR, _SHORTEST_BAR = 20, 5
+_BARS = 20, 10  # columns of the bar; the second where there is less room
+# What a line leaves out where the terminal is narrow, the first before others.
+_DISPENSABLE = "learning rate", "epoch", "loss", "speed"
 
 
 class StatusLine:
@@ -89,43 +91,46 @@ def _report(parts, share=None):
   """Writes to the status line on a terminal, else to the log.
 
   Args:
-    parts: list of phrases: what is done first, the time left last.
+    parts: dictionary of phrases, in their order.
     share: of the whole that is done, None where that is unknown.
   """
   if STATUS.is_terminal:
     STATUS.show(fit(parts, share, STATUS.columns()))
   else:
-    logging.info("%s", ", ".join(parts))
+    logging.info("%s", ", ".join(parts.values()))
 
 
 def fit(parts, share, columns):
   """Returns what of a line of progress a terminal has room for.
 
-  Phrases in the middle go first, then the bar.
-
-  >>> fit(["step 5/10", "loss 0.1", "3 s left"], 0.5, 60)
+  >>> parts = {"done": "step 5/10", "loss": "loss 0.1", "left": "3 s left"}
+  >>> fit(parts, 0.5, 60)
   '[##########..........]  50% step 5/10, loss 0.1, 3 s left'
-  >>> fit(["step 5/10", "loss 0.1", "3 s left"], 0.5, 36)
-  '[####.....]  50% step 5/10, 3 s left'
-  >>> fit(["step 5/10", "loss 0.1", "3 s left"], None, 24)
+  >>> fit(parts, 0.5, 50)
+  '[#####.....]  50% step 5/10, loss 0.1, 3 s left'
+  >>> fit(parts, 0.5, 40)
+  '[#####.....]  50% step 5/10, 3 s left'
+  >>> fit(parts, None, 24)
   'step 5/10, 3 s left'
 
   Args:
     parts, share: see `_report`.
     columns: width of the terminal.
   """
-  parts, percent = list(parts), ""
-  if share is not None:
-    percent = f" {share:4.0%} "
-  needed = len(percent) + (_SHORTEST_BAR + 2) * bool(percent)
-  while len(parts) > 2 and len(", ".join(parts)) + needed > columns:
-    del parts[-2]
-  text = ", ".join(parts)
-  room = min(_LONGEST_BAR, columns - len(percent) - len(text) - 2)
-  if not percent or room < _SHORTEST_BAR:
-    return text
-  done = int(share * room)
-  return f"[{'#' * done}{'.' * (room - done)}]{percent}{text}"
+  parts = dict(parts)
+
+  def text(bar=0):
+    line = ", ".join(parts.values())
+    if share is None or not bar:
+      return line
+    done = int(share * bar)
+    return f"[{'#' * done}{'.' * (bar - done)}] {share:4.0%} {line}"
+
+  for name in _DISPENSABLE:
+    if len(text(_BARS[-1])) > columns:
+      parts.pop(name, None)
+  lines = map(text, _BARS)
+  return next((line for line in lines if len(line) <= columns), text())
 
 
 class Counter:
@@ -164,7 +169,7 @@ class Counter:
 
   def __str__(self):
     """Returns "converted 20 of 60 examples, 10.0 examples/s, 4 s left"."""
-    return ", ".join(self._parts())
+    return ", ".join(self._parts().values())
 
   def _parts(self):
     seconds = time.monotonic() - self._began if self._began else 0.0
@@ -174,11 +179,12 @@ class Counter:
       text = f"{self._done} {self._count} of {of_all}"
     counted = self._count - self._first_count
     if not (counted and seconds):
-      return [text]
-    parts = [text, f"{counted / seconds:.1f} {self._unit}s/s"]
+      return {"done": text}
+    speed = f"{counted / seconds:.1f} {self._unit}s/s"
+    parts = {"done": text, "speed": speed}
     if self._total and self._count < self._total:
       left = (self._total - self._count) * seconds / counted
-      parts.append(f"{format_duration(left)} left")
+      parts["left"] = f"{format_duration(left)} left"
     return parts
 
 
@@ -374,16 +380,21 @@ class ProgressHook(tf.train.SessionRunHook):
       self._summarized = self._step
 
   def _report(self, numbers):
-    parts = [f"step {self._step}/{self._total}", f"epoch {self._epoch:.2f}"]
+    parts = {
+      "done": f"step {self._step}/{self._total}",
+      "epoch": f"epoch {self._epoch:.2f}",
+    }
     if "loss" in numbers:
-      parts.append(f"loss {numbers['loss']:.4f}")
+      parts["loss"] = f"loss {numbers['loss']:.4f}"
     if "learning_rate" in numbers:
-      parts.append(f"learning rate {numbers['learning_rate']:.2e}")
+      rate = numbers["learning_rate"]
+      parts["learning rate"] = f"learning rate {rate:.2e}"
     steps_per_second = self._shown_speed.measure(self._step)
     if steps_per_second:
       left = (self._total - self._step) / steps_per_second
-      parts.append(f"{steps_per_second * self._batch:.1f} examples/s")
-      parts.append(f"{format_duration(left)} left")
+      speed = steps_per_second * self._batch
+      parts["speed"] = f"{speed:.1f} examples/s"
+      parts["left"] = f"{format_duration(left)} left"
     _report(parts, self._step / self._total)
 
 
