@@ -263,14 +263,22 @@ def describe_steps(run):
   }
 
 
-def describe_memory(run, reading):
-  """Returns the estimated bytes at the peak, by what they are for."""
-  is_training = reading.split == "train"
-  lengths = np.minimum(
-    np.sort(reading.lengths)[::-1][: _batch_size(run, reading.split)],
-    run.options.model.max_seq_length,
-  )
-  memory = resources.estimate_memory(run, lengths, is_training)
+def describe_memory(run, readings):
+  """Returns the estimated bytes at the peak, by what they are for.
+
+  Args:
+    run: `preparation.Run`.
+    readings: list of the `Reading`s of the splits that are computed.
+  """
+  estimates = []
+  for reading in readings:
+    size = _batch_size(run, reading.split)
+    longest = np.sort(reading.lengths)[::-1][:size]
+    cut = np.minimum(longest, run.options.model.max_seq_length)
+    estimates.append(
+      resources.estimate_memory(run, cut, reading.split == "train")
+    )
+  memory = max(estimates, key=lambda memory: memory.total)
   return {
     **memory._asdict(),
     "total": memory.total,
@@ -288,12 +296,16 @@ def _batch_size(run, split):
 
 
 def measure(run, make_model_fn, readings, steps):
-  """Returns the seconds of each part of the run, by a few steps of each.
+  """Takes a few steps of each part of the run.
 
   Args:
     run, make_model_fn: see `report_dry_run`.
-    readings: list of `Reading`s.
+    readings: list of the `Reading`s of the splits that are computed.
     steps: what `describe_steps` gives.
+
+  Returns:
+    Dictionary from split to its seconds, and the bytes of this process at its
+    peak, None where they are unknown.
   """
   placement = run.placement
   model_fn = make_model_fn(run, None, placement)
@@ -341,10 +353,16 @@ def describe_files(run):
       written += output_dir.report_paths(folder, split).values()
   for split in run.splits("test"):
     written += output_dir.prediction_paths(folder, split)
-  replaced = [path for path in written if tf.io.gfile.exists(path)]
+  kept = output_dir.MANIFEST, os.path.basename(output_dir.history_path(folder))
   return {
     "written": written,
-    "replaced": [path for path in replaced if path not in removed],
+    "replaced": [
+      path
+      for path in written
+      if path not in removed
+      and os.path.basename(path) not in kept  # which training goes on with
+      and tf.io.gfile.exists(path)
+    ],
     "removed": [
       p for p in removed if os.path.basename(p) != output_dir.MANIFEST
     ],
@@ -437,13 +455,16 @@ def inspect(run, make_model_fn):
     "answers": asked.answers,
     "doubts": list_doubts(run, readings),
   }
-  if readings:
-    memory = report["memory"] = describe_memory(run, readings[0])
+  computed = [
+    one for one in readings if one.split != "train" or not run.is_finished
+  ]
+  if computed:
+    memory = report["memory"] = describe_memory(run, computed)
     extra = memory["total"] - memory["program"]
     is_too_much = memory["free"] is not None and extra > memory["free"]
     if run.placement.sees_every_step and not is_too_much:
       report["time"], report["peak memory measured"] = measure(
-        run, make_model_fn, readings, steps
+        run, make_model_fn, computed, steps
       )
   report["warnings"] = inspection_page.list_warnings(report)
   return report

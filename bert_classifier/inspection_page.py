@@ -8,7 +8,15 @@ _WIDTH = 79
 _MOST_LABELS, _MOST_WORDS, _MOST_PATHS = 6, 6, 3
 _GIBIBYTE = 1 << 30
 _MANY_CUT = 0.1  # share of cut examples from which on a warning says so
-_MEMORY = ("weights", "gradients", "slots", "activations", "examples")
+_MEMORY = (
+  "program",
+  "weights",
+  "gradients",
+  "slots",
+  "activations",
+  "examples",
+)
+_LITTLE_MEMORY = 10 << 20  # not worth a word
 
 
 def render(report):
@@ -20,7 +28,8 @@ def render(report):
   paragraphs = [
     (
       "DRY RUN",
-      f"of {report['task']} in {report['output_dir']}: nothing is written",
+      f"of {report['task']} in {report['output_dir']}, on {report['device']}:"
+      " nothing is written",
     )
   ]
   for split in report["splits"]:
@@ -29,9 +38,10 @@ def render(report):
   if report["training"]:
     paragraphs.append(("steps", _describe_steps(report["training"])))
   if report["time"]:
-    paragraphs.append(("time", _describe_time(report)))
+    paragraphs.append(("time", _describe_time(report["time"])))
   if report["memory"]:
-    paragraphs.append(("memory", _describe_memory(report)))
+    words = _describe_memory(report["memory"], report["peak memory measured"])
+    paragraphs.append(("memory", words))
   if report["files"]:
     paragraphs += _describe_files(report)
   if report["answers"]:
@@ -61,7 +71,8 @@ def _describe_split(report, split):
   if "labels" in found:
     yield _describe_labels(found["labels"], number, report["problem_type"])
   tokens = ", ".join(
-    f"{name} have up to {length}" for name, length in found["tokens"].items()
+    f"{name} have up to {length}".replace("100% have", "all have")
+    for name, length in found["tokens"].items()
   )
   length = report["max_seq_length"]
   yield f"Tokens: {tokens}."
@@ -105,7 +116,8 @@ def _describe_labels(labels, number, problem_type):
 
 
 def _describe_model(model):
-  return f"{model['weights']:,} weights. " + ". ".join(model["source"]) + "."
+  source = [sentence[0].upper() + sentence[1:] for sentence in model["source"]]
+  return f"{model['weights']:,} weights. " + ". ".join(source) + "."
 
 
 def _describe_steps(steps):
@@ -118,34 +130,33 @@ def _describe_steps(steps):
   )
 
 
-def _describe_time(report):
+def _describe_time(times):
   parts = [
     f"{split} {progress.format_duration(part['seconds'])}"
     f" ({1000 * part['seconds a batch']:.0f} ms a batch of {part['batch']}, the"
     f" mean of {part['batches measured']})"
-    for split, part in report["time"].items()
+    for split, part in times.items()
   ]
-  return f"about: {', '.join(parts)}, on {report['device']}."
+  total = sum(part["seconds"] for part in times.values())
+  return f"about {progress.format_duration(total)}: {', '.join(parts)}."
 
 
-def _describe_memory(report):
-  memory, peak = report["memory"], report["peak memory measured"]
+def _describe_memory(memory, peak):
   parts = [
-    f"{name} {_gibibytes(memory[name])}" for name in _MEMORY if memory[name]
+    f"{name} {_show_bytes(memory[name])}"
+    for name in _MEMORY
+    if memory[name] > _LITTLE_MEMORY
   ]
-  text = (
-    f"about {_gibibytes(memory['total'])} GiB at the peak:"
-    f" program {_gibibytes(memory['program'])}, {', '.join(parts)}"
-  )
+  text = f"about {_show_bytes(memory['total'])} at the peak: {', '.join(parts)}"
   if peak:
-    text += f"; the steps of this dry run took {_gibibytes(peak)}"
-  if memory["free"] is not None:
-    text += f"; {_gibibytes(memory['free'])} are free"
+    text += f"; the steps of this dry run took {_show_bytes(peak)}"
   return f"{text}."
 
 
-def _gibibytes(count):
-  return f"{count / _GIBIBYTE:.2f}"
+def _show_bytes(count):
+  if count < _GIBIBYTE:
+    return f"{count / (1 << 20):.0f} MiB"
+  return f"{count / _GIBIBYTE:.2f} GiB"
 
 
 def _describe_files(report):
@@ -159,8 +170,8 @@ def _describe_files(report):
     yield (
       "",
       (
-        f"Checkpoints: up to {_gibibytes(found['disk'])} GiB"
-        + (f", {_gibibytes(free)} are free." if free is not None else ".")
+        f"Checkpoints: up to {_show_bytes(found['disk'])}"
+        + (f", {_show_bytes(free)} are free." if free is not None else ".")
       ),
     )
   if found["replaced"]:
@@ -188,6 +199,7 @@ def list_warnings(report):
   warnings = list(report["doubts"])
   for split, found in report["splits"].items():
     warnings += _warn_of_split(report, split, found)
+  warnings += _warn_of_cuts(report)
   for shared in report["shared texts"]:
     warnings.append(
       f"{shared['share']:.1%} of the examples of {shared['split']}"
@@ -200,16 +212,16 @@ def list_warnings(report):
     needed = memory["total"] - memory["program"]
     if needed > memory["free"]:
       warnings.append(
-        f"about {_gibibytes(needed)} GiB of memory are needed and"
-        f" {_gibibytes(memory['free'])} are free, so no step was tried: give a"
+        f"about {_show_bytes(needed)} of memory are needed and"
+        f" {_show_bytes(memory['free'])} are free, so no step was tried: give a"
         " smaller --train_batch_size or --max_seq_length"
       )
   if (
     disk and disk["free disk"] is not None and disk["disk"] > disk["free disk"]
   ):
     warnings.append(
-      f"checkpoints need {_gibibytes(disk['disk'])} GiB, and"
-      f" {_gibibytes(disk['free disk'])} are free on the disk of"
+      f"checkpoints need {_show_bytes(disk['disk'])}, and"
+      f" {_show_bytes(disk['free disk'])} are free on the disk of"
       f" {report['output_dir']}"
     )
   return warnings
@@ -217,7 +229,6 @@ def list_warnings(report):
 
 def _warn_of_split(report, split, found):
   """Yields the warnings of a split."""
-  number = found["examples"]
   never = [
     label
     for label, count in found.get("labels", {}).items()
@@ -238,12 +249,25 @@ def _warn_of_split(report, split, found):
       f"{split}: {found['share of [UNK]']:.1%} of the tokens are [UNK]: are"
       " --vocab_file and --do_lower_case those of a model of this language?"
     )
-  if found["cut"] > _MANY_CUT * number:
-    fitting = found["length that cuts 1%"]
-    possible = report["longest possible"]
-    yield (
-      f"{split}: {_share(found['cut'], number)} examples are cut; give"
-      f" --max_seq_length={min(fitting, possible)}"
-      + f", the most that the model has, of {fitting} that would cut 1%"
-      * (fitting > possible)
+
+
+def _warn_of_cuts(report):
+  """Yields a warning where many examples of a split are cut."""
+  splits = report["splits"].values()
+  if not any(one["cut"] > _MANY_CUT * one["examples"] for one in splits):
+    return
+  shares = ", ".join(
+    f"{one['cut'] / one['examples']:.1%} of {split}"
+    for split, one in report["splits"].items()
+  )
+  fitting = max(one["length that cuts 1%"] for one in splits)
+  possible = report["longest possible"]
+  yield (
+    f"{shares} are cut at {report['max_seq_length']}:"
+    f" --max_seq_length={min(fitting, possible)}"
+    + (
+      f" is the most that this model has ({fitting} would cut 1%)"
+      if fitting > possible
+      else " would cut 1%"
     )
+  )

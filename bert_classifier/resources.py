@@ -24,12 +24,13 @@ except ImportError:  # under Windows
   resource = None
 
 _BYTES_A_NUMBER = 4
+_SESSION_BYTES = 100 << 20  # of TensorFlow, once it computes
 # Steps that are measured, and seconds after which no other one begins.
 TRIED_BATCHES, _TRIED_SECONDS = 10, 10.0
 # Numbers that a layer keeps for its gradient: of each token in widths H and F,
 # and of each score of its attention. Fitted to peaks of the 6-layer and the
 # 4-layer model (benchmarks/memory.py).
-_HIDDENS_A_TOKEN, _WIDES_A_TOKEN, _NUMBERS_A_SCORE = 20, 4, 3
+_HIDDENS_A_TOKEN, _WIDES_A_TOKEN, _NUMBERS_A_SCORE = 17, 3.4, 2.5
 # The same of the one layer at a time that is computed without gradients.
 _PASSING_HIDDENS, _PASSING_WIDES, _PASSING_SCORES = 10, 3, 2
 
@@ -38,7 +39,7 @@ class Memory(NamedTuple):
   """Bytes of memory that a run needs at its peak.
 
   Attributes:
-    program: Python and TensorFlow, as they are before a model is made.
+    program: Python, TensorFlow and its session without a model.
     weights, gradients, slots: of the model and its optimizer.
     activations: what is kept of the largest batch, or computed of it.
     examples: those among which training draws the next one.
@@ -70,17 +71,15 @@ def estimate_memory(run, lengths, is_training):
   )
   size = run.options.model.max_seq_length
   buffer = run.schedule.buffer_size if run.schedule else 0
+  if not run.placement.skip_padding:
+    lengths = np.full(len(lengths), size)
+  numbers = count_activations(run.model.config, lengths, is_training)
   return Memory(
-    program=resident_memory() or 0,
+    program=(resident_memory() or 0) + _SESSION_BYTES,
     weights=weights,
     gradients=weights * is_training,
     slots=2 * weights * is_training,
-    activations=_BYTES_A_NUMBER
-    * count_activations(
-      run.model.config,
-      lengths if run.placement.skip_padding else np.full(len(lengths), size),
-      is_training,
-    ),
+    activations=int(_BYTES_A_NUMBER * numbers),
     examples=buffer * schedule.bytes_a_record(size) * is_training,
   )
 
