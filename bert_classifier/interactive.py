@@ -279,17 +279,21 @@ class Answers:
 
     Args:
       read: see `read_lines`.
+
+    Returns:
+      False where nobody reads any more.
     """
     counter = progress.Counter("answered", unit="line")
     for waiting in read_lines(read):
       for begin in range(0, len(waiting), _MOST_EXAMPLES):
         lines = waiting[begin : begin + _MOST_EXAMPLES]
         if not self._answer(list(map(self._read, lines))):
-          return
+          return False
         # On a terminal the answers themselves are seen to come.
         if not sys.stdout.isatty():
           counter.add(len(lines))
     progress.STATUS.clear()
+    return True
 
   def _read(self, line):
     """Returns the example of a line, or a sentence on what is wrong with it."""
@@ -347,7 +351,8 @@ def answer(options, task, predictor):
     return
   try:
     with open_source(options.predict_file) as read:
-      answers.answer_lines(read)
+      if not answers.answer_lines(read):
+        return
   except KeyboardInterrupt as interruption:
     said = f"{plain_texts.count(answers.lines, 'line')} had been read"
     raise type(interruption)(said) from interruption

@@ -6,7 +6,6 @@ computed or written. `convert` makes the features. What a user can have got
 wrong is a UserError that says what to do.
 """
 
-import dataclasses
 import os
 from typing import NamedTuple, Optional
 
@@ -36,6 +35,7 @@ from bert_classifier.options import (
   InferenceOptions,
   Options,
   all_flags,
+  make_options,
   recorded_place,
 )
 from bert_classifier.schedule import (
@@ -259,7 +259,7 @@ def find_output_dir(options):
   if run.output_dir or run.reads_data or not (run.answers and weights):
     return options
   folder = os.path.dirname(checkpoints.open_checkpoint(weights).path) or "."
-  return options._replace(run=dataclasses.replace(run, output_dir=folder))
+  return make_options(**{**options.given_values(), "output_dir": folder})
 
 
 def check_flags(options):
