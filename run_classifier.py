@@ -489,7 +489,7 @@ def measure_predictions(estimator, run, split, truth):
   path = evaluation.write_results(
     run.options.run.output_dir, split, results, weights
   )
-  return [describe_results(split, results, path)] if results else []
+  return [evaluation.describe_results(split, results, path)] if results else []
 
 
 def answer(run, init_checkpoint):
@@ -534,23 +534,16 @@ def main(argv):
           inspection.report_dry_run(run, make_model_fn)
           return
         with sharing.claim_weights(run) as (run, init_checkpoint):
-          last_lines = carry_out(run, init_checkpoint)
-    for line in last_lines:
-      logging.info("%s", line)
+          carry_out(run, init_checkpoint)
 
 
 def carry_out(run, init_checkpoint):
-  """Trains, evaluates, predicts and answers as far as asked for.
-
-  Returns:
-    List of what to say at the end.
-  """
-  last_lines = []
+  """Trains, evaluates, predicts and answers as far as asked for."""
   if run.options.run.reads_data:
-    last_lines = compute_splits(run, init_checkpoint)
+    for line in compute_splits(run, init_checkpoint):
+      logging.info("%s", line)
   if run.options.run.answers:
     answer(run, init_checkpoint)
-  return last_lines
 
 
 def compute_splits(run, init_checkpoint):
@@ -575,7 +568,7 @@ def compute_splits(run, init_checkpoint):
     )
   for split in run.splits("dev"):
     path, results = evaluate(estimator, run, split, known.get(split))
-    last_lines.append(describe_results(split, results, path))
+    last_lines.append(evaluation.describe_results(split, results, path))
     if run.options.inference.eval_report:
       page = report.write_of_run(
         run,
@@ -588,12 +581,6 @@ def compute_splits(run, init_checkpoint):
   if run.options.run.do_predict:
     last_lines += predict(estimator, run, run.splits("test"))
   return last_lines
-
-
-def describe_results(split, results, path):
-  """Returns the results of a split and where they are, in a line."""
-  line = ", ".join(evaluation.format_results(results)).replace(" = ", " ")
-  return f"{split}: {line}: {path}"
 
 
 def parse_flags(argv):

@@ -228,6 +228,12 @@ def format_results(results):
   return [f"{key} = {results[key]!s}" for key in sorted(results)]
 
 
+def describe_results(split, results, path):
+  """Returns the results of a split and where they are, in a line."""
+  line = ", ".join(format_results(results)).replace(" = ", " ")
+  return f"{split}: {line}: {path}"
+
+
 def log_results(results):
   """Writes results to the log."""
   for line in format_results(results):
