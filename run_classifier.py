@@ -79,10 +79,14 @@ from bert_classifier.catalogue import (  # noqa: F401 - the 2018 script's names
   XnliProcessor,
 )
 from bert_classifier.features import (  # noqa: F401 - the 2018 script's names
+  ONE_CLASS,
   InputFeatures,
   convert_examples_to_features,
   convert_single_example,
+  feature_spec,
   file_based_convert_examples_to_features,
+  padding_features,
+  serialize,
 )
 from bert_classifier.options import FLAGS  # noqa: F401 - for importers
 from bert_classifier.schedule import NO_STEPS
