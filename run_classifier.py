@@ -14,6 +14,7 @@ into output_dir. The same command again goes on where a killed run stopped.
 """
 
 import collections
+import contextlib
 import functools
 import itertools
 import os
@@ -55,6 +56,8 @@ from bert_classifier import (
   fast_modeling,
   fast_optimization,
   history,
+  inspection,
+  interactive,
   output_dir,
   plain_texts,
   preparation,
@@ -250,6 +253,35 @@ def training_op(loss, optimizer, global_step, placement):
 # The run
 
 
+def make_model_fn(run, init_checkpoint, placement, collector=None):
+  """Returns the model_fn of a run.
+
+  Args:
+    run: `preparation.Run`.
+    init_checkpoint: prefix of a TensorFlow checkpoint, or None.
+    placement: see `devices`.
+    collector: `evaluation.Collector` where there are evaluations.
+  """
+  training, coverage = run.options.training, run.weights.coverage
+  schedule = run.schedule or NO_STEPS
+  return model_fn_builder(
+    run.model.config,
+    run.task.target.width,
+    init_checkpoint,
+    training.learning_rate,
+    schedule.steps,
+    schedule.warmup_steps,
+    placement.use_tpu,
+    placement.use_one_hot_embeddings,
+    seed=training.seed,
+    collector=collector or evaluation.Collector(run.task.target),
+    fresh_variables=coverage.fresh if coverage else (),
+    placement=placement,
+    forms=fast_modeling.forms(placement.skip_padding, placement.on_cpu),
+    optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
+  )
+
+
 def make_estimator(run, init_checkpoint, collector):
   """Returns the TPUEstimator, which computes on CPU or GPU without a TPU.
 
@@ -258,32 +290,14 @@ def make_estimator(run, init_checkpoint, collector):
     init_checkpoint: prefix of a TensorFlow checkpoint, or None.
     collector: `evaluation.Collector`.
   """
-  asked, placement = run.options, run.placement
-  schedule = run.schedule or NO_STEPS
-  coverage = run.weights.coverage
-  model_fn = model_fn_builder(
-    run.model.config,
-    run.task.target.width,
-    init_checkpoint,
-    asked.training.learning_rate,
-    schedule.steps,
-    schedule.warmup_steps,
-    placement.use_tpu,
-    placement.use_one_hot_embeddings,
-    seed=asked.training.seed,
-    collector=collector,
-    fresh_variables=coverage.fresh if coverage else (),
-    placement=placement,
-    forms=fast_modeling.forms(placement.skip_padding, placement.on_cpu),
-    optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
-  )
+  training, placement = run.options.training, run.placement
   return tf.estimator.tpu.TPUEstimator(
     use_tpu=placement.use_tpu,
     eval_on_tpu=placement.use_tpu,
-    model_fn=model_fn,
-    config=placement.run_config(asked.run.output_dir, asked.training),
+    model_fn=make_model_fn(run, init_checkpoint, placement, collector),
+    config=placement.run_config(run.options.run.output_dir, training),
     params={},
-    train_batch_size=asked.training.train_batch_size,
+    train_batch_size=training.train_batch_size,
     eval_batch_size=run.eval_batch_size,
     predict_batch_size=run.predict_batch_size,
     export_to_tpu=False,
@@ -361,30 +375,13 @@ def run_training(estimator, run, hook):
     tf.estimator.EvalSpec(
       input_fn_for(run, "dev"),
       steps=None,
-      hooks=evaluation_hooks(run, "dev", hook),
+      hooks=progress.evaluation_hooks(run, "dev", hook),
       exporters=[evaluation.IntermediateResults(hook.history_path, "dev")],
       start_delay_secs=10,
       throttle_secs=600,
     ),
   )
   return results
-
-
-def evaluation_hooks(run, split, training_hook=None):
-  """Returns the hooks that report the progress of an evaluation.
-
-  Args:
-    training_hook: `progress.ProgressHook` of a training that waits, or None.
-  """
-  if not run.placement.sees_every_step:
-    return []
-  return [
-    progress.EvaluationHook(
-      examples=run.count(split),
-      batch_size=run.eval_batch_size,
-      training_hook=training_hook,
-    )
-  ]
 
 
 def evaluate(estimator, run, split, results=None):
@@ -407,7 +404,7 @@ def evaluate(estimator, run, split, results=None):
     results = estimator.evaluate(
       input_fn_for(run, split),
       run.placement.evaluation_steps(examples, run.eval_batch_size),
-      hooks=evaluation_hooks(run, split),
+      hooks=progress.evaluation_hooks(run, split),
       checkpoint_path=run.weights.to_read,
       name=output_dir.evaluation_name(split),
     )
@@ -500,7 +497,24 @@ def measure_predictions(estimator, run, split, truth):
   path = evaluation.write_results(
     run.options.run.output_dir, split, results, weights
   )
-  return [describe_results(split, results, path)] if results else []
+  return [evaluation.describe_results(split, results, path)] if results else []
+
+
+def answer(run, init_checkpoint):
+  """Predicts texts that are in no split, on standard output.
+
+  Args:
+    run: `preparation.Run`.
+    init_checkpoint: prefix of a TensorFlow checkpoint, or None.
+  """
+  model_fn = make_model_fn(
+    run, init_checkpoint, run.placement.of_this_machine()
+  )
+  predictor = sharing.load_newest(
+    run, functools.partial(interactive.Predictor, run, model_fn)
+  )
+  with contextlib.closing(predictor):
+    interactive.answer(run.options.run, run.task, predictor)
 
 
 # ---------------------------------------------------------------------------
@@ -523,25 +537,25 @@ def main(argv):
       run = preparation.prepare(asked)
       run.placement.prepare_process()
       tf.enable_resource_variables()  # which XLA and strategies need
-      with (
-        sharing.claim(asked.run, run.found),
-        sharing.convert_weights(
-          asked.run.output_dir, run.weights.init_checkpoint
-        ) as init_checkpoint,
-        sharing.hold_weights(run) as run,
-        saving.sessions_end_at_errors(),
-      ):
-        last_lines = carry_out(run, init_checkpoint)
-    for line in last_lines:
-      logging.info("%s", line)
+      with saving.sessions_end_at_errors():
+        if asked.run.dry_run:
+          inspection.report_dry_run(run, make_model_fn)
+          return
+        with sharing.claim_weights(run) as (run, init_checkpoint):
+          carry_out(run, init_checkpoint)
 
 
 def carry_out(run, init_checkpoint):
-  """Trains, evaluates and predicts as far as asked for.
+  """Trains, evaluates, predicts and answers as far as asked for."""
+  if run.options.run.reads_data:
+    for line in compute_splits(run, init_checkpoint):
+      logging.info("%s", line)
+  if run.options.run.answers:
+    answer(run, init_checkpoint)
 
-  Returns:
-    List of what to say at the end.
-  """
+
+def compute_splits(run, init_checkpoint):
+  """Trains, evaluates and predicts; returns what to say at the end."""
   collector = evaluation.Collector(
     run.task.target,
     run.task.metrics,
@@ -553,7 +567,7 @@ def carry_out(run, init_checkpoint):
   if run.options.run.do_train and run.is_finished:
     sentence = advice.explain_not_training(run)
     logging.warning("%s", sentence)
-    if len(run.features) > 1:  # after whose lines it would be overlooked
+    if len(run.counts) > 1:  # after whose lines it would be overlooked
       last_lines.append(sentence)
   elif run.options.run.do_train:
     known["dev"] = train(estimator, run)
@@ -562,7 +576,7 @@ def carry_out(run, init_checkpoint):
     )
   for split in run.splits("dev"):
     path, results = evaluate(estimator, run, split, known.get(split))
-    last_lines.append(describe_results(split, results, path))
+    last_lines.append(evaluation.describe_results(split, results, path))
     if run.options.inference.eval_report:
       page = report.write_of_run(
         run,
@@ -575,12 +589,6 @@ def carry_out(run, init_checkpoint):
   if run.options.run.do_predict:
     last_lines += predict(estimator, run, run.splits("test"))
   return last_lines
-
-
-def describe_results(split, results, path):
-  """Returns the results of a split and where they are, in a line."""
-  line = ", ".join(evaluation.format_results(results)).replace(" = ", " ")
-  return f"{split}: {line}: {path}"
 
 
 def parse_flags(argv):

@@ -24,12 +24,16 @@ def explain_not_training(run):
 def explain_interruption(asked):
   """Gives a KeyboardInterrupt the advice what the same command would do.
 
+  One that says more already keeps what it says.
+
   Args:
     asked: `options.RunOptions`.
   """
   try:
     yield
   except KeyboardInterrupt as interruption:
+    if str(interruption):
+      raise
     advice = process.BEGINS_AGAIN
     found = output_dir.inspect(asked.output_dir) if asked.do_train else None
     if found and found.step:

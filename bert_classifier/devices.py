@@ -187,6 +187,10 @@ class Placement:
     """Returns a few words on the devices, for the log."""
     return describe(self.options.num_threads)
 
+  def of_this_machine(self):
+    """Returns the placement on this machine without a TPU."""
+    return self
+
 
 class TpuPlacement(Placement):
   """The cores of a TPU; see `Placement`.
@@ -285,6 +289,9 @@ class TpuPlacement(Placement):
 
   def describe(self):
     return f"TPU {self._name}, {self.options.num_tpu_cores} cores"
+
+  def of_this_machine(self):
+    return Placement(self.options)
 
 
 def make_placement(options):

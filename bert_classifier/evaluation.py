@@ -228,6 +228,12 @@ def format_results(results):
   return [f"{key} = {results[key]!s}" for key in sorted(results)]
 
 
+def describe_results(split, results, path):
+  """Returns the results of a split and where they are, in a line."""
+  line = ", ".join(format_results(results)).replace(" = ", " ")
+  return f"{split}: {line}: {path}"
+
+
 def log_results(results):
   """Writes results to the log."""
   for line in format_results(results):
@@ -311,12 +317,27 @@ def split_batches(batches, checkpoint, counter):
     UserError: a number is not finite.
   """
   for batch in batches:
-    if not all(np.isfinite(values).all() for values in batch.values()):
-      raise UserError(f"there is no prediction: {_explain_no_use(checkpoint)}")
-    count = len(next(iter(batch.values())))
-    counter.add(count)
-    for i in range(count):
-      yield {name: values[i] for name, values in batch.items()}
+    outputs = split_outputs(batch, checkpoint)
+    counter.add(len(outputs))
+    yield from outputs
+
+
+def split_outputs(batch, checkpoint):
+  """Returns the list of the outputs of each example, dictionaries of arrays.
+
+  Args:
+    batch: dictionary of arrays, each [B, ...].
+    checkpoint: path of the weights, for the error.
+
+  Raises:
+    UserError: a number is not finite.
+  """
+  if not all(np.isfinite(values).all() for values in batch.values()):
+    raise UserError(f"there is no prediction: {_explain_no_use(checkpoint)}")
+  count = len(next(iter(batch.values())))
+  return [
+    {name: values[i] for name, values in batch.items()} for i in range(count)
+  ]
 
 
 class TrueLabels:

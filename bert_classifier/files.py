@@ -254,6 +254,11 @@ def remove(path):
     tf.io.gfile.remove(path)
 
 
+def seems_writable(folder):
+  """Returns `is_writable` as far as it can be told without making a file."""
+  return is_remote(folder) or os.access(folder, os.W_OK | os.X_OK)
+
+
 def is_writable(folder):
   """Returns True where a file can be made in a folder."""
   probe = os.path.join(folder, f".writable-{secrets.token_hex(8)}")

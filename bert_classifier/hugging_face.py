@@ -17,7 +17,7 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files, pickles, variables
+from bert_classifier import errors, files, pickles, progress, variables
 import tokenization
 
 # Names of the files in a model's folder.
@@ -447,8 +447,11 @@ def write_tensorflow_checkpoint(sources, prefix):
       for path in {source.path for source in sources.values()}
     }
     mistakes = []
+    counter = progress.Counter("converted", len(sources), unit="weight")
     readers = [
-      functools.partial(_read_weight, source, local[source.path], mistakes)
+      functools.partial(
+        _read_weight, source, local[source.path], mistakes, counter
+      )
       for source in sources.values()
     ]
     tensors = [tf.numpy_function(read, [], tf.float32) for read in readers]
@@ -463,6 +466,8 @@ def write_tensorflow_checkpoint(sources, prefix):
     except tf.errors.OpError as error:
       # TensorFlow makes another error of one that a function raises.
       raise mistakes[0] if mistakes else error from None
+    finally:
+      progress.STATUS.clear()
 
 
 def _import_safetensors():
@@ -560,16 +565,18 @@ def _load_tensor(path, name):
     return tensors.get_tensor(name)
 
 
-def _read_weight(source, path, mistakes):
+def _read_weight(source, path, mistakes, counter):
   """Returns <float32>[...], one tensor, its axes in TensorFlow's order.
 
   Args:
     source: `Source`.
     path: of its file on this machine.
     mistakes: list to which a UserError is added before it is raised.
+    counter: `progress.Counter`.
   """
   try:
     weight = source.load(path)
+    counter.add(1)
   except errors.UserError as error:
     mistakes.append(error)
     raise

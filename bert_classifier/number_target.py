@@ -137,3 +137,12 @@ class Number:
     return [str(outputs["value"])]
 
   result_cells = prediction_cells
+
+  def answer(self, outputs):
+    """Returns the number as `value`."""
+    return {"value": as_printed(outputs["value"])}
+
+
+def as_printed(number):
+  """Returns a float32 as the float with the digits that `str` prints of it."""
+  return float(str(number))

@@ -189,6 +189,29 @@ class RunOptions:
   do_train: bool = flag(False, "Train on the training set.")
   do_eval: bool = flag(False, "Evaluate on the dev set.")
   do_predict: bool = flag(False, "Predict the test set.")
+  predict_text: Optional[str] = flag(
+    None,
+    "Predict this text; the answer is a line of JSON on standard output"
+    " (docs/output.md).",
+  )
+  predict_text_b: Optional[str] = flag(
+    None, "The second text where predict_text is one of a pair."
+  )
+  predict_file: Optional[str] = flag(
+    None,
+    "Predict each line of this file, - for standard input: a text, or a JSON"
+    " object with text and text_b. Each answer is a line of JSON on standard"
+    " output.",
+    is_path=True,
+  )
+  dry_run: bool = flag(
+    False,
+    "Read everything, take a few steps and report on data, weights, time and"
+    " memory of what the other flags ask for; write nothing.",
+  )
+  dry_run_file: Optional[str] = flag(
+    None, "File for the report of dry_run as JSON.", is_path=True
+  )
   resume: bool = flag(
     False, "Go on from output_dir's checkpoint although settings differ."
   )
@@ -197,6 +220,21 @@ class RunOptions:
     "Train from the start: remove from output_dir the files that an earlier"
     " run wrote.",
   )
+
+  @property
+  def reads_data(self):
+    """Returns whether a split of the task is asked for."""
+    return self.do_train or self.do_eval or self.do_predict
+
+  @property
+  def answers(self):
+    """Returns whether texts that are in no split are to be predicted."""
+    return self.predict_text is not None or self.predict_file is not None
+
+  @property
+  def writes(self):
+    """Returns whether output_dir is written."""
+    return self.reads_data and not self.dry_run
 
 
 @dataclasses.dataclass(frozen=True)

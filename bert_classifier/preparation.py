@@ -1,9 +1,9 @@
 """Preparation: from flags to a run that can only fail for want of resources.
 
-`prepare` holds the order in which everything is checked: flags, device, task,
+`check` holds the order in which everything is checked: flags, device, task,
 model, output_dir, weights and every example of the data, before anything is
-computed and, as far as that goes, before anything is written. What a user can
-have got wrong is a UserError that says what to do.
+computed or written. `convert` makes the features. What a user can have got
+wrong is a UserError that says what to do.
 """
 
 import os
@@ -13,8 +13,10 @@ from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
+  checkpoints,
   devices,
   files,
+  interactive,
   model_files,
   output_dir,
   own_data,
@@ -27,7 +29,12 @@ from bert_classifier.catalogue import (
 )
 from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import FeatureCache
-from bert_classifier.options import Options, all_flags, recorded_place
+from bert_classifier.options import (
+  Options,
+  all_flags,
+  make_options,
+  recorded_place,
+)
 from bert_classifier.schedule import (
   BUFFER_SIZE,
   Schedule,
@@ -53,8 +60,11 @@ class Run(NamedTuple):
     settings: see `make_settings`.
     weights: `model_files.Weights`.
     schedule: `Schedule`, or None where nothing is trained.
-    features: dictionary from split to `feature_cache.Features`.
-    cache: `feature_cache.FeatureCache`, for the texts behind them.
+    counts: dictionary from split to its number of examples.
+    cache: `feature_cache.FeatureCache`, for the texts behind the features;
+      None where no split is asked for.
+    features: dictionary from split to `feature_cache.Features`; empty before
+      they are made.
     eval_batch_size, predict_batch_size: examples computed at a time.
   """
 
@@ -66,8 +76,9 @@ class Run(NamedTuple):
   settings: dict
   weights: model_files.Weights
   schedule: Optional[Schedule]
+  counts: dict
+  cache: Optional[FeatureCache]
   features: dict
-  cache: FeatureCache
   eval_batch_size: int
   predict_batch_size: int
 
@@ -85,15 +96,32 @@ class Run(NamedTuple):
 
   def splits(self, kind):
     """Returns those of a kind, "dev" or "test", that are to be computed."""
-    return [split for split in self.features if split.startswith(kind)]
+    return [split for split in self.counts if split.startswith(kind)]
 
   def count(self, *splits):
     """Returns how many examples the splits have together."""
-    return sum(self.features[split].records for split in splits)
+    return sum(self.counts[split] for split in splits)
+
+  def with_features(self, features):
+    """Returns the run with the features of its splits.
+
+    Args:
+      features: dictionary from split to `feature_cache.Features`.
+    """
+    return self._replace(
+      features=features,
+      counts={split: features[split].records for split in features},
+      eval_batch_size=choose_batch_size(
+        "eval_batch_size", self.options, self.placement, features, "dev"
+      ),
+      predict_batch_size=choose_batch_size(
+        "predict_batch_size", self.options, self.placement, features, "test"
+      ),
+    )
 
 
 def prepare(options):
-  """Returns the `Run` that the flags ask for.
+  """Returns the `Run` that the flags ask for, with its features.
 
   Args:
     options: `options.Options`.
@@ -102,16 +130,33 @@ def prepare(options):
     UserError: all that a user can have got wrong.
     OSError: a file cannot be read or written.
   """
+  run = check(options)
+  if not run.options.run.dry_run:
+    run.weights.log()
+  return convert(run) if run.options.run.writes else run
+
+
+def check(options):
+  """Returns the `Run` that the flags ask for, before features are made.
+
+  Writes nothing. Args and errors as of `prepare`.
+  """
   devices.check_cluster(os.environ.get("TF_CONFIG"))
+  options = find_output_dir(options)
   check_flags(options.run)
-  output_dir.check_place(options.run.output_dir)
+  if options.run.reads_data:
+    output_dir.check_place(options.run.output_dir)
   placement = prepare_placement(options)
   trained = read_trained_settings(options.run)
   options = take_trained_settings(options, trained)
   own = None
   if own_data.names_own_data(options.data, PROCESSORS):
     own = own_data.make_processor(options, trained)
-  check_task_flags(options.data, own is not None)
+  check_task_flags(
+    options.data,
+    is_own_data=own is not None,
+    reads_data=options.run.reads_data,
+  )
   task = prepare_task(
     options.data,
     options.model.max_seq_length,
@@ -125,6 +170,7 @@ def prepare(options):
       "--glue_submission is made of the predictions of the test set: add"
       " --do_predict, or leave it out"
     )
+  interactive.check_request(options.run, task)
   model = model_files.open_model(
     options.model,
     options.run.output_dir,
@@ -133,11 +179,11 @@ def prepare(options):
     trained=trained.get("model"),
     is_training=options.run.do_train,
   )
-  cache = prepare_cache(options, placement, task, model)
+  splits = choose_splits(options.run, task.data)
+  cache = prepare_cache(options, placement, task, model) if splits else None
   settings = make_settings(options, task, model)
   found = check_output_dir(options, task, model, settings)
   weights = model_files.check_weights(options.model, options.run, model, found)
-  splits = choose_splits(options.run, task.data)
   # Looks at every example of every file before anything is written.
   counts = {split: cache.count(split) for split in splits}
   schedule = None
@@ -155,9 +201,6 @@ def prepare(options):
     if isinstance(task.target, targets.SeveralClasses):
       settings["prediction"] = {"threshold": task.target.threshold}
     announce_rate(options.training, found, schedule)
-  weights.log()
-  tf.io.gfile.makedirs(options.run.output_dir)
-  features = {split: cache.features(split) for split in splits}
   return Run(
     options=options,
     placement=placement,
@@ -167,19 +210,45 @@ def prepare(options):
     settings=settings,
     weights=weights,
     schedule=schedule,
-    features=features,
+    counts=counts,
     cache=cache,
-    eval_batch_size=choose_batch_size(
-      "eval_batch_size", options, placement, features, "dev"
-    ),
-    predict_batch_size=choose_batch_size(
-      "predict_batch_size", options, placement, features, "test"
-    ),
+    features={},
+    eval_batch_size=options.inference.eval_batch_size,
+    predict_batch_size=options.inference.predict_batch_size,
   )
+
+
+def convert(run):
+  """Returns the run with its features, which are made if need be.
+
+  Args:
+    run: `Run`.
+
+  Raises:
+    UserError: a file changed since it was checked.
+  """
+  tf.io.gfile.makedirs(run.options.run.output_dir)
+  features = {split: run.cache.features(split) for split in run.counts}
+  return run.with_features(features)
 
 
 # ---------------------------------------------------------------------------
 # Flags, device, splits
+
+
+def find_output_dir(options):
+  """Returns the options; to answer, the folder of the weights is enough.
+
+  It may be that of a training, and nothing is written there.
+
+  Args:
+    options: `options.Options`.
+  """
+  run, weights = options.run, options.model.init_checkpoint
+  if run.output_dir or run.reads_data or not (run.answers and weights):
+    return options
+  folder = os.path.dirname(checkpoints.open_checkpoint(weights).path) or "."
+  return make_options(**{**options.given_values(), "output_dir": folder})
 
 
 def check_flags(options):
@@ -188,11 +257,19 @@ def check_flags(options):
   Raises:
     UserError: a flag is needed, or does not go with another.
   """
-  if not (options.do_train or options.do_eval or options.do_predict):
+  if not (options.reads_data or options.answers):
     raise UserError(
       "there is nothing to do: give at least one of --do_train, --do_eval,"
-      " --do_predict"
+      " --do_predict, --predict_text, --predict_file"
     )
+  for needing, needed in (
+    ("dry_run_file", "dry_run"),
+    ("predict_text_b", "predict_text"),
+  ):
+    if getattr(options, needing) is not None and not (
+      getattr(options, needed) not in (None, False)
+    ):
+      raise UserError(f"--{needing} is nothing without --{needed}: give both")
   if not options.output_dir:
     raise UserError(
       "--output_dir is needed: the folder for checkpoints, results and"
@@ -367,8 +444,10 @@ def prepare_cache(options, placement, task, model):
   folder, read_only = options.data.cache_dir, None
   if not folder:
     data_dir = options.data.data_dir
+    dry = options.run.dry_run
+    can_write = files.seems_writable if dry else files.is_writable
     reachable = placement.shares_folders and data_dir
-    usable = reachable and files.is_writable(data_dir)
+    usable = reachable and can_write(data_dir)
     folder = data_dir if usable else options.run.output_dir
     # Features that were made there when it could be written are still good.
     read_only = data_dir if reachable and not usable else None

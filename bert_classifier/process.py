@@ -57,12 +57,20 @@ def format_error(sentence):
 
 
 def print_to_the_end(text):
-  """Prints a text; a reader that stops reading, as `head` does, is no error."""
+  """Prints a text; a reader that stops reading, as `head` does, is no error.
+
+  Returns:
+    Whether there is a reader.
+  """
   try:
     print(text, flush=True)
-  except BrokenPipeError:
+    return True
+  except OSError as error:
     # Python flushes stdout once more when it ends.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):
+      raise
+    return False
 
 
 # ---------------------------------------------------------------------------

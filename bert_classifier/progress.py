@@ -3,6 +3,7 @@
 import contextlib
 import logging as python_logging
 import math
+import os
 import sys
 import time
 
@@ -14,6 +15,10 @@ import optimization
 
 _RENEW_SECONDS = 0.5  # on a terminal
 _LOG_SECONDS = 10.0
+_USUAL_COLUMNS = 80  # of a terminal that does not tell
+_BARS = 20, 10  # columns of the bar; the second where there is less room
+# What a line leaves out where the terminal is narrow, the first before others.
+_DISPENSABLE = "learning rate", "epoch", "loss", "speed"
 
 
 class StatusLine:
@@ -37,6 +42,14 @@ class StatusLine:
     self._stream.write(f"\r\x1b[K\x1b[?7l{text}\x1b[?7h")
     self._stream.flush()
     self._shown = True
+
+  def columns(self):
+    """Returns the width of the terminal."""
+    try:
+      columns = os.get_terminal_size(self._stream.fileno()).columns
+    except (OSError, ValueError):  # it is none, or tells nothing
+      columns = 0
+    return columns or _USUAL_COLUMNS
 
   def clear(self):
     """Erases the line, so that something else can be written."""
@@ -74,12 +87,50 @@ def _clear_status_line(record):
   return True
 
 
-def _report(line):
-  """Writes to the status line on a terminal, else to the log."""
+def _report(parts, share=None):
+  """Writes to the status line on a terminal, else to the log.
+
+  Args:
+    parts: dictionary of phrases, in their order.
+    share: of the whole that is done, None where that is unknown.
+  """
   if STATUS.is_terminal:
-    STATUS.show(line)
+    STATUS.show(fit(parts, share, STATUS.columns()))
   else:
-    logging.info("%s", line)
+    logging.info("%s", ", ".join(parts.values()))
+
+
+def fit(parts, share, columns):
+  """Returns what of a line of progress a terminal has room for.
+
+  >>> parts = {"done": "step 5/10", "loss": "loss 0.1", "left": "3 s left"}
+  >>> fit(parts, 0.5, 60)
+  '[##########..........]  50% step 5/10, loss 0.1, 3 s left'
+  >>> fit(parts, 0.5, 50)
+  '[#####.....]  50% step 5/10, loss 0.1, 3 s left'
+  >>> fit(parts, 0.5, 40)
+  '[#####.....]  50% step 5/10, 3 s left'
+  >>> fit(parts, None, 24)
+  'step 5/10, 3 s left'
+
+  Args:
+    parts, share: see `_report`.
+    columns: width of the terminal.
+  """
+  parts = dict(parts)
+
+  def text(bar=0):
+    line = ", ".join(parts.values())
+    if share is None or not bar:
+      return line
+    done = int(share * bar)
+    return f"[{'#' * done}{'.' * (bar - done)}] {share:4.0%} {line}"
+
+  for name in _DISPENSABLE:
+    if len(text(_BARS[-1])) > columns:
+      parts.pop(name, None)
+  lines = map(text, _BARS)
+  return next((line for line in lines if len(line) <= columns), text())
 
 
 class Counter:
@@ -90,10 +141,11 @@ class Counter:
   Args:
     done: what happens to an example: "converted".
     total: number of examples; None where it is not known.
+    unit: what is counted, where it is no example.
   """
 
-  def __init__(self, done, total=None):
-    self._done, self._total = done, total
+  def __init__(self, done, total=None, unit="example"):
+    self._done, self._total, self._unit = done, total, unit
     self._count = self._first_count = 0
     self._began = self._reported = None
 
@@ -113,23 +165,27 @@ class Counter:
       _RENEW_SECONDS if STATUS.is_terminal else _LOG_SECONDS
     ):
       self._reported = now
-      _report(str(self))
+      _report(self._parts(), self._total and self._count / self._total)
 
   def __str__(self):
     """Returns "converted 20 of 60 examples, 10.0 examples/s, 4 s left"."""
+    return ", ".join(self._parts().values())
+
+  def _parts(self):
     seconds = time.monotonic() - self._began if self._began else 0.0
-    text = f"{self._done} {plain_texts.count(self._count)}"
+    text = f"{self._done} {plain_texts.count(self._count, self._unit)}"
     if self._total:
-      of_all = plain_texts.count(self._total)
+      of_all = plain_texts.count(self._total, self._unit)
       text = f"{self._done} {self._count} of {of_all}"
     counted = self._count - self._first_count
     if not (counted and seconds):
-      return text
-    text += f", {counted / seconds:.1f} examples/s"
+      return {"done": text}
+    speed = f"{counted / seconds:.1f} {self._unit}s/s"
+    parts = {"done": text, "speed": speed}
     if self._total and self._count < self._total:
       left = (self._total - self._count) * seconds / counted
-      text += f", {format_duration(left)} left"
-    return text
+      parts["left"] = f"{format_duration(left)} left"
+    return parts
 
 
 def count_examples(examples, counter, every=1000):
@@ -324,17 +380,22 @@ class ProgressHook(tf.train.SessionRunHook):
       self._summarized = self._step
 
   def _report(self, numbers):
-    parts = [f"step {self._step}/{self._total}", f"epoch {self._epoch:.2f}"]
+    parts = {
+      "done": f"step {self._step}/{self._total}",
+      "epoch": f"epoch {self._epoch:.2f}",
+    }
     if "loss" in numbers:
-      parts.append(f"loss {numbers['loss']:.4f}")
+      parts["loss"] = f"loss {numbers['loss']:.4f}"
     if "learning_rate" in numbers:
-      parts.append(f"learning rate {numbers['learning_rate']:.2e}")
+      rate = numbers["learning_rate"]
+      parts["learning rate"] = f"learning rate {rate:.2e}"
     steps_per_second = self._shown_speed.measure(self._step)
     if steps_per_second:
       left = (self._total - self._step) / steps_per_second
-      parts.append(f"{steps_per_second * self._batch:.1f} examples/s")
-      parts.append(f"{format_duration(left)} left")
-    _report(", ".join(parts))
+      speed = steps_per_second * self._batch
+      parts["speed"] = f"{speed:.1f} examples/s"
+      parts["left"] = f"{format_duration(left)} left"
+    _report(parts, self._step / self._total)
 
 
 class EvaluationHook(tf.train.SessionRunHook):
@@ -373,6 +434,24 @@ class EvaluationHook(tf.train.SessionRunHook):
       )
     if self._training_hook:
       self._training_hook.pause(time.monotonic() - self._began)
+
+
+def evaluation_hooks(run, split, training_hook=None):
+  """Returns the hooks that report the progress of an evaluation.
+
+  Args:
+    run: `preparation.Run`.
+    training_hook: `ProgressHook` of a training that waits, or None.
+  """
+  if not run.placement.sees_every_step:
+    return []
+  return [
+    EvaluationHook(
+      examples=run.count(split),
+      batch_size=run.eval_batch_size,
+      training_hook=training_hook,
+    )
+  ]
 
 
 def format_duration(seconds):

@@ -112,7 +112,7 @@ def announce_rate(options, found, schedule):
 def choose_buffer_size(examples, max_seq_length):
   """Returns how many are shuffled: all that a quarter of the memory holds."""
   free = devices.free_memory()
-  record_bytes = _BYTES_A_POSITION * max_seq_length + _BYTES_A_RECORD
+  record_bytes = bytes_a_record(max_seq_length)
   if free is None or examples * record_bytes <= free / 4:
     return examples
   buffer_size = max(1, int(free / 4 / record_bytes))
@@ -123,6 +123,11 @@ def choose_buffer_size(examples, max_seq_length):
     examples,
   )
   return buffer_size
+
+
+def bytes_a_record(max_seq_length):
+  """Returns about how many bytes an example takes in the buffer."""
+  return _BYTES_A_POSITION * max_seq_length + _BYTES_A_RECORD
 
 
 def find_epochs_needed(options, examples, step):

@@ -8,6 +8,7 @@ is removed by the next one.
 import contextlib
 import os
 import re
+import tempfile
 
 from absl import logging
 import tensorflow.compat.v1 as tf
@@ -109,7 +110,36 @@ def _lock(descriptor, folder):
 
 
 @contextlib.contextmanager
-def convert_weights(folder, checkpoint):
+def claim_weights(run):
+  """Claims output_dir; yields the run and the prefix of weights to begin with.
+
+  Both stay as they are, whatever is trained beside it. Where only texts are
+  answered, output_dir is left alone.
+
+  Args:
+    run: `preparation.Run`.
+
+  Raises:
+    UserError: as of `claim` and `hold_checkpoint`.
+  """
+  asked, weights = run.options.run, run.weights.init_checkpoint
+  if not asked.writes:
+    with (
+      tempfile.TemporaryDirectory() as folder,
+      convert_weights(folder, weights, must_hold=False) as prefix,
+    ):
+      yield run, prefix
+    return
+  with (
+    claim(asked, run.found),
+    convert_weights(asked.output_dir, weights) as prefix,
+    hold_weights(run) as held,
+  ):
+    yield held, prefix
+
+
+@contextlib.contextmanager
+def convert_weights(folder, checkpoint, *, must_hold=True):
   """Yields the prefix of a TensorFlow checkpoint with the given weights.
 
   What is converted lies in output_dir, where a TPU can read it too, and is
@@ -118,6 +148,7 @@ def convert_weights(folder, checkpoint):
   Args:
     folder: output_dir.
     checkpoint: `checkpoints.Checkpoint`, or None, which yields None.
+    must_hold: whether it must stay until the end, and not only be read once.
   """
   if checkpoint is None:
     yield None
@@ -125,7 +156,7 @@ def convert_weights(folder, checkpoint):
   path = os.path.join(folder, output_dir.CONVERTED_WEIGHTS)
   if not checkpoint.must_be_converted:
     beside = os.path.join(os.path.dirname(checkpoint.path), saving.STATE)
-    if not tf.io.gfile.exists(beside):
+    if not (must_hold and tf.io.gfile.exists(beside)):
       yield checkpoint.path
       return
     # It is in a run's folder, where training may still go on.
@@ -138,6 +169,29 @@ def convert_weights(folder, checkpoint):
 
 
 _MOST_TRIES = 100  # each time a newer checkpoint was there
+
+
+def load_newest(run, load):
+  """Returns what a function makes of the weights in output_dir.
+
+  Args:
+    run: `preparation.Run`, which may have trained.
+    load: function of the path of a checkpoint, None for weights from elsewhere,
+      that reads it whole. Where it was replaced meanwhile, it is called again.
+  """
+  asked, chosen = run.options.run, run.weights.to_read
+  if asked.do_train:
+    chosen = checkpoints.read_state(asked.output_dir)
+  if chosen is None:
+    return load(None)
+
+  def try_to_load(checkpoint):
+    try:
+      return load(checkpoint)
+    except tf.errors.NotFoundError as error:
+      raise errors.MissingFileError(f"{checkpoint} is gone: {error}") from error
+
+  return _try_newest(os.path.dirname(chosen), chosen, try_to_load)
 
 
 def open_newest(found):

@@ -35,6 +35,7 @@ kind of target asks an object of this interface:
   prediction_header()   columns of test_predictions.tsv behind the texts
   prediction_cells(outputs)    the cells of one example in these columns
   result_cells(outputs)        the cells of one example in test_results.tsv
+  answer(outputs)       what is predicted of one example by name, for JSON
 
 Axis letters: B batch, L labels; n examples in NumPy arrays.
 """
@@ -48,7 +49,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import label_texts, plain_texts
 from bert_classifier.errors import UserError
-from bert_classifier.number_target import Number
+from bert_classifier.number_target import Number, as_printed
 
 _NO_LABEL = "(no label)"
 
@@ -85,6 +86,9 @@ class _Classes:
   def result_cells(self, outputs):
     """Returns the probability of each label as `str` prints a float32."""
     return [str(probability) for probability in outputs["probabilities"]]
+
+  def _named_probabilities(self, outputs):
+    return dict(zip(self.labels, map(as_printed, outputs["probabilities"])))
 
   def _probability_columns(self):
     return [f"probability_{label}" for label in self.labels]
@@ -276,6 +280,16 @@ class OneClass(_Classes):
     printed = self.result_cells(outputs)
     return [self.labels[best], printed[best], *printed]
 
+  def answer(self, outputs):
+    """Returns `label`, its `probability`, and the `probabilities` of all."""
+    label = self.predicted_label(outputs)
+    named = self._named_probabilities(outputs)
+    return {
+      "label": label,
+      "probability": named[label],
+      "probabilities": named,
+    }
+
 
 class SeveralClasses(_Classes):
   """Any number of L classes: the mean of L sigmoid cross-entropies.
@@ -438,6 +452,14 @@ class SeveralClasses(_Classes):
       outputs: dictionary with `probabilities` <float32>[L].
     """
     return [self._predicted(outputs), *self.result_cells(outputs)]
+
+  def answer(self, outputs):
+    """Returns the list of the `labels` that hold, and all `probabilities`."""
+    holds = outputs["probabilities"] >= self.threshold
+    return {
+      "labels": [label for label, one in zip(self.labels, holds) if one],
+      "probabilities": self._named_probabilities(outputs),
+    }
 
   def _predicted(self, outputs):
     return self._join(outputs["probabilities"] >= self.threshold)

@@ -44,12 +44,13 @@ class Task(NamedTuple):
     return self.processor.metric or self.target.headline
 
 
-def check_task_flags(options, is_own_data=False):
+def check_task_flags(options, *, is_own_data=False, reads_data=True):
   """Checks that `options.DataOptions` name a task, a folder and one kind.
 
   Args:
     options: `options.DataOptions`.
     is_own_data: whether files are given instead.
+    reads_data: whether a folder or files are needed.
 
   Raises:
     UserError: a flag is needed, or contradicts another.
@@ -62,6 +63,8 @@ def check_task_flags(options, is_own_data=False):
     ),
     ("data_dir", options.data_dir, "the folder of the task's files"),
   ):
+    if name == "data_dir" and not reads_data:
+      continue
     if not value and not is_own_data:
       raise UserError(f"--{name} is needed: {meaning}")
   if options.multi_label and options.regression:

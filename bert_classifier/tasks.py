@@ -21,6 +21,7 @@ from bert_classifier import (
   errors,
   files,
   plain_texts,
+  progress,
   table_files,
   targets,
 )
@@ -284,10 +285,12 @@ class TaskData:
     Raises:
       UserError: as `examples`.
     """
+    counter = progress.Counter("checked")
     if self._own_method(split):
-      return sum(1 for _ in self.examples(split))
+      checked = self.examples(split)
+      return sum(1 for _ in progress.count_examples(checked, counter))
     with self._open_table(split) as (_, rows):
-      return sum(1 for _ in rows)
+      return sum(1 for _ in progress.count_examples(rows, counter))
 
   def release(self, split):
     """Frees the kept examples of a split."""

@@ -1,0 +1,273 @@
+"""The report of a dry run as sentences: one screen, warnings last."""
+
+import textwrap
+
+from bert_classifier import feature_cache, plain_texts, progress
+
+_WIDTH = 79
+_MOST_LABELS, _MOST_WORDS, _MOST_PATHS = 6, 6, 3
+_GIBIBYTE = 1 << 30
+_MANY_CUT = 0.1  # share of cut examples from which on a warning says so
+_MEMORY = (
+  "program",
+  "weights",
+  "gradients",
+  "slots",
+  "activations",
+  "examples",
+)
+_LITTLE_MEMORY = 10 << 20  # not worth a word
+
+
+def render(report):
+  """Returns the text of a report.
+
+  Args:
+    report: what `inspection.inspect` gives.
+  """
+  paragraphs = [
+    (
+      "DRY RUN",
+      f"of {report['task']} in {report['output_dir']}, on {report['device']}:"
+      " nothing is written",
+    )
+  ]
+  for split in report["splits"]:
+    paragraphs.append((split, " ".join(_describe_split(report, split))))
+  paragraphs.append(("model", _describe_model(report["model"])))
+  if report["training"]:
+    paragraphs.append(("steps", _describe_steps(report["training"])))
+  if report["time"]:
+    paragraphs.append(("time", _describe_time(report["time"])))
+  if report["memory"]:
+    words = _describe_memory(report["memory"], report["peak memory measured"])
+    paragraphs.append(("memory", words))
+  if report["files"]:
+    paragraphs += _describe_files(report)
+  if report["answers"]:
+    paragraphs.append(
+      ("answers", "to texts would come last, on standard output.")
+    )
+  paragraphs += [("WARNING", sentence) for sentence in report["warnings"]]
+  return "\n".join(
+    textwrap.fill(
+      text,
+      _WIDTH,
+      initial_indent=f"{name:8} ",
+      subsequent_indent=" " * 9,
+      break_long_words=False,
+      break_on_hyphens=False,
+    )
+    for name, text in paragraphs
+  )
+
+
+def _describe_split(report, split):
+  """Yields the sentences on a split."""
+  found = report["splits"][split]
+  number = found["examples"]
+  source = f" of {found['file']}" if found["file"] else ""
+  yield f"{plain_texts.count(number)}{source}."
+  if "labels" in found:
+    yield _describe_labels(found["labels"], number, report["problem_type"])
+  tokens = ", ".join(
+    f"{name} have up to {length}".replace("100% have", "all have")
+    for name, length in found["tokens"].items()
+  )
+  length = report["max_seq_length"]
+  yield f"Tokens: {tokens}."
+  if found["cut"]:
+    yield (
+      f"{_share(found['cut'], number)} are cut at {length};"
+      f" {found['length that cuts 1%']} would cut 1%."
+    )
+  else:
+    yield (
+      f"None is cut at {length}, and {found['length that cuts 1%']} would cut"
+      " 1%."
+    )
+  if found["share of [UNK]"]:
+    words = " ".join(found["unknown words"][:_MOST_WORDS])
+    yield f"{found['share of [UNK]']:.2%} of the tokens are [UNK], as: {words}."
+  else:
+    yield "No token is [UNK]."
+  if found["texts that come again"]:
+    yield (
+      f"{plain_texts.count(found['texts that come again'], 'text')} come more"
+      f" than once, {plain_texts.count(found['examples too many'])} too many."
+    )
+
+
+def _share(count, number):
+  return f"{count} ({count / number:.1%})"
+
+
+def _describe_labels(labels, number, problem_type):
+  if problem_type == "regression":
+    return (
+      "Numbers: " + ", ".join(f"{k} {v:g}" for k, v in labels.items()) + "."
+    )
+  ordered = sorted(labels.items(), key=lambda item: -item[1])
+  shown = [f"{label} {_share(count, number)}" for label, count in ordered]
+  if len(shown) > _MOST_LABELS:
+    left_out = len(shown) - _MOST_LABELS
+    shown[_MOST_LABELS - 1 : -1] = [f"{left_out} more"]
+  return f"Labels: {', '.join(shown)}."
+
+
+def _describe_model(model):
+  source = [sentence[0].upper() + sentence[1:] for sentence in model["source"]]
+  return f"{model['weights']:,} weights. " + ". ".join(source) + "."
+
+
+def _describe_steps(steps):
+  if not steps["left"]:
+    return f"none: all {steps['steps']} are done."
+  return (
+    f"{steps['first step']} to {steps['steps']} of"
+    f" {plain_texts.count(steps['batch'])}, {steps['warmup steps']} of them"
+    " warmup."
+  )
+
+
+def _describe_time(times):
+  parts = [
+    f"{split} {progress.format_duration(part['seconds'])}"
+    f" ({1000 * part['seconds a batch']:.0f} ms a batch of {part['batch']}, the"
+    f" mean of {part['batches measured']})"
+    for split, part in times.items()
+  ]
+  total = sum(part["seconds"] for part in times.values())
+  return f"about {progress.format_duration(total)}: {', '.join(parts)}."
+
+
+def _describe_memory(memory, peak):
+  parts = [
+    f"{name} {_show_bytes(memory[name])}"
+    for name in _MEMORY
+    if memory[name] > _LITTLE_MEMORY
+  ]
+  text = f"about {_show_bytes(memory['total'])} at the peak: {', '.join(parts)}"
+  if peak:
+    text += f"; the steps of this dry run took {_show_bytes(peak)}"
+  return f"{text}."
+
+
+def _show_bytes(count):
+  if count < _GIBIBYTE:
+    return f"{count / (1 << 20):.0f} MiB"
+  return f"{count / _GIBIBYTE:.2f} GiB"
+
+
+def _describe_files(report):
+  found = report["files"]
+  yield "files", f"written: {_list_paths(found['written'])}."
+  made = [split for split, path in found["features"].items() if path is None]
+  if made:
+    yield "", f"Features of {', '.join(made)} would be made and kept."
+  if found["disk"]:
+    free = found["free disk"]
+    yield (
+      "",
+      (
+        f"Checkpoints: up to {_show_bytes(found['disk'])}"
+        + (f", {_show_bytes(free)} are free." if free is not None else ".")
+      ),
+    )
+  if found["replaced"]:
+    yield "", f"Replaced: {_list_paths(found['replaced'])}."
+  if found["removed"]:
+    yield "", f"Removed before: {_list_paths(found['removed'])}."
+
+
+def _list_paths(paths):
+  shown = ", ".join(paths[:_MOST_PATHS])
+  more = len(paths) - _MOST_PATHS
+  return f"{shown} and {more} more" if more > 0 else shown or "nothing"
+
+
+# ---------------------------------------------------------------------------
+# Warnings
+
+
+def list_warnings(report):
+  """Returns what should be looked at before the run, a list of sentences.
+
+  Args:
+    report: what `inspection.inspect` gives.
+  """
+  warnings = list(report["doubts"])
+  for split, found in report["splits"].items():
+    warnings += _warn_of_split(report, split, found)
+  warnings += _warn_of_cuts(report)
+  for shared in report["shared texts"]:
+    warnings.append(
+      f"{shared['share']:.1%} of the examples of {shared['split']}"
+      f" ({shared['examples']}) have a text that is in {shared['are in']} too"
+      f" (the first is number {shared['first']}): results on them say little"
+      " about texts that the model has not seen"
+    )
+  memory, disk = report["memory"], report["files"]
+  if memory and memory["free"] is not None:
+    needed = memory["total"] - memory["program"]
+    if needed > memory["free"]:
+      warnings.append(
+        f"about {_show_bytes(needed)} of memory are needed and"
+        f" {_show_bytes(memory['free'])} are free, so no step was tried: give a"
+        " smaller --train_batch_size or --max_seq_length"
+      )
+  if (
+    disk and disk["free disk"] is not None and disk["disk"] > disk["free disk"]
+  ):
+    warnings.append(
+      f"checkpoints need {_show_bytes(disk['disk'])}, and"
+      f" {_show_bytes(disk['free disk'])} are free on the disk of"
+      f" {report['output_dir']}"
+    )
+  return warnings
+
+
+def _warn_of_split(report, split, found):
+  """Yields the warnings of a split."""
+  never = [
+    label
+    for label, count in found.get("labels", {}).items()
+    if not count and report["problem_type"] != "regression"
+  ]
+  if never and split == "train":
+    yield (
+      f"train has no example of the labels {plain_texts.show_labels(never)}"
+    )
+  if found.get("texts with different labels"):
+    first = " and ".join(map(str, found["first of them"]))
+    yield (
+      f"{split}: {found['texts with different labels']} texts come with"
+      f" different labels (examples {first})"
+    )
+  if found["share of [UNK]"] >= feature_cache.MANY_UNKNOWN:
+    yield (
+      f"{split}: {found['share of [UNK]']:.1%} of the tokens are [UNK]: are"
+      " --vocab_file and --do_lower_case those of a model of this language?"
+    )
+
+
+def _warn_of_cuts(report):
+  """Yields a warning where many examples of a split are cut."""
+  splits = report["splits"].values()
+  if not any(one["cut"] > _MANY_CUT * one["examples"] for one in splits):
+    return
+  shares = ", ".join(
+    f"{one['cut'] / one['examples']:.1%} of {split}"
+    for split, one in report["splits"].items()
+  )
+  fitting = max(one["length that cuts 1%"] for one in splits)
+  possible = report["longest possible"]
+  yield (
+    f"{shares} are cut at {report['max_seq_length']}:"
+    f" --max_seq_length={min(fitting, possible)}"
+    + (
+      f" is the most that this model has ({fitting} would cut 1%)"
+      if fitting > possible
+      else " would cut 1%"
+    )
+  )

@@ -1,0 +1,204 @@
+"""Resources: the memory and the time that a run will take.
+
+Memory is estimated from sizes, before anything is computed. Time is measured:
+a few real steps on real examples, from random weights, which take as long as
+any others; nothing is written.
+
+Axis letters: B batch, S sequence, T computed tokens, H hidden, F feed-forward,
+N heads.
+"""
+
+import itertools
+import sys
+import time
+from typing import NamedTuple, Optional
+
+import numpy as np
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import batches, devices, model_files, progress, schedule
+
+try:
+  import resource
+except ImportError:  # under Windows
+  resource = None
+
+_BYTES_A_NUMBER = 4
+_SESSION_BYTES = 100 << 20  # of TensorFlow, once it computes
+# Steps that are measured, and seconds after which no other one begins.
+TRIED_BATCHES, _TRIED_SECONDS = 10, 10.0
+# Numbers that a layer keeps for its gradient: of each token in widths H and F,
+# and of each score of its attention. Fitted to peaks of the 6-layer and the
+# 4-layer model (benchmarks/memory.py).
+_HIDDENS_A_TOKEN, _WIDES_A_TOKEN, _NUMBERS_A_SCORE = 17, 3.4, 2.5
+# The same of the one layer at a time that is computed without gradients.
+_PASSING_HIDDENS, _PASSING_WIDES, _PASSING_SCORES = 10, 3, 2
+
+
+class Memory(NamedTuple):
+  """Bytes of memory that a run needs at its peak.
+
+  Attributes:
+    program: Python, TensorFlow and its session without a model.
+    weights, gradients, slots: of the model and its optimizer.
+    activations: what is kept of the largest batch, or computed of it.
+    examples: those among which training draws the next one.
+  """
+
+  program: int
+  weights: int
+  gradients: int
+  slots: int
+  activations: int
+  examples: int
+
+  @property
+  def total(self):
+    """Returns the sum."""
+    return sum(self)
+
+
+def estimate_memory(run, lengths, is_training):
+  """Returns the `Memory` of a run.
+
+  Args:
+    run: `preparation.Run`.
+    lengths: tokens of the sequences of the largest batch, <int32>[B].
+    is_training: whether gradients are computed.
+  """
+  weights = _BYTES_A_NUMBER * model_files.count_weights(
+    run.model.config, run.task.target.width
+  )
+  size = run.options.model.max_seq_length
+  buffer = run.schedule.buffer_size if run.schedule else 0
+  if not run.placement.skip_padding:
+    lengths = np.full(len(lengths), size)
+  numbers = count_activations(run.model.config, lengths, is_training)
+  return Memory(
+    program=(resident_memory() or 0) + _SESSION_BYTES,
+    weights=weights,
+    gradients=weights * is_training,
+    slots=2 * weights * is_training,
+    activations=int(_BYTES_A_NUMBER * numbers),
+    examples=buffer * schedule.bytes_a_record(size) * is_training,
+  )
+
+
+def count_activations(config, lengths, is_training):
+  """Returns how many numbers a batch needs beside the weights, about.
+
+  Args:
+    config: `modeling.BertConfig`.
+    lengths: computed tokens of each sequence, <int32>[B].
+    is_training: whether all are kept for gradients, or those of one layer.
+  """
+  tokens, scores = int(lengths.sum()), _count_scores(lengths)
+  hidden, wide = config.hidden_size, config.intermediate_size
+  scores *= config.num_attention_heads
+  if is_training:
+    layer = (
+      tokens * (_HIDDENS_A_TOKEN * hidden + _WIDES_A_TOKEN * wide)
+      + _NUMBERS_A_SCORE * scores
+    )
+    return config.num_hidden_layers * layer
+  return (
+    tokens * (_PASSING_HIDDENS * hidden + _PASSING_WIDES * wide)
+    + _PASSING_SCORES * scores
+  )
+
+
+def _count_scores(lengths):
+  """Returns the scores of one head, in the two groups of `fast_modeling`."""
+  ordered = np.sort(lengths.astype(np.int64))
+  count = np.arange(1, len(ordered) + 1)
+  return int(
+    (count * ordered**2 + (len(ordered) - count) * ordered[-1] ** 2).min()
+  )
+
+
+def resident_memory():
+  """Returns the bytes of memory that this process holds, None where unknown."""
+  try:
+    with open("/proc/self/status", encoding="ascii") as reader:
+      for line in reader:
+        if line.startswith("VmRSS:"):
+          return int(line.split()[1]) * 1024
+  except OSError:
+    pass
+  return None
+
+
+def peak_memory():
+  """Returns the most bytes that this process ever held, None where unknown."""
+  if resource is None:
+    return None
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  return peak if sys.platform == "darwin" else 1024 * peak
+
+
+class Trial(NamedTuple):
+  """What a few steps took.
+
+  Attributes:
+    seconds: mean of a step.
+    steps: number of steps that it is the mean of.
+    peak: bytes that the process held at its peak so far, None where unknown.
+  """
+
+  seconds: float
+  steps: int
+  peak: Optional[int]
+
+
+def try_steps(run, model_fn, mode, converter, longest, sample, batch_size):
+  """Returns the `Trial` of a few steps of training or prediction.
+
+  The first step is of the longest examples, for the memory; TensorFlow prepares
+  its graph meanwhile, so its time does not count.
+
+  Args:
+    run: `preparation.Run`.
+    model_fn: see `run_classifier.model_fn_builder`.
+    mode: of `tf.estimator.ModeKeys`, TRAIN or PREDICT.
+    converter: `features.Converter`.
+    longest, sample: lists of `InputExample`s.
+    batch_size: B.
+  """
+  chosen = itertools.chain(
+    itertools.islice(itertools.cycle(longest), batch_size),
+    itertools.islice(itertools.cycle(sample), TRIED_BATCHES * batch_size),
+  )
+  input_fn = batches.input_fn_builder(
+    list(map(converter, chosen)),
+    run.options.model.max_seq_length,
+    is_training=False,
+    drop_remainder=False,
+  )
+  with tf.Graph().as_default():
+    dataset = input_fn({"batch_size": batch_size})
+    inputs = tf.data.make_one_shot_iterator(dataset).get_next()
+    spec = model_fn(inputs, None, mode, {})
+    fetches = spec.train_op
+    if mode != tf.estimator.ModeKeys.TRAIN:
+      fetches = spec.predictions
+    config = devices.session_config(run.options.device.num_threads)
+    with tf.Session(config=config) as session:
+      session.run(tf.global_variables_initializer())
+      seconds, steps = _time_steps(session.make_callable(fetches))
+  return Trial(seconds, steps, peak_memory())
+
+
+def _time_steps(step):
+  """Calls a function some times; returns the mean of the seconds, and times."""
+  counter = progress.Counter("tried", 1 + TRIED_BATCHES, unit="step")
+  step()
+  counter.add(1)
+  began, steps = time.monotonic(), 0
+  while steps < TRIED_BATCHES and (
+    not steps or time.monotonic() - began < _TRIED_SECONDS
+  ):
+    step()
+    steps += 1
+    counter.add(1)
+  progress.STATUS.clear()
+  return (time.monotonic() - began) / steps, steps
