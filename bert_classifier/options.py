@@ -514,6 +514,23 @@ def parse_flags(argv, manual=""):
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
+def is_allowed(field, value):
+  """Returns True for a value, as JSON has it, that a flag may have."""
+  if value is None:
+    return field.default is None
+  kind, allowed = kind_of(field), field.metadata["allowed"]
+  kinds = (int, float) if kind is float else (kind,)
+  return type(value) in kinds and (allowed is None or value in allowed)
+
+
+def describe_allowed(field):
+  """Returns in words which values a flag may have in JSON."""
+  kind, allowed = _KINDS.get(kind_of(field), "text"), field.metadata["allowed"]
+  if allowed is not None:
+    kind = str(allowed) if allowed.is_open else f"{kind}, {allowed}"
+  return kind + " or null" * (field.default is None)
+
+
 def _explain_value(message):
   """Returns absl's sentence about a value, in words of the flag's type."""
   found = re.match(r"(?s)flag --(\w+)=(.*?): ", message)

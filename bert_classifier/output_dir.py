@@ -18,6 +18,7 @@ from bert_classifier import (
   errors,
   files,
   hugging_face,
+  manifest,
   plain_texts,
   targets,
 )
@@ -304,13 +305,13 @@ def _read_manifest(output_dir):
   """Returns the manifest, {} where there is none.
 
   Raises:
-    UserError: it is there, but cannot be read.
+    UserError: it is there, but cannot be read, or no run wrote it so.
   """
   path = os.path.join(output_dir, MANIFEST)
   if not tf.io.gfile.exists(path):
     return {}
-  manifest = files.read_json(path)
-  settings = manifest.get("settings") if isinstance(manifest, dict) else None
+  written = files.read_json(path)
+  settings = written.get("settings") if isinstance(written, dict) else None
   if not isinstance(settings, dict) or not all(
     isinstance(phase, dict) for phase in settings.values()
   ):
@@ -318,7 +319,8 @@ def _read_manifest(output_dir):
       f"{path} is damaged, so it is unknown how the model beside it was"
       " trained: give another --output_dir, or remove the file if you know"
     )
-  return manifest
+  manifest.check(written, path)
+  return written
 
 
 def write_manifest(output_dir, settings, config, vocab_file):
@@ -349,8 +351,8 @@ def write_manifest(output_dir, settings, config, vocab_file):
   ]
   for name in ours:
     files.write_text(os.path.join(output_dir, name), [copies[name]])
-  manifest = {"format_version": 1, "settings": settings, "copies": ours}
-  files.write_json(path, manifest)
+  written = {"format_version": 1, "settings": settings, "copies": ours}
+  files.write_json(path, written)
 
 
 # Settings of training: where the weights to begin with were, and what they are.

@@ -148,7 +148,9 @@ def test_a_spoilt_file_is_found_and_made_anew(cache, golden_task, info, how):
   assert len(warned) == 1 and path in warned[0]
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"records": 21}'])
+@pytest.mark.parametrize(
+  "content", [None, "", "{", "[]", '{"records": 21}', "[" * 200_000]
+)
 def test_a_spoilt_manifest_makes_the_records_anew(cache, content):
   manifest = Path(cache().features("dev").path).with_suffix(".json")
   manifest.unlink()
