@@ -317,7 +317,8 @@ def _read_manifest(output_dir):
   ):
     raise errors.UserError(
       f"{path} is damaged, so it is unknown how the model beside it was"
-      " trained: give another --output_dir, or remove the file if you know"
+      " trained: copy it again, use another folder, or remove the file if you"
+      " know"
     )
   manifest.check(written, path)
   return written
@@ -449,7 +450,7 @@ def check_settings(
   fixed = [
     difference.name
     for difference in differing
-    if difference.phase == "model" and not _may_resume(difference.name)
+    if difference.phase == "model" and not may_resume(difference.name)
   ]
   in_training = any(one.phase == "training" for one in differing)
   is_futile = epochs_needed is not None and in_training
@@ -515,7 +516,7 @@ _MODEL_SETTINGS_TO_RESUME = (
 )
 
 
-def _may_resume(name):
+def may_resume(name):
   """Returns True for a setting of the model that --resume lets pass."""
   # Files may change their columns.
   is_of_table = name == "synonyms" or name.startswith("table of ")

@@ -286,7 +286,7 @@ def make_settings(options, task, model):
       **describe_tables(task.processor),
       **options.settings("model"),
       **model.tokenizer_settings,
-      "vocabulary (SHA-256)": model.vocab_digest,
+      model_files.VOCABULARY_DIGEST: model.vocab_digest,
       **model.config.architecture(),
     }
   }
