@@ -550,6 +550,8 @@ def _read_header(path):
       f"{path} is damaged, cut off or no safetensors file; copy or download it"
       f" again ({error})"
     ) from error
+  except OSError as error:  # of the library, which does not name the file
+    raise errors.UserError(f"{path} cannot be read: {error}") from error
 
 
 def _load_tensor(path, name):

@@ -260,8 +260,8 @@ def check_config_copy(known, home, config, config_file):
   for key, value in config.architecture().items():
     if known.get(key, value) != value and not output_dir.may_resume(key):
       raise UserError(
-        f"{config_file} has {key} {value!r}, but the model in {home} was trained"
-        f" with {known[key]!r}, as {output_dir.MANIFEST} there says: the file"
+        f"{config_file} has {key} {value!r}, but the model in {home} was"
+        f" trained with {known[key]!r}, as {output_dir.MANIFEST} there says: the file"
         " was changed, or is another model's. Restore it, or give the right one"
         " as --bert_config_file"
       )

@@ -496,11 +496,7 @@ def parse_flags(argv, manual=""):
     read()
     return words
   except flags.UnrecognizedFlagError as error:
-    names = [field.name for field in all_flags()] + ["flagfile", "help"]
-    nearest = difflib.get_close_matches(error.flagname, names, n=1, cutoff=0.0)
-    message = (
-      f"there is no flag --{error.flagname}; the nearest is --{nearest[0]}"
-    )
+    message = _explain_unknown(error.flagname)
   except UserError as error:
     message = str(error)
   except flags.Error as error:
@@ -509,6 +505,15 @@ def parse_flags(argv, manual=""):
     process.format_error(f"{message}. --help lists all flags") + "\n"
   )
   sys.exit(1)
+
+
+def _explain_unknown(name):
+  """Returns that there is no flag of a name, and those that may be meant."""
+  names = [field.name for field in all_flags()] + ["flagfile", "help"]
+  longer = [other for other in names if name and other.startswith(name)]
+  nearest = longer or difflib.get_close_matches(name, names, n=1)
+  meant = f"; did you mean --{', --'.join(nearest)}?" if nearest else ""
+  return f"there is no flag --{name}{meant}"
 
 
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}

@@ -335,6 +335,22 @@ def test_what_may_not_be_read_is_not_called_damaged(folder, monkeypatch, error):
   assert "damaged" not in str(told.value)
 
 
+@pytest.mark.parametrize("ending", [".index", ".data-00000-of-00001"])
+def test_a_folder_in_the_place_of_a_checkpoints_file_is_named(folder, ending):
+  path = folder / (PREFIX + ending)
+  path.unlink()
+  path.mkdir()
+  with pytest.raises(UserError, match=f"{path} is a folder, where a file"):
+    checkpoints.open_checkpoint(folder)
+
+
+def test_a_folder_in_the_place_of_safetensors_is_named(tmp_path):
+  path = tmp_path / "model.safetensors"
+  path.mkdir()
+  with pytest.raises(UserError, match=f"{path} is a folder, where a file"):
+    checkpoints.open_checkpoint(tmp_path)
+
+
 @pytest.mark.parametrize("start", [-29, -16])
 def test_an_index_that_lacks_bytes_is_refused(folder, start):
   # It then points behind its own end, which is an IndexError to TensorFlow.

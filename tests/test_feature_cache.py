@@ -221,6 +221,25 @@ def test_a_manifest_with_other_numbers_is_not_believed(cache, info, changes):
   assert json.loads(path.read_text()) == whole
 
 
+@pytest.mark.parametrize("ending", [".json", ".tf_record"])
+def test_a_dangling_link_in_the_cache_is_passed_over(cache, ending):
+  path = Path(cache().features("dev").path).with_suffix(ending)
+  path.unlink()
+  path.symlink_to("nowhere")
+  assert cache().features("dev").records == 21
+  assert path.is_file()
+
+
+@pytest.mark.parametrize("ending", [".json", ".tf_record"])
+def test_a_folder_in_the_place_of_a_cached_file_is_named(cache, ending):
+  path = Path(cache().features("dev").path).with_suffix(ending)
+  path.unlink()
+  path.mkdir()
+  with pytest.raises(UserError, match=f"{path} is a folder.*--cache_dir"):
+    cache().features("dev")
+  assert cache(length=20).features("dev").records == 21  # another file
+
+
 def test_brackets_in_paths_are_no_pattern(graph, golden_task, cache, tmp_path):
   folder = shutil.copytree(f"{golden_task}/data", tmp_path / "data[1]*?{a}")
   features = cache(folder=folder, cache_dir=folder).features("dev")
