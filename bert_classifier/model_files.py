@@ -26,7 +26,6 @@ from bert_classifier.errors import UserError
 import modeling
 import tokenization
 
-
 # The setting of a manifest that says which vocabulary it was.
 VOCABULARY_DIGEST = "vocabulary (SHA-256)"
 
@@ -261,9 +260,9 @@ def check_config_copy(known, home, config, config_file):
     if known.get(key, value) != value and not output_dir.may_resume(key):
       raise UserError(
         f"{config_file} has {key} {value!r}, but the model in {home} was"
-        f" trained with {known[key]!r}, as {output_dir.MANIFEST} there says: the file"
-        " was changed, or is another model's. Restore it, or give the right one"
-        " as --bert_config_file"
+        f" trained with {known[key]!r}, as {output_dir.MANIFEST} there says:"
+        " the file was changed, or is another model's. Restore it, or give the"
+        " right one as --bert_config_file"
       )
 
 

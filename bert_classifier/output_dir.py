@@ -380,10 +380,10 @@ class Difference(NamedTuple):
   def __str__(self):
     if self.name == WEIGHTS_DIGEST:
       return f"{WEIGHTS} is not the weights that it was trained from"
-    return f"{self.name} was {_shorten(self.old)} and is {_shorten(self.new)}"
+    return f"{self.name} was {shorten(self.old)} and is {shorten(self.new)}"
 
 
-def _shorten(value):
+def shorten(value):
   """Returns a value as an error shows it; a digest by its beginning."""
   if isinstance(value, list):
     return f"[{plain_texts.show_labels(value)}]"
