@@ -239,8 +239,9 @@ def test_weights_that_are_given_bring_the_length_they_were_trained_with(
 
 
 def test_a_batch_size_that_was_recorded_is_held_against_the_cores(
-  trained_weights,
+  trained_weights, monkeypatch
 ):
+  monkeypatch.setattr(devices, "tpu_cluster", lambda *_: None)
   folder = trained_weights.parent
   (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-7"')
   asked = options.make_options(
