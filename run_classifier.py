@@ -28,6 +28,8 @@ if None in (sys.stdin, sys.stdout, sys.stderr):
   process.open_standard_streams()
 if __name__ == "__main__":
   process.end_at_signals()
+else:
+  process.explain_interrupted_import(__name__)
 
 from absl import app, logging
 

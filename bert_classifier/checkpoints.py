@@ -310,6 +310,7 @@ def _open_hugging_face(path):
       f"{path} is one part of a model in several files: give the file that"
       f" lists them, {index}, or the folder"
     )
+  _refuse_folder(path)
   weights = hugging_face.open_weights(path)
   return Checkpoint(
     path=path,
@@ -323,6 +324,8 @@ def _open_hugging_face(path):
 
 def _open_tensorflow(prefix):
   data = _list_data_files(prefix)
+  for path in (f"{prefix}.index", *data):
+    _refuse_folder(path)
   weights = tensorflow_weights.open_weights(prefix)
   found = sum(tf.io.gfile.stat(path).length for path in data)
   if found < weights.size:
@@ -338,6 +341,15 @@ def _open_tensorflow(prefix):
     vocab_file=_find_vocabulary(prefix),
     _converter=weights.convert if weights.must_be_converted else None,
   )
+
+
+def _refuse_folder(path):
+  """Raises a UserError where a folder has the name of a file of weights."""
+  if tf.io.gfile.isdir(path):
+    raise errors.UserError(
+      f"{path} is a folder, where a file of weights belongs: give the file or"
+      " the folder that holds the model, or copy the model again"
+    )
 
 
 def _list_data_files(prefix):

@@ -108,11 +108,17 @@ class Placement:
     """Returns whether the CPU of this machine computes."""
     return not tf.config.list_physical_devices("GPU")
 
-  def check(self, batch_sizes, paths, do_eval):
+  def check_batches(self, sizes):
+    """Raises a UserError where the device cannot take batches of some sizes.
+
+    Args:
+      sizes: {flag: examples}.
+    """
+
+  def check(self, paths, do_eval):
     """Raises a UserError where the device cannot do what is asked for.
 
     Args:
-      batch_sizes: {flag: examples}.
       paths: {flag: path or None}.
       do_eval: whether an evaluation is asked for.
     """
@@ -214,14 +220,16 @@ class TpuPlacement(Placement):
   def steps_per_call(self):
     return self.options.iterations_per_loop
 
-  def check(self, batch_sizes, paths, do_eval):
+  def check_batches(self, sizes):
     cores = self.options.num_tpu_cores
-    for name, size in batch_sizes.items():
+    for name, size in sizes.items():
       if size % cores:
         raise UserError(
           f"--{name} is {size}, but must be a multiple of"
           f" --num_tpu_cores={cores}: every core takes as many examples"
         )
+
+  def check(self, paths, do_eval):
     refuse_local_paths(self._name, paths)
     if do_eval:
       refuse_remote_evaluation(self._name)

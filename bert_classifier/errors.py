@@ -76,6 +76,8 @@ def describe(error):
   text = text.partition("[[")[0].strip()
   if not (_SYSTEM_ERROR.search(text) or _is_mishap(error)):
     return None
+  if type(error).__name__ == "DataLossError":
+    return f"{text}: the file is damaged; copy or download it again"
   return f"{_OUT_OF_MEMORY} ({text})" if text.startswith("OOM") else text
 
 

@@ -20,7 +20,13 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import catalogue, conversion, files, plain_texts
+from bert_classifier import (
+  catalogue,
+  conversion,
+  errors,
+  files,
+  plain_texts,
+)
 from bert_classifier.features import (
   Converter,
   commonest_unknown_words,
@@ -241,6 +247,7 @@ def _write_to_cache(records, converter, base, inputs, total):
     The manifest.
   """
   path = f"{base}.tf_record"
+  _refuse_folders(path, f"{base}.json")
   tf.io.gfile.makedirs(os.path.dirname(base) or ".")
   files.remove_abandoned(os.path.dirname(base), "cached_.*")
   began = time.monotonic()
@@ -268,6 +275,15 @@ def _write_to_cache(records, converter, base, inputs, total):
   files.write_json(f"{base}.json", manifest)
   _report(manifest, path, time.monotonic() - began)
   return manifest
+
+
+def _refuse_folders(*paths):
+  """Raises a UserError where a folder has the name of a file to be written."""
+  for path in filter(tf.io.gfile.isdir, paths):
+    raise errors.UserError(
+      f"{path} is a folder, where the file of that name is to be written:"
+      " remove or rename it, or give another --cache_dir"
+    )
 
 
 _OWN_DIGEST = "sha256 of the other lines"
@@ -343,7 +359,7 @@ def _usable_manifest(base):
   if manifest is None:
     return None
   path = f"{base}.tf_record"
-  if not tf.io.gfile.exists(path):
+  if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
     return None
   size = tf.io.gfile.stat(path).length
   if size != manifest["bytes"] or files.hash_file(path) != manifest["sha256"]:
@@ -398,7 +414,7 @@ def _read_manifest(path):
   keys |= {"bytes", "sha256"}
   try:
     manifest = files.read_json(path)
-  except tf.errors.PermissionDeniedError:  # another user's
+  except tf.errors.OpError:  # another user's, or a folder
     return None
   if not isinstance(manifest, dict) or not keys <= manifest.keys():
     return None
@@ -414,7 +430,7 @@ def _explain(base, inputs):
   folder, name = os.path.split(base)
   pattern = re.escape(name.rpartition("_")[0]) + r"_[0-9a-f]{12}\.json"
   paths = files.list_matching(folder, pattern)
-  others = [(_modified(path), path) for path in paths]
+  others = [(_modified(p), p) for p in paths if tf.io.gfile.exists(p)]
   for _, path in sorted(others, reverse=True):
     manifest = _read_manifest(path)
     if manifest is None:

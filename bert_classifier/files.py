@@ -296,13 +296,16 @@ def write_json(path, value):
 def read_json(path):
   """Returns the value in a JSON file, None where it is missing or broken.
 
+  The file is UTF-8, with or without a byte-order mark. One nested so deep that
+  Python cannot read it is broken.
+
   Raises:
     tf.errors.OpError: it is there, but cannot be read.
   """
   try:
-    with tf.io.gfile.GFile(path, "r") as reader:
-      return json.loads(reader.read())
-  except (tf.errors.NotFoundError, ValueError):
+    with tf.io.gfile.GFile(path, "rb") as reader:
+      return json.loads(reader.read().decode("utf-8-sig"))
+  except (tf.errors.NotFoundError, RecursionError, ValueError):
     return None
 
 

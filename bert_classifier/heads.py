@@ -9,7 +9,14 @@ import os
 import re
 from typing import NamedTuple, Optional
 
-from bert_classifier import coverage, files, hugging_face, output_dir, targets
+from bert_classifier import (
+  coverage,
+  files,
+  hugging_face,
+  output_dir,
+  plain_texts,
+  targets,
+)
 from bert_classifier.errors import UserError
 
 # Names that Hugging Face's library makes up where nobody gave any.
@@ -92,7 +99,8 @@ def _compare_with_manifest(checkpoint, manifest, task):
     **task.target.settings(),
   }
   differing = [
-    f"{name} {manifest[name]!r}, not {value!r}"
+    f"{name} {output_dir.shorten(manifest[name])}, not"
+    f" {output_dir.shorten(value)}"
     for name, value in now.items()
     if manifest.get(name, value) != value
   ]
@@ -120,6 +128,10 @@ def _explain_kind(problem_type, task):
 def _compare_with_config(checkpoint, config, task):
   path, target = checkpoint.config_file, task.target
   kinds = config.get("architectures") or []
+  if not isinstance(kinds, list):
+    raise UserError(
+      f"{path}: architectures is {kinds!r:.80}, but must be a list of names"
+    )
   if kinds and not any(str(kind).endswith(_ARCHITECTURE) for kind in kinds):
     return Comparison(
       contradiction=f"the head of {checkpoint.path} is that of a"
@@ -149,14 +161,14 @@ def _compare_labels(checkpoint, theirs, task):
   wanted = [label.casefold() for label in ours]
   if len(rows) < len(theirs):
     raise UserError(
-      f"{path}: id2label has a label twice: {', '.join(theirs)}; name each"
-      " output of the head once"
+      f"{path}: id2label has a label twice:"
+      f" {plain_texts.show_labels(theirs)}; name each output of the head once"
     )
   if len(set(wanted)) < len(wanted) or set(wanted) != set(rows):
     return Comparison(
       contradiction=f"the labels of the head of {checkpoint.path} are"
-      f" {', '.join(theirs)} (id2label in {path}), those of the task"
-      f" {task.name} {', '.join(ours)}",
+      f" {plain_texts.show_labels(theirs)} (id2label in {path}), those of the"
+      f" task {task.name} {plain_texts.show_labels(ours) or 'a number'}",
       remedy=(
         "; if these labels mean the same, write the task's names into"
         f" id2label of {path}"

@@ -33,7 +33,8 @@ def read(path):
     try:
       entry = json.loads(line)
       key = _key(entry)
-    except (KeyError, TypeError, ValueError):  # torn, or no line of ours
+    # Torn, or no line of ours.
+    except (KeyError, RecursionError, TypeError, ValueError):
       continue
     entries.pop(key, None)
     entries[key] = entry

@@ -9,7 +9,6 @@ A file's header gives names and shapes before a weight is read:
 
 import contextlib
 import functools
-import json
 import os
 import tempfile
 from typing import Callable, NamedTuple, Optional
@@ -486,14 +485,13 @@ def _list_shards(path):
   if not path.endswith(".json"):
     return [path]
   try:
-    with tf.io.gfile.GFile(path, "rb") as reader:
-      listed = sorted(set(json.loads(reader.read())["weight_map"].values()))
+    listed = sorted(set(files.read_json(path)["weight_map"].values()))
+    shards = [os.path.join(os.path.dirname(path), name) for name in listed]
   except (ValueError, KeyError, TypeError, AttributeError) as error:
     raise errors.UserError(
       f"{path} is not the index of a model in several files: its"
       " JSON must map names to files under weight_map"
     ) from error
-  shards = [os.path.join(os.path.dirname(path), name) for name in listed]
   for shard in shards:
     if not tf.io.gfile.exists(shard):
       raise errors.MissingFileError(
@@ -557,6 +555,8 @@ def _read_header(path):
       f"{path} is damaged, cut off or no safetensors file; copy or download it"
       f" again ({error})"
     ) from error
+  except OSError as error:  # of the library, which does not name the file
+    raise errors.UserError(f"{path} cannot be read: {error}") from error
 
 
 def _load_tensor(path, name):

@@ -26,6 +26,9 @@ from bert_classifier.errors import UserError
 import modeling
 import tokenization
 
+# The setting of a manifest that says which vocabulary it was.
+VOCABULARY_DIGEST = "vocabulary (SHA-256)"
+
 
 class Model(NamedTuple):
   """What a run computes with.
@@ -117,10 +120,13 @@ def open_model(
   if options.init_checkpoint:
     weights = checkpoints.open_checkpoint(options.init_checkpoint)
   manifest = heads.read_manifest(weights)
+  known = trained or manifest
+  home = folder if trained else weights and os.path.dirname(weights.path)
   # The vocabulary of another architecture has another name: first that.
   config_file = _find_config(options, weights, folder)
   with _mistakes_in_files():
-    config = _read_config(config_file, weights, trained or manifest)
+    config = _read_config(config_file, weights, known)
+  check_config_copy(known, home, config, config_file)
   check_memory(config, config_file, task.target.width, is_training)
   vocab_file = _find(
     "vocab_file",
@@ -133,14 +139,17 @@ def open_model(
   )
   with _mistakes_in_files():
     tokenizer, digest = _make_tokenizer(vocab_file, settings)
-    lower = settings["do_lower_case"]
+  check_vocabulary_copy(known, home, digest, vocab_file)
+  lower = settings["do_lower_case"]
+  with _mistakes_in_files(f"{vocab_file}: "):
     tokenization.validate_case_matches_vocab(lower, tokenizer.vocab)
+  with _mistakes_in_files():
     if weights:
       tokenization.validate_case_matches_checkpoint(lower, weights.path)
   if not trained:
     check_manifest(manifest, weights, digest, vocab_file, config, config_file)
   check_sizes(config, config_file, tokenizer, vocab_file, task)
-  check_length(options, given, config, config_file, trained or manifest)
+  check_length(options, given, config, config_file, known)
   return Model(
     config,
     config_file,
@@ -233,6 +242,56 @@ def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
   }
 
 
+def check_config_copy(known, home, config, config_file):
+  """Makes sure that the configuration kept beside trained weights is theirs.
+
+  Args:
+    known: the model settings in the manifest of the weights, {} if there is
+      none.
+    home: folder of the manifest.
+    config, config_file: `modeling.BertConfig` and its path.
+
+  Raises:
+    UserError: it has another value; names the file.
+  """
+  if not known or not _is_in(config_file, home):
+    return
+  for key, value in config.architecture().items():
+    if known.get(key, value) != value and not output_dir.may_resume(key):
+      raise UserError(
+        f"{config_file} has {key} {value!r}, but the model in {home} was"
+        f" trained with {known[key]!r}, as {output_dir.MANIFEST} there says:"
+        " the file was changed, or is another model's. Restore it, or give the"
+        " right one as --bert_config_file"
+      )
+
+
+def check_vocabulary_copy(known, home, digest, vocab_file):
+  """Makes sure that the vocabulary kept beside trained weights is theirs.
+
+  Args:
+    known, home: see `check_config_copy`.
+    digest, vocab_file: SHA-256 and path of the vocabulary.
+
+  Raises:
+    UserError: it is another one; names the file.
+  """
+  expected = known.get(VOCABULARY_DIGEST, digest)
+  if expected != digest and _is_in(vocab_file, home):
+    raise UserError(
+      f"{vocab_file} is not the vocabulary that the model in {home} was trained"
+      f" with: its SHA-256 is {digest:.16}..., and {output_dir.MANIFEST} there"
+      f" says {expected:.16}... The file was changed (line ends, a byte-order"
+      " mark and spaces count), or is another model's. Restore it, or give the"
+      " right one as --vocab_file"
+    )
+
+
+def _is_in(path, folder):
+  """Returns True for the path of a file in a folder."""
+  return files.resolve_path(os.path.dirname(path)) == files.resolve_path(folder)
+
+
 def check_manifest(
   manifest, weights, vocab_digest, vocab_file, config, config_file
 ):
@@ -247,7 +306,7 @@ def check_manifest(
   Raises:
     UserError: they were trained with other ones.
   """
-  digest = manifest.get("vocabulary (SHA-256)", vocab_digest)
+  digest = manifest.get(VOCABULARY_DIGEST, vocab_digest)
   if digest != vocab_digest:
     raise UserError(
       f"{weights.path} was trained with another vocabulary than {vocab_file}:"

@@ -534,11 +534,7 @@ def parse_flags(argv, manual=""):
     read()
     return words
   except flags.UnrecognizedFlagError as error:
-    names = [field.name for field in all_flags()] + ["flagfile", "help"]
-    nearest = difflib.get_close_matches(error.flagname, names, n=1, cutoff=0.0)
-    message = (
-      f"there is no flag --{error.flagname}; the nearest is --{nearest[0]}"
-    )
+    message = _explain_unknown(error.flagname)
   except UserError as error:
     message = str(error)
   except flags.Error as error:
@@ -549,7 +545,33 @@ def parse_flags(argv, manual=""):
   sys.exit(1)
 
 
+def _explain_unknown(name):
+  """Returns that there is no flag of a name, and those that may be meant."""
+  names = [field.name for field in all_flags()] + ["flagfile", "help"]
+  longer = [other for other in names if name and other.startswith(name)]
+  nearest = longer or difflib.get_close_matches(name, names, n=1)
+  meant = f"; did you mean --{', --'.join(nearest)}?" if nearest else ""
+  return f"there is no flag --{name}{meant}"
+
+
 _KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+
+
+def is_allowed(field, value):
+  """Returns True for a value, as JSON has it, that a flag may have."""
+  if value is None:
+    return field.default is None
+  kind, allowed = kind_of(field), field.metadata["allowed"]
+  kinds = (int, float) if kind is float else (kind,)
+  return type(value) in kinds and (allowed is None or value in allowed)
+
+
+def describe_allowed(field):
+  """Returns in words which values a flag may have in JSON."""
+  kind, allowed = _KINDS.get(kind_of(field), "text"), field.metadata["allowed"]
+  if allowed is not None:
+    kind = str(allowed) if allowed.is_open else f"{kind}, {allowed}"
+  return kind + " or null" * (field.default is None)
 
 
 def _explain_value(message):

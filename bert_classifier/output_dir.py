@@ -18,6 +18,7 @@ from bert_classifier import (
   errors,
   files,
   hugging_face,
+  manifest,
   plain_texts,
   targets,
 )
@@ -304,21 +305,23 @@ def _read_manifest(output_dir):
   """Returns the manifest, {} where there is none.
 
   Raises:
-    UserError: it is there, but cannot be read.
+    UserError: it is there, but cannot be read, or no run wrote it so.
   """
   path = os.path.join(output_dir, MANIFEST)
   if not tf.io.gfile.exists(path):
     return {}
-  manifest = files.read_json(path)
-  settings = manifest.get("settings") if isinstance(manifest, dict) else None
+  written = files.read_json(path)
+  settings = written.get("settings") if isinstance(written, dict) else None
   if not isinstance(settings, dict) or not all(
     isinstance(phase, dict) for phase in settings.values()
   ):
     raise errors.UserError(
       f"{path} is damaged, so it is unknown how the model beside it was"
-      " trained: give another --output_dir, or remove the file if you know"
+      " trained: copy it again, use another folder, or remove the file if you"
+      " know"
     )
-  return manifest
+  manifest.check(written, path)
+  return written
 
 
 def write_manifest(output_dir, settings, config, vocab_file):
@@ -349,8 +352,8 @@ def write_manifest(output_dir, settings, config, vocab_file):
   ]
   for name in ours:
     files.write_text(os.path.join(output_dir, name), [copies[name]])
-  manifest = {"format_version": 1, "settings": settings, "copies": ours}
-  files.write_json(path, manifest)
+  written = {"format_version": 1, "settings": settings, "copies": ours}
+  files.write_json(path, written)
 
 
 # Settings of training: where the weights to begin with were, and what they are.
@@ -377,10 +380,10 @@ class Difference(NamedTuple):
   def __str__(self):
     if self.name == WEIGHTS_DIGEST:
       return f"{WEIGHTS} is not the weights that it was trained from"
-    return f"{self.name} was {_shorten(self.old)} and is {_shorten(self.new)}"
+    return f"{self.name} was {shorten(self.old)} and is {shorten(self.new)}"
 
 
-def _shorten(value):
+def shorten(value):
   """Returns a value as an error shows it; a digest by its beginning."""
   if isinstance(value, list):
     return f"[{plain_texts.show_labels(value)}]"
@@ -447,7 +450,7 @@ def check_settings(
   fixed = [
     difference.name
     for difference in differing
-    if difference.phase == "model" and not _may_resume(difference.name)
+    if difference.phase == "model" and not may_resume(difference.name)
   ]
   in_training = any(one.phase == "training" for one in differing)
   is_futile = epochs_needed is not None and in_training
@@ -513,7 +516,7 @@ _MODEL_SETTINGS_TO_RESUME = (
 )
 
 
-def _may_resume(name):
+def may_resume(name):
   """Returns True for a setting of the model that --resume lets pass."""
   # Files may change their columns.
   is_of_table = name == "synonyms" or name.startswith("table of ")

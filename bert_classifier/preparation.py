@@ -16,6 +16,7 @@ from bert_classifier import (
   checkpoints,
   devices,
   files,
+  heads,
   interactive,
   model_files,
   output_dir,
@@ -149,6 +150,8 @@ def check(options):
   placement = prepare_placement(options)
   trained = read_trained_settings(options.run)
   options = take_trained_settings(options, trained)
+  options = take_trained_length(options)
+  check_batches(placement, options)
   own = None
   if own_data.names_own_data(options.data, PROCESSORS):
     own = own_data.make_processor(options, trained)
@@ -303,6 +306,33 @@ def take_trained_settings(options, trained):
   return options
 
 
+def take_trained_length(options):
+  """Returns the options, the length that init_checkpoint was trained with.
+
+  Where --max_seq_length is not given, and a manifest beside the weights has it.
+
+  Args:
+    options: `options.Options`.
+
+  Raises:
+    UserError: the weights cannot be opened, or their manifest is damaged.
+  """
+  named = options.model.init_checkpoint
+  if not named or "max_seq_length" in options.given:
+    return options
+  manifest = heads.read_manifest(checkpoints.open_checkpoint(named))
+  length = {name: manifest[name] for name in manifest if name == _LENGTH}
+  options, found = options.fill_in({"model": length}, {"model"})
+  if found:
+    logging.info(
+      "--%s=%d, with which %s was trained", _LENGTH, found[_LENGTH], named
+    )
+  return options
+
+
+_LENGTH = "max_seq_length"
+
+
 def prepare_placement(options):
   """Returns the placement, held against batches and paths.
 
@@ -310,12 +340,8 @@ def prepare_placement(options):
     UserError: it cannot compute or read what it would have to.
   """
   placement = devices.make_placement(options.device)
+  check_batches(placement, options)
   placement.check(
-    batch_sizes={
-      "train_batch_size": options.training.train_batch_size,
-      "eval_batch_size": options.inference.eval_batch_size,
-      "predict_batch_size": options.inference.predict_batch_size,
-    },
     paths={
       "output_dir": options.run.output_dir,
       "cache_dir": options.data.cache_dir,
@@ -324,6 +350,21 @@ def prepare_placement(options):
     do_eval=options.run.do_eval,
   )
   return placement
+
+
+def check_batches(placement, options):
+  """Makes sure that the device can take batches of the sizes asked for.
+
+  Raises:
+    UserError: it cannot.
+  """
+  placement.check_batches(
+    {
+      "train_batch_size": options.training.train_batch_size,
+      "eval_batch_size": options.inference.eval_batch_size,
+      "predict_batch_size": options.inference.predict_batch_size,
+    }
+  )
 
 
 def choose_splits(options, data):
@@ -363,7 +404,7 @@ def make_settings(options, task, model):
       **describe_tables(task.processor),
       **options.settings("model"),
       **model.tokenizer_settings,
-      "vocabulary (SHA-256)": model.vocab_digest,
+      model_files.VOCABULARY_DIGEST: model.vocab_digest,
       **model.config.architecture(),
     }
   }

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 
 
 class Terminated(KeyboardInterrupt):
@@ -105,6 +106,32 @@ def end_at_signals():
     os._exit(128 + number)
 
   _handle(dict.fromkeys(_WORDS, end))
+
+
+def explain_interrupted_import(module):
+  """Lets Ctrl-C during the import of a module end with a sentence.
+
+  For the scripts of tasks, which import run_classifier and TensorFlow with it.
+  Nothing changes where the KeyboardInterrupt is caught, or comes later.
+
+  Args:
+    module: its `__name__`.
+  """
+  show = sys.excepthook
+
+  def explain(kind, error, trace):
+    within = [
+      frame.f_globals.get("__name__")
+      for frame, _ in traceback.walk_tb(trace)
+      if frame.f_code.co_name == "<module>"
+    ]
+    if issubclass(kind, KeyboardInterrupt) and module in within:
+      _, sentence = describe_end(error)
+      sys.stderr.write(f"{format_error(sentence)}\n")
+    else:
+      show(kind, error, trace)
+
+  sys.excepthook = explain
 
 
 @contextlib.contextmanager

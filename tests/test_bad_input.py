@@ -275,6 +275,12 @@ def test_a_file_in_the_place_of_a_folder_is_named(refused, tmp_path, name):
     ("--train_batch_size=ab", "--train_batch_size=ab: must be a whole number"),
     ("--learning_rate=fast", "--learning_rate=fast: must be a number"),
     ("--do_train=ja", "--do_train=ja: must be true or false"),
+    (
+      "--num=1",
+      "there is no flag --num; did you mean --num_train_epochs, --num_threads,"
+      " --num_tpu_cores?",
+    ),
+    ("--qqq=1", "there is no flag --qqq. --help lists all flags"),
     ("--flagfile=nowhere", "the flagfile cannot be read: "),
   ],
 )
@@ -291,7 +297,7 @@ def test_a_mistake_in_a_flag_does_not_wait_for_tensorflow(tmp_path):
   for flag, words in (
     (
       "--learning_rat=1",
-      "there is no flag --learning_rat; the nearest is --le",
+      "there is no flag --learning_rat; did you mean --le",
     ),
     ("--seed=-1", "--seed is -1, but must be from 0 to 2147483647"),
     ("True", "'True' belongs to no flag"),

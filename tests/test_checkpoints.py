@@ -175,6 +175,24 @@ def test_a_hole_in_the_encoder_needs_partial_init(tmp_path):
   assert coverage.accept(allow_partial_init=True).head_complete
 
 
+ADAPTER = "bert/encoder/layer_0/output/adapter/dense/kernel"
+
+
+def test_an_encoder_with_variables_that_bert_has_not_is_refused(tmp_path):
+  variables = compute_shapes(a_config(), num_labels=3)
+  weights = {n: np.zeros(s, np.float32) for n, s in variables.items()}
+  weights[ADAPTER] = np.zeros([48, 8], np.float32)
+  weights[f"{ADAPTER}/adam_m"] = np.zeros([48, 8], np.float32)
+  write_checkpoint(tmp_path / "a", weights)
+  coverage = coverage_of(tmp_path / "a")
+  for needed in (False, True):
+    with pytest.raises(UserError, match=f"BERT's has not: {ADAPTER}. It is"):
+      coverage.accept(trained_needed=needed)
+  accepted = coverage.accept(allow_partial_init=True)
+  assert not accepted.fresh
+  assert accepted.describe()[1] == f"not used: {ADAPTER}, optimizer slots (1)"
+
+
 def test_a_checkpoint_of_another_model_is_refused_whatever_the_flags(tmp_path):
   write_checkpoint(tmp_path / "a", {"resnet/conv/kernel": np.zeros([3, 3])})
   with pytest.raises(UserError, match="no variable that.*resnet/conv/kernel"):
@@ -333,6 +351,22 @@ def test_what_may_not_be_read_is_not_called_damaged(folder, monkeypatch, error):
   with pytest.raises(UserError, match="cannot be read: .*Permission") as told:
     checkpoints.open_checkpoint(folder)
   assert "damaged" not in str(told.value)
+
+
+@pytest.mark.parametrize("ending", [".index", ".data-00000-of-00001"])
+def test_a_folder_in_the_place_of_a_checkpoints_file_is_named(folder, ending):
+  path = folder / (PREFIX + ending)
+  path.unlink()
+  path.mkdir()
+  with pytest.raises(UserError, match=f"{path} is a folder, where a file"):
+    checkpoints.open_checkpoint(folder)
+
+
+def test_a_folder_in_the_place_of_safetensors_is_named(tmp_path):
+  path = tmp_path / "model.safetensors"
+  path.mkdir()
+  with pytest.raises(UserError, match=f"{path} is a folder, where a file"):
+    checkpoints.open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("start", [-29, -16])

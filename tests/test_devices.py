@@ -210,8 +210,8 @@ def test_a_tpu_on_another_host_trains_and_predicts_but_does_not_evaluate(
   for flags in ({"tpu_name": "my-tpu"}, {"master": "grpc://10.0.0.2:8470"}):
     asked = DeviceOptions(use_tpu=True, **flags)
     placement = devices.make_placement(asked)
-    placement.check({}, {}, do_eval=False)
+    placement.check({}, do_eval=False)
     with pytest.raises(UserError, match="--do_eval.*without --use_tpu"):
-      placement.check({}, {}, do_eval=True)
+      placement.check({}, do_eval=True)
   local = DeviceOptions(use_tpu=True, tpu_name="local")
-  devices.make_placement(local).check({}, {}, do_eval=True)
+  devices.make_placement(local).check({}, do_eval=True)

@@ -16,6 +16,10 @@ from bert_classifier import errors
     (OSError(28, "No space left on device", "f"), "No space left on device"),
     (MemoryError(), "the memory is exhausted"),
     (tf.errors.ResourceExhaustedError(None, None, "f; no space"), "no space"),
+    (
+      tf.errors.DataLossError(None, None, "f: checksum does not match"),
+      "match: the file is damaged; copy or download it again",
+    ),
     (tf.errors.NotFoundError(None, None, "f: gone [[node]]"), "f: gone"),
     (
       tf.errors.FailedPreconditionError(None, None, "f is not a directory"),

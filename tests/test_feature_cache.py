@@ -148,7 +148,9 @@ def test_a_spoilt_file_is_found_and_made_anew(cache, golden_task, info, how):
   assert len(warned) == 1 and path in warned[0]
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"records": 21}'])
+@pytest.mark.parametrize(
+  "content", [None, "", "{", "[]", '{"records": 21}', "[" * 200_000]
+)
 def test_a_spoilt_manifest_makes_the_records_anew(cache, content):
   manifest = Path(cache().features("dev").path).with_suffix(".json")
   manifest.unlink()
@@ -217,6 +219,25 @@ def test_a_manifest_with_other_numbers_is_not_believed(cache, info, changes):
   assert cache().features("dev") == first
   assert not any("converted before" in message for message in info.messages)
   assert json.loads(path.read_text()) == whole
+
+
+@pytest.mark.parametrize("ending", [".json", ".tf_record"])
+def test_a_dangling_link_in_the_cache_is_passed_over(cache, ending):
+  path = Path(cache().features("dev").path).with_suffix(ending)
+  path.unlink()
+  path.symlink_to("nowhere")
+  assert cache().features("dev").records == 21
+  assert path.is_file()
+
+
+@pytest.mark.parametrize("ending", [".json", ".tf_record"])
+def test_a_folder_in_the_place_of_a_cached_file_is_named(cache, ending):
+  path = Path(cache().features("dev").path).with_suffix(ending)
+  path.unlink()
+  path.mkdir()
+  with pytest.raises(UserError, match=f"{path} is a folder.*--cache_dir"):
+    cache().features("dev")
+  assert cache(length=20).features("dev").records == 21  # another file
 
 
 def test_brackets_in_paths_are_no_pattern(graph, golden_task, cache, tmp_path):

@@ -293,7 +293,9 @@ def test_digest_is_that_of_hashlib(tmp_path):
   assert files.hash_file(str(tmp_path / "file")) == expected
 
 
-@pytest.mark.parametrize("content", [None, "", "{", '{"a": "\udce9"}'])
+@pytest.mark.parametrize(
+  "content", [None, "", "{", '{"a": "\udce9"}', "[" * 200_000]
+)
 def test_json_that_is_missing_or_broken_is_none(tmp_path, content):
   path = tmp_path / "file.json"
   if content is not None:
@@ -304,6 +306,12 @@ def test_json_that_is_missing_or_broken_is_none(tmp_path, content):
 def test_json_that_cannot_be_read_is_not_taken_for_missing(tmp_path):
   with pytest.raises(tf.errors.OpError, match="directory"):
     files.read_json(str(tmp_path))
+
+
+def test_json_may_begin_with_a_byte_order_mark(tmp_path):
+  path = tmp_path / "file.json"
+  path.write_text('{"a": 1}', "utf-8-sig")
+  assert files.read_json(str(path)) == {"a": 1}
 
 
 def test_json_is_read_as_it_was_written(tmp_path):

@@ -69,9 +69,9 @@ def test_a_head_that_says_nothing_else_is_taken_as_it_is(tmp_path, config):
   [
     ({"architectures": ["BertForTokenClassification"]}, "architectures"),
     ({"problem_type": "multi_label_classification"}, "multi_label"),
-    ({"id2label": labels("negative", "positive")}, "negative, positive"),
-    ({"label2id": {"positive": 1, "negative": 0}}, "negative, positive"),
-    ({"id2label": labels("0", "1", "2")}, "0, 1, 2"),
+    ({"id2label": labels("negative", "positive")}, "'negative', 'positive'"),
+    ({"label2id": {"positive": 1, "negative": 0}}, "'negative', 'positive'"),
+    ({"id2label": labels("0", "1", "2")}, "'0', '1', '2'"),
   ],
 )
 def test_a_head_of_something_else_is_told_from_the_tasks(
@@ -98,6 +98,19 @@ def test_a_pretrained_encoder_has_no_head_to_compare(tmp_path):
 def test_labels_that_cannot_be_read_are_named(tmp_path, theirs):
   with pytest.raises(UserError, match=r"config.json: id2label"):
     compare(tmp_path, id2label=theirs)
+
+
+def test_of_many_labels_the_first_are_shown(tmp_path):
+  theirs = labels(*(f"label of class {number}" for number in range(10_000)))
+  found = compare(tmp_path, id2label=theirs)
+  assert "and 9990 more (10000 in all)" in found.contradiction
+  assert len(found.contradiction) < 700
+
+
+@pytest.mark.parametrize("kinds", [3, "BertForTokenClassification", {"a": 1}])
+def test_architectures_that_are_no_list_are_refused(tmp_path, kinds):
+  with pytest.raises(UserError, match="config.json: architectures is .*list"):
+    compare(tmp_path, architectures=kinds)
 
 
 def compare_own(
@@ -169,7 +182,7 @@ def test_a_manifest_tells_kinds_with_the_same_labels_apart(
     (
       number,
       {"id2label": {"0": "a", "1": "b"}},
-      "are a, b .* those of the task",
+      "are 'a', 'b' .* those of the task cola a number",
     ),
   ],
 )

@@ -1,6 +1,7 @@
 """The history of a run: lines of JSON that survive kills and resuming."""
 
 import json
+from pathlib import Path
 import resource
 
 import numpy as np
@@ -59,6 +60,11 @@ def test_a_line_after_a_torn_one_is_read(path):
     {"step": 1, "loss": 1.0},
     {"step": 1, "split": "dev", "eval_loss": 0.5},
   ]
+
+
+def test_a_line_that_is_nested_too_deep_is_dropped(path):
+  Path(path).write_text("[" * 200_000 + '\n{"step": 1, "loss": 1.0}\n')
+  assert history.read(path) == [{"step": 1, "loss": 1.0}]
 
 
 def test_without_a_file_there_is_no_history(path, tmp_path):

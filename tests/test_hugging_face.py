@@ -180,7 +180,13 @@ def test_a_remote_file_is_read_as_a_local_one(tmp_path):
 
 def test_an_index_of_something_else_is_refused(tmp_path):
   index = tmp_path / "model.safetensors.index.json"
-  for text in ("{", "[]", '{"weight_map": 3}'):
+  for text in (
+    "{",
+    "[]",
+    '{"weight_map": 3}',
+    '{"weight_map": {"a": 3}}',
+    "[" * 200_000,
+  ):
     index.write_text(text)
     with pytest.raises(UserError, match="must map names to files"):
       checkpoints.open_checkpoint(tmp_path)

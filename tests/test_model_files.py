@@ -18,6 +18,7 @@ from bert_classifier import (
   catalogue,
   coverage,
   devices,
+  files,
   model_files,
   options,
   task_choice,
@@ -378,9 +379,65 @@ def test_a_folder_in_the_place_of_a_file_is_called_so(model, flag):
   assert str(model) in said and "a folder" in said
 
 
+@pytest.fixture
+def own_model(model):
+  """The same as a run leaves it: checkpoint of step 7 and manifest."""
+  for path in model.glob("bert_model.ckpt.*"):
+    path.rename(model / path.name.replace("bert_model.ckpt", "model.ckpt-7"))
+  path = model / "checkpoint"
+  path.write_text('model_checkpoint_path: "model.ckpt-7"')
+  config = modeling.BertConfig.from_json_file(str(model / "bert_config.json"))
+  settings = {
+    "vocabulary (SHA-256)": files.hash_file(str(model / "vocab.txt")),
+    **config.architecture(),
+  }
+  written = {"settings": {"model": settings}}
+  (model / "run_manifest.json").write_text(json.dumps(written))
+  return model
+
+
+@pytest.mark.parametrize("end", [b"\r\n", b"Dog\nCat\nTree\nHouse\nRiver\n"])
+def test_a_vocabulary_that_was_changed_after_training_is_named(own_model, end):
+  path = own_model / "vocab.txt"
+  path.write_bytes(path.read_bytes() + end)
+  said = refuse_model(own_model)
+  assert said.startswith(f"{path} is not the vocabulary that the model in ")
+  assert "Restore it, or give the right one as --vocab_file" in said
+
+
+def test_a_configuration_that_was_changed_after_training_is_named(own_model):
+  layers = change_config(own_model, num_hidden_layers=12)
+  said = refuse_model(own_model)
+  assert said.startswith(f"{own_model}/bert_config.json has num_hidden_layers")
+  assert f"12, but the model in {own_model} was trained with {layers}" in said
+
+
+def test_a_changed_copy_is_no_matter_where_the_right_file_is_given(own_model):
+  config = shutil.copy(own_model / "bert_config.json", own_model.parent)
+  change_config(own_model, num_hidden_layers=12)
+  asked = options.ModelOptions(
+    init_checkpoint=str(own_model),
+    bert_config_file=str(config),
+    max_seq_length=24,
+  )
+  processor = catalogue.MrpcProcessor()
+  task = preparation.Task("mrpc", processor, processor.get_target(), (), None)
+  opened = model_files.open_model(asked, str(own_model / "none"), task)
+  assert opened.config_file == str(config)
+
+
+def test_a_vocabulary_of_the_other_casing_is_named(model):
+  path = model / "vocab.txt"
+  path.write_text(path.read_text() + "Dog\nCat\nTree\nHouse\nRiver\n")
+  change_config(model, vocab_size=300)
+  assert refuse_model(model).startswith(f"{path}: the vocabulary is cased")
+
+
 def change_config(model, **changes):
   path = model / "bert_config.json"
-  path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+  before = json.loads(path.read_text())
+  path.write_text(json.dumps({**before, **changes}))
+  return before.get(next(iter(changes)))
 
 
 def test_a_trained_model_keeps_its_layer_norm_eps(model):

@@ -209,3 +209,43 @@ def test_a_prediction_leaves_no_converted_weights(
     *["test_results.tsv", "test_predictions.tsv", "test_results.txt"]
   }
   assert not list(out.glob("converted_weights*"))
+
+
+@pytest.fixture
+def trained_weights(tmp_path):
+  """A checkpoint of a run, which its manifest says was trained at length 24."""
+  path = tmp_path / "before" / "model.ckpt-7"
+  path.parent.mkdir()
+  write_checkpoint(path, {"output_bias": np.zeros(2, np.float32)})
+  settings = {"model": {"max_seq_length": 24}, "training": {}}
+  settings["training"]["train_batch_size"] = 12
+  manifest = path.parent / "run_manifest.json"
+  manifest.write_text(json.dumps({"settings": settings}))
+  return path
+
+
+def test_weights_that_are_given_bring_the_length_they_were_trained_with(
+  trained_weights, info
+):
+  named = str(trained_weights)
+  asked = options.make_options(init_checkpoint=named)
+  taken = preparation.take_trained_length(asked)
+  assert taken.model.max_seq_length == 24
+  assert info.messages == [
+    f"--max_seq_length=24, with which {named} was trained"
+  ]
+  other = options.make_options(init_checkpoint=named, max_seq_length=20)
+  assert preparation.take_trained_length(other) == other
+
+
+def test_a_batch_size_that_was_recorded_is_held_against_the_cores(
+  trained_weights, monkeypatch
+):
+  monkeypatch.setattr(devices, "tpu_cluster", lambda *_: None)
+  folder = trained_weights.parent
+  (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-7"')
+  asked = options.make_options(
+    output_dir=str(folder), do_train=True, use_tpu=True, tpu_name="local"
+  )
+  with pytest.raises(UserError, match="train_batch_size is 12, but must be a"):
+    preparation.prepare(asked)

@@ -32,20 +32,28 @@ def shell(command, **environment):
   )
 
 
+# In the script itself Python ends the process; of another one's import, the
+# signal does, which a shell calls 130.
 @pytest.mark.parametrize(
-  ("number", "status", "word"),
-  [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")],
+  ("script", "number", "status", "word"),
+  [
+    ("run_classifier.py", signal.SIGINT, 130, "interrupted"),
+    ("run_classifier.py", signal.SIGTERM, 143, "terminated"),
+    ("my_task.py", signal.SIGINT, -signal.SIGINT, "interrupted"),
+  ],
 )
 def test_a_signal_during_the_import_ends_with_a_sentence(
-  tmp_path, number, status, word
+  tmp_path, script, number, status, word
 ):
+  (tmp_path / "my_task.py").write_text("from run_classifier import main")
+  script = (ROOT if (ROOT / script).exists() else tmp_path) / script
   folder = tmp_path / "tensorflow"
   folder.mkdir()
   (folder / "__init__.py").write_text(SLOW_IMPORT)
   run = subprocess.Popen(
-    [sys.executable, "run_classifier.py", "--do_eval", "--output_dir=x"],
+    [sys.executable, script, "--do_eval", "--output_dir=x"],
     cwd=ROOT,
-    env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
     stderr=subprocess.PIPE,
     text=True,
     # Where the tests run behind nohup or &, Ctrl-C is ignored.
@@ -60,6 +68,11 @@ def test_a_signal_during_the_import_ends_with_a_sentence(
   assert run.returncode == status
   assert LOG_LINE.match(log) and log.count("\n") == 1
   assert log.endswith(f"[ERROR] {word}; the same command begins again\n")
+
+
+def test_an_interruption_after_the_import_keeps_its_traceback():
+  done = run_python("-c", "import run_classifier; raise KeyboardInterrupt")
+  assert "Traceback" in done.stderr and "begins again" not in done.stderr
 
 
 def test_signals_are_exceptions_inside_and_what_they_were_outside():
