@@ -421,7 +421,7 @@ def test_a_changed_copy_is_no_matter_where_the_right_file_is_given(own_model):
     max_seq_length=24,
   )
   processor = catalogue.MrpcProcessor()
-  task = preparation.Task("mrpc", processor, processor.get_target(), (), None)
+  task = task_choice.Task("mrpc", processor, processor.get_target(), (), None)
   opened = model_files.open_model(asked, str(own_model / "none"), task)
   assert opened.config_file == str(config)
 

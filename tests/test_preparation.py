@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from bert_classifier import batches, devices, files, options, preparation
+from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import Features
 
 
