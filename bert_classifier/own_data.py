@@ -128,6 +128,10 @@ class OwnData(DataProcessor):
     self.columns = columns
     self._labels, self._source = labels, source
 
+  def expects_pairs(self):
+    """Returns whether the training set has a second text; None if unknown."""
+    return "text_b" in self.columns if self.columns else super().expects_pairs()
+
   def get_labels(self):
     """Returns the labels, read from the training set where nobody says them.
 

@@ -141,6 +141,11 @@ class DataProcessor:
     except ValueError as error:
       raise errors.UserError(str(error)) from error
 
+  def expects_pairs(self):
+    """Returns whether examples have a second text; None where some may."""
+    kinds = {table.text_b is not None for table in self.tables.values()}
+    return kinds.pop() if len(kinds) == 1 else None
+
   def has_pairs(self):
     """Returns whether an example may have a second text."""
     return not self.tables or any(
