@@ -1,5 +1,6 @@
 """Own data by flags: files, columns, labels, split, and what is remembered."""
 
+import collections
 import csv
 import json
 
@@ -202,6 +203,27 @@ def test_a_dev_split_divides_the_training_file(tmp_path, regression):
   other = prepare(do_train=True, do_eval=True, seed=7, **flags)
   assert examples(other, "dev") != dev
   assert task.data.examples_digest("dev") != task.data.examples_digest("train")
+
+
+def test_blank_texts_are_in_neither_part(tmp_path):
+  path = write(tmp_path / "a.csv", "text,label\n" + "a,x\n ,y\nb,y\n" * 10)
+  task = prepare(train_file=path, dev_fraction=0.2, do_train=True, do_eval=True)
+  tally = collections.Counter()
+  assert len(list(task.data.examples("train", tally))) == 16
+  assert tally["blank"] == 10
+  dev = [text for text, _, _ in examples(task, "dev")]
+  assert sorted(dev) == ["a", "a", "b", "b"]
+
+
+def test_a_file_that_changes_while_it_is_divided_is_told(tmp_path):
+  path = write_numbered(tmp_path / "a.csv")
+  flags = dict(train_file=path, dev_fraction=0.2, label_list="x,y,z,w")
+  task = prepare(do_train=True, do_eval=True, **flags)
+  assert task.data.count("train") == 80
+  write(tmp_path / "a.csv", "text,label\n" + "a,w\n" * 30)
+  for split in ("train", "dev"):
+    with pytest.raises(UserError, match="a.csv changed while it was in use"):
+      examples(task, split)
 
 
 def remember(task, path, **flags):
