@@ -40,7 +40,7 @@ class Share(NamedTuple):
       UserError: the fraction leaves one of the two without an example.
     """
     wanted = allocate(counts, self.dev_fraction)
-    left = dict(counts)
+    left = collections.Counter(counts)  # 0 of what a changed file has more
     draw = random.Random(self.seed).random
     takes_dev = self.part == "dev"
 

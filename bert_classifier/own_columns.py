@@ -67,6 +67,7 @@ class Columns:
     label = self._find_label(is_number, is_needed=not is_test)
     row_id = self._find("id", _IDS)
     text_a, text_b = self._find_texts([*_as_tuple(label), row_id])
+    self._check_pairs(text_b)
     found = {"text": text_a, "text_b": text_b, "label": label, "id": row_id}
     self._check_different(found)
     self.names = {
@@ -230,6 +231,23 @@ class Columns:
     if len(left) != 1 or not self._has_names:
       raise self._without_text()
     return left[0], None
+
+  def _check_pairs(self, text_b):
+    """Raises a UserError where the training set had pairs and this has not."""
+    if "text" not in self._remembered:
+      return
+    had = self._remembered.get("text_b")
+    if had is not None and text_b is None:
+      raise errors.UserError(
+        f"{self._path}:1: the model was trained on pairs of texts, but there is"
+        f" no second text, {had!r} there: name it by --text_b_column;"
+        f" {self._there_is()}"
+      )
+    if had is None and text_b is not None:
+      raise errors.UserError(
+        f"{self._path}:1: the model was trained on single texts, but here"
+        f" {text_b!r} is a second one: name the text by --text_column"
+      )
 
   def _without_text(self):
     return errors.UserError(

@@ -393,14 +393,19 @@ def describe_paths(options):
   }
 
 
-def forget_files(trained, given):
-  """Returns a manifest's settings, less its files where a folder is given.
+def forget_files(trained, options):
+  """Returns a manifest's settings, less its files where others are asked for.
+
+  That is where another folder is given, or a task that has its own.
 
   Args:
     trained: settings by phase.
-    given: names of the flags that were given.
+    options: `options.Options`.
   """
-  if "data_dir" not in given or "paths" not in trained:
+  name = options.data.task_name if "task_name" in options.given else NAME
+  is_own = name.lower() in (NAME, *FORMATS)
+  if "paths" not in trained or (is_own and "data_dir" not in options.given):
     return trained
   paths = {k: v for k, v in trained["paths"].items() if k not in _FLAGS}
-  return {**trained, "paths": paths}
+  data = trained.get("data", {}) if is_own else {}
+  return {**trained, "paths": paths, "data": data}

@@ -295,7 +295,7 @@ def take_trained_settings(options, trained):
   phases = {"model", "paths", "prediction", "data"}
   if options.run.do_train:
     phases.add("training")
-  trained = own_data.forget_files(trained, options.given)
+  trained = own_data.forget_files(trained, options)
   options, found = options.fill_in(trained, phases)
   if found:
     logging.info(

@@ -315,8 +315,14 @@ class TaskData:
     )
 
   def _hold(self, split, digest):
-    """Compares the digest of a reading with that of the first."""
-    if self._digests.setdefault(split, digest) != digest:
+    """Compares the digest of a reading with that of the first.
+
+    A file that is divided among splits must be the same for all of them.
+    """
+    self._digests.setdefault(split, digest)
+    table = self.processor.tables.get(split)
+    parts = {split, "train", "dev"} if table and table.share else {split}
+    if {self._digests.get(part, digest) for part in parts} != {digest}:
       raise self.changed(split)
 
   def _own_method(self, split):
@@ -416,7 +422,7 @@ class TaskData:
     path = self._existing(split)
     table = self.processor.tables[split]
     if table.share is not None and split not in self._strata:
-      self._strata[split] = self._count_strata(path, table)
+      self._strata[split] = self._count_strata(split, path)
     sha256 = hashlib.sha256()
     try:
       file = table_files.open_table(path, table, sha256)
@@ -427,12 +433,15 @@ class TaskData:
       raise
     self._hold(split, sha256.hexdigest())
 
-  def _count_strata(self, path, table):
-    """Returns the Counter of the labels of all examples of a file."""
-    encode = self._stratum_encoder()
-    file = table_files.open_table(path, table)
+  def _count_strata(self, split, path):
+    """Returns the Counter of the labels of all examples of a split's file."""
+    encode, sha256 = self._stratum_encoder(), hashlib.sha256()
+    table = self.processor.tables[split]
+    file = table_files.open_table(path, table, sha256)
     rows = self._labelled_rows(file, file.table.text_a, collections.Counter())
-    return collections.Counter(encode(label) for _, _, _, label in rows)
+    counts = collections.Counter(encode(label) for _, _, _, label in rows)
+    self._hold(split, sha256.hexdigest())
+    return counts
 
   def _stratum_encoder(self):
     """Returns a function from a label to what a dev split is balanced by."""

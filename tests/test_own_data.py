@@ -1,5 +1,6 @@
 """Own data by flags: files, columns, labels, split, and what is remembered."""
 
+import collections
 import csv
 import json
 
@@ -204,6 +205,27 @@ def test_a_dev_split_divides_the_training_file(tmp_path, regression):
   assert task.data.examples_digest("dev") != task.data.examples_digest("train")
 
 
+def test_blank_texts_are_in_neither_part(tmp_path):
+  path = write(tmp_path / "a.csv", "text,label\n" + "a,x\n ,y\nb,y\n" * 10)
+  task = prepare(train_file=path, dev_fraction=0.2, do_train=True, do_eval=True)
+  tally = collections.Counter()
+  assert len(list(task.data.examples("train", tally))) == 16
+  assert tally["blank"] == 10
+  dev = [text for text, _, _ in examples(task, "dev")]
+  assert sorted(dev) == ["a", "a", "b", "b"]
+
+
+def test_a_file_that_changes_while_it_is_divided_is_told(tmp_path):
+  path = write_numbered(tmp_path / "a.csv")
+  flags = dict(train_file=path, dev_fraction=0.2, label_list="x,y,z,w")
+  task = prepare(do_train=True, do_eval=True, **flags)
+  assert task.data.count("train") == 80
+  write(tmp_path / "a.csv", "text,label\n" + "a,w\n" * 30)
+  for split in ("train", "dev"):
+    with pytest.raises(UserError, match="a.csv changed while it was in use"):
+      examples(task, split)
+
+
 def remember(task, path, **flags):
   """The manifest's settings of a training."""
   asked = options.make_options(train_file=path, **flags)
@@ -251,13 +273,40 @@ def test_labels_and_columns_of_the_training_are_remembered(tmp_path):
   assert examples(task, "test") == [("d", None, None)]
 
 
-def test_another_folder_comes_before_the_files_of_the_training():
-  trained = {"paths": {"train_file": "/a", "data_dir": "/b"}, "model": {}}
-  assert own_data.forget_files(trained, {"task_name"}) == trained
-  assert own_data.forget_files(trained, {"data_dir"}) == {
-    "paths": {"data_dir": "/b"},
-    "model": {},
+@pytest.mark.parametrize(
+  ("flags", "paths", "data"),
+  [
+    (dict(task_name="CSV"), {"train_file": "/a", "data_dir": "/b"}, True),
+    (dict(data_dir="/c"), {"data_dir": "/b"}, True),
+    (dict(task_name="mrpc"), {"data_dir": "/b"}, False),
+  ],
+)
+def test_files_are_forgotten_where_others_are_asked_for(flags, paths, data):
+  trained = {
+    "paths": {"train_file": "/a", "data_dir": "/b"},
+    "data": {"dev_fraction": 0.1},
   }
+  assert own_data.forget_files(trained, options.make_options(**flags)) == {
+    "paths": paths,
+    "data": trained["data"] if data else {},
+  }
+
+
+@pytest.mark.parametrize(
+  ("first", "then", "said"),
+  [
+    ("sentence1,sentence2", "sentence1", "trained on pairs .* 'sentence2' th"),
+    ("text_a,text_b", "text", "trained on pairs of texts, but there is no sec"),
+    ("text", "text_a,text_b", "trained on single texts, but here 'text_b' is"),
+  ],
+)
+def test_pairs_stay_pairs(tmp_path, first, then, said):
+  train = write(tmp_path / "a.csv", f"{first},label\na,b,x\nc,d,y\n")
+  if first == "text":
+    write(tmp_path / "a.csv", "text,label\na,x\nc,y\n")
+  dev = write(tmp_path / "b.csv", f"{then},label\na,b,x\n")
+  with pytest.raises(UserError, match=said):
+    prepare(train_file=train, dev_file=dev, do_train=True, do_eval=True)
 
 
 def test_labels_are_those_of_the_folder_that_init_checkpoint_names(tmp_path):
