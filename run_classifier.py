@@ -332,11 +332,8 @@ def train(estimator, run):
   Raises:
     UserError: a number is not finite, or a checkpoint cannot be saved.
   """
-  folder, training, schedule = (
-    run.options.run.output_dir,
-    run.options.training,
-    run.schedule,
-  )
+  folder, training = run.options.run.output_dir, run.options.training
+  schedule = run.schedule
   output_dir.write_manifest(
     folder, run.settings, run.model.config, run.model.vocab_file
   )
@@ -509,9 +506,8 @@ def answer(run, init_checkpoint):
     run: `preparation.Run`.
     init_checkpoint: prefix of a TensorFlow checkpoint, or None.
   """
-  model_fn = make_model_fn(
-    run, init_checkpoint, run.placement.of_this_machine()
-  )
+  placement = run.placement.of_this_machine()
+  model_fn = make_model_fn(run, init_checkpoint, placement)
   predictor = sharing.load_newest(
     run, functools.partial(interactive.Predictor, run, model_fn)
   )

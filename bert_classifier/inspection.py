@@ -353,6 +353,9 @@ def describe_files(run):
       written += output_dir.report_paths(folder, split).values()
   for split in run.splits("test"):
     written += output_dir.prediction_paths(folder, split)
+    name = run.task.processor.submissions.get(split)
+    if run.options.inference.glue_submission and name:
+      written.append(output_dir.submission_path(folder, name))
   kept = output_dir.MANIFEST, os.path.basename(output_dir.history_path(folder))
   return {
     "written": written,

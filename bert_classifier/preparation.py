@@ -145,6 +145,7 @@ def check(options):
   devices.check_cluster(os.environ.get("TF_CONFIG"))
   options = find_output_dir(options)
   check_flags(options.run)
+  check_there_is_a_model(options.run, options.model)
   if options.run.reads_data:
     output_dir.check_place(options.run.output_dir)
   placement = prepare_placement(options)
@@ -276,12 +277,32 @@ def check_flags(options):
   if not options.output_dir:
     raise UserError(
       "--output_dir is needed: the folder for checkpoints, results and"
-      " predictions"
+      " predictions; to answer texts, that of a training, or"
+      " --init_checkpoint=TRAINED_CLASSIFIER"
     )
   if options.overwrite_output_dir and (options.resume or not options.do_train):
     raise UserError(
       "--overwrite_output_dir trains from the start: it needs --do_train and"
       " goes against --resume"
+    )
+
+
+def check_there_is_a_model(run, model):
+  """Makes sure that what is not trained may have been trained before.
+
+  Args:
+    run: `options.RunOptions`.
+    model: `options.ModelOptions`.
+
+  Raises:
+    UserError: output_dir is not there, and no other weights are given.
+  """
+  folder = run.output_dir
+  if not (run.do_train or model.init_checkpoint or tf.io.gfile.exists(folder)):
+    raise UserError(
+      f"there are no trained weights: --output_dir={folder} is not there, and"
+      " --init_checkpoint is not given. Give the folder of a training, or"
+      " train with --do_train"
     )
 
 

@@ -150,4 +150,4 @@ def test_main_shows_its_log_where_nobody_has_set_one_up():
   done = run_python("-c", code)
   assert done.returncode == 1
   (line,) = done.stderr.splitlines()[-1:]
-  assert LOG_LINE.match(line) and "--task_name is needed" in line
+  assert LOG_LINE.match(line) and "there are no trained weights" in line

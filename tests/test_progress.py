@@ -1,11 +1,15 @@
 """The progress line, the form of the log, and the docstrings' examples."""
 
 import doctest
+import fcntl
 import importlib
 import io
 import itertools
 import logging
+import os
 import re
+import struct
+import termios
 
 from absl import logging as absl_logging
 from conftest import ROOT, SCRIPTS
@@ -235,6 +239,34 @@ def test_terminal_has_no_lines_in_the_log(graph, info, monkeypatch):
   shown = re.findall(r"step (\d)/3", stream.getvalue())
   assert shown == ["1", "2", "3"]
   assert stream.getvalue().endswith("\r\x1b[K")
+
+
+@pytest.fixture
+def narrow_terminal():
+  """What reads a terminal of 52 columns, and a stream that writes there."""
+  reader, writer = os.openpty()
+  fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 52, 0, 0))
+  with open(writer, "w") as stream:
+    yield lambda: os.read(reader, 4096).decode(), stream
+  os.close(reader)
+
+
+def test_a_narrow_terminal_shows_a_bar_that_a_log_line_erases(
+  narrow_terminal, monkeypatch, clock
+):
+  read, stream = narrow_terminal
+  status = progress.StatusLine(stream)
+  monkeypatch.setattr(progress, "STATUS", status)
+  counter = progress.Counter("read", 80)
+  for _ in range(3):
+    counter.add(10)
+    clock[0] += 1
+  shown = re.findall(r"\x1b\[\?7l(.*?)\x1b\[\?7h", read())
+  assert shown[-1] == "[###.......]  38% read 30 of 80 examples, 5 s left"
+  progress.set_up_logging()
+  record = logging.LogRecord("absl", 20, "f.py", 1, "text", (), None)
+  assert absl_logging.get_absl_handler().filter(record)
+  assert read() == "\r\x1b[K"
 
 
 def test_log_line_has_time_and_level():
