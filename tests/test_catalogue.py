@@ -121,7 +121,7 @@ def test_a_header_alone_and_a_row_unlike_its_header_are_named(tmp_path):
       ColaProcessor(),
       "test",
       ["7\tD.", "8\tE."],
-      r"test\.tsv:1: there is no column 'sentence', .* header has '7', 'D\.': give",
+      r"test\.tsv:1: there is no column 'sentence', .* has '7', 'D\.': give",
     ),
     (
       ColaProcessor(),
