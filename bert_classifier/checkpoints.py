@@ -310,7 +310,7 @@ def _open_hugging_face(path):
       f"{path} is one part of a model in several files: give the file that"
       f" lists them, {index}, or the folder"
     )
-  _refuse_folder(path)
+  _check_file(path)
   weights = hugging_face.open_weights(path)
   return Checkpoint(
     path=path,
@@ -325,7 +325,7 @@ def _open_hugging_face(path):
 def _open_tensorflow(prefix):
   data = _list_data_files(prefix)
   for path in (f"{prefix}.index", *data):
-    _refuse_folder(path)
+    _check_file(path)
   weights = tensorflow_weights.open_weights(prefix)
   found = sum(tf.io.gfile.stat(path).length for path in data)
   if found < weights.size:
@@ -343,8 +343,13 @@ def _open_tensorflow(prefix):
   )
 
 
-def _refuse_folder(path):
-  """Raises a UserError where a folder has the name of a file of weights."""
+def _check_file(path):
+  """Raises a UserError for a folder or dangling link in a file's place."""
+  if not tf.io.gfile.exists(path):
+    raise errors.MissingFileError(
+      f"{path} is gone, or a link to a file that is not there: copy the model"
+      " again"
+    )
   if tf.io.gfile.isdir(path):
     raise errors.UserError(
       f"{path} is a folder, where a file of weights belongs: give the file or"

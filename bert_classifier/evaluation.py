@@ -299,9 +299,9 @@ def check_finite(results, checkpoint):
 
 def _explain_no_use(checkpoint):
   return (
-    f"the weights of {checkpoint} give numbers that are not finite. Train from"
-    " the start with a lower --learning_rate (--overwrite_output_dir), or take"
-    " another checkpoint"
+    f"the weights of {checkpoint} give numbers that are not finite. Take other"
+    " weights, or if they were trained here, train from the start with a lower"
+    " --learning_rate (--overwrite_output_dir)"
   )
 
 

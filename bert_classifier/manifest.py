@@ -97,6 +97,15 @@ def _is_object_of_texts(value):
   return isinstance(value, dict) and all(map(_is_text, value.values()))
 
 
+def _is_dev_split(value):
+  return (
+    isinstance(value, dict)
+    and type(value.get("seed")) is int
+    and isinstance(value.get("dev_fraction"), float)
+    and 0 < value["dev_fraction"] < 1
+  )
+
+
 _OPTIONAL_TEXT = _Rule(_is_optional_text, "text or null")
 _TABLE = _Rule(
   lambda value: value is None or isinstance(value, dict), "an object or null"
@@ -127,6 +136,12 @@ _RULES = {
   ("training", "init_checkpoint (SHA-256)"): _OPTIONAL_TEXT,
   ("training", "training data (SHA-256)"): _Rule(_is_text, "text"),
   ("training", "training examples"): _OPTIONAL_TEXT,
+  ("data", "columns"): _Rule(
+    _is_object_of_texts, "an object of texts, the names of columns"
+  ),
+  ("data", "dev_split"): _Rule(
+    _is_dev_split, "an object with dev_fraction, under 1, and a whole seed"
+  ),
   ("order", "buffer_rows"): _Rule(
     lambda value: type(value) is int and value > 0,
     "a whole number, at least 1",

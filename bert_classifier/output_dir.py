@@ -310,7 +310,8 @@ def _read_manifest(output_dir):
   path = os.path.join(output_dir, MANIFEST)
   if not tf.io.gfile.exists(path):
     return {}
-  written = files.read_json(path)
+  is_folder = tf.io.gfile.isdir(path)
+  written = None if is_folder else files.read_json(path)
   settings = written.get("settings") if isinstance(written, dict) else None
   if not isinstance(settings, dict) or not all(
     isinstance(phase, dict) for phase in settings.values()

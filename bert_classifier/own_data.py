@@ -267,7 +267,7 @@ def _parse_labels(text):
   """
   labels = None
   if text.strip().startswith("["):
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, RecursionError):
       labels = json.loads(text)
   else:
     labels = [label.strip() for label in text.split(",")]

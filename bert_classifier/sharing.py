@@ -160,8 +160,11 @@ def convert_weights(folder, checkpoint, *, must_hold=True):
       yield checkpoint.path
       return
     # It is in a run's folder, where training may still go on.
-    with hold_checkpoint(folder, checkpoint.path, newest=False) as held:
-      yield held[1]
+    with (
+      hold_checkpoint(folder, checkpoint.path, newest=False) as (_, held),
+      _named_as(checkpoint.path, held),
+    ):
+      yield held
     return
   with files.temporary_folder(path) as temporary:
     prefix = os.path.join(temporary, _CONVERTED_PREFIX)

@@ -162,7 +162,8 @@ def _missing_column(path, column, role, header):
     f"{path}:1: there is no column {column!r}, which the task's Table names as"
     f" its {role}; "
     + (
-      f"the header has {names}"
+      f"the header has {names}: give the file the task's header, or correct the"
+      " Table"
       if header
       else "the Table says that the file has no header"
     )

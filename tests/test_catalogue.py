@@ -121,13 +121,13 @@ def test_a_header_alone_and_a_row_unlike_its_header_are_named(tmp_path):
       ColaProcessor(),
       "test",
       ["7\tD.", "8\tE."],
-      r"test\.tsv:1: there is no column 'sentence', .* header has '7', 'D\.'$",
+      r"test\.tsv:1: there is no column 'sentence', .* has '7', 'D\.': give",
     ),
     (
       ColaProcessor(),
       "test",
       ["gj04\t0\t*\tC.", "gj04\t1\t\tD."],
-      r"no column 'sentence', .* header has 'gj04', '0', '\*', 'C\.'$",
+      r"no column 'sentence', .* header has 'gj04', '0', '\*', 'C\.': give",
     ),
     (
       ColaProcessor(),

@@ -362,6 +362,15 @@ def test_a_folder_in_the_place_of_a_checkpoints_file_is_named(folder, ending):
     checkpoints.open_checkpoint(folder)
 
 
+@pytest.mark.parametrize("ending", [".index", ".data-00000-of-00001"])
+def test_a_link_to_nothing_in_a_checkpoint_is_named(folder, ending):
+  path = folder / (PREFIX + ending)
+  path.unlink()
+  path.symlink_to("nowhere")
+  with pytest.raises(MissingFileError, match=f"{path} is gone, or a link to"):
+    checkpoints.open_checkpoint(folder)
+
+
 def test_a_folder_in_the_place_of_safetensors_is_named(tmp_path):
   path = tmp_path / "model.safetensors"
   path.mkdir()

@@ -38,6 +38,12 @@ SETTINGS = {
   "order": {"buffer_rows": 24},
   "paths": {"data_dir": "/data"},
   "prediction": {"threshold": 0.5},
+  "data": {
+    "columns": {"text": "review"},
+    "dev_split": {"dev_fraction": 0.1, "seed": 42},
+    "no_header": False,
+    "label_column": None,
+  },
   "of a later version": {"speed": []},
 }
 
@@ -78,6 +84,10 @@ def test_what_a_run_writes_is_read(tmp_path):
     ("training", "init_checkpoint", 3, "text or null"),
     ("order", "buffer_rows", "24", "a whole number, at least 1"),
     ("paths", "data_dir", ["/data"], "text"),
+    ("data", "columns", {"text": 1}, "an object of texts"),
+    ("data", "dev_split", {"seed": 42}, "an object with dev_fraction"),
+    ("data", "no_header", None, "true or false"),
+    ("data", "dev_fraction", 1.5, "over 0 and under 1"),
     ("prediction", "threshold", 7, "a number, from 0 to 1"),
   ],
 )
@@ -91,6 +101,12 @@ def test_a_value_that_no_run_writes_is_named(
   said = str(error.value)
   assert f"run_manifest.json is damaged: settings.{phase}.{name} is " in said
   assert f"{value!r}, but must be {allowed}" in said
+
+
+def test_a_folder_in_its_place_is_called_damaged(tmp_path):
+  (tmp_path / "run_manifest.json").mkdir()
+  with pytest.raises(UserError, match="run_manifest.json is damaged"):
+    output_dir.inspect(str(tmp_path))
 
 
 def test_copies_that_are_no_names_are_refused(tmp_path):

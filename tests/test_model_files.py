@@ -158,7 +158,7 @@ def test_a_head_of_another_meaning_is_trained_afresh_or_refused(
   out = tmp_path / "out"
   refused = classify("--do_eval", output_dir=out, **flags)
   assert refused.status == 1 and not out.exists()
-  assert "are negative, positive (id2label in" in refused.log
+  assert "are 'negative', 'positive' (id2label in" in refused.log
   trained = classify("--do_train", output_dir=out, **flags)
   assert trained.status == 0
   assert "a fresh head is trained" in trained.log

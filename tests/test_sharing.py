@@ -103,6 +103,14 @@ def test_the_newest_checkpoint_is_taken_where_it_was_replaced(tmp_path, info):
     pass
 
 
+def test_errors_name_given_weights_by_their_own_path(tmp_path):
+  checkpoint = checkpoints.open_checkpoint(save_checkpoint(tmp_path, 1))
+  weights = sharing.convert_weights(str(tmp_path / "out"), checkpoint)
+  with pytest.raises(UserError, match=f"^{checkpoint.path}: bad"), weights as w:
+    raise tf.errors.DataLossError(None, None, f"{w}: bad")
+  assert w != checkpoint.path
+
+
 def test_what_a_killed_run_left_goes_and_what_may_be_in_use_stays(tmp_path):
   digits = "0123456789abcdef" * 2
   left = [f"{n}.tmp{digits}" for n in ("graph.pbtxt", "model.ckpt-4.meta")]
