@@ -194,11 +194,22 @@ def free_addresses(count):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_multi_worker_mirrored_trains_a_cluster(clusters, workers):
-  running, folder = clusters[workers]
-  assert [one.wait(timeout=120) for one in running] == [0] * workers
+def test_multi_worker_mirrored_trains_a_cluster(tmp_path, monkeypatch, workers):
+  addresses = free_addresses(workers)
+  here = os.path.dirname(os.path.abspath(__file__))
+  monkeypatch.setenv("PYTHONPATH", here + os.pathsep + os.path.dirname(here))
+  command = [sys.executable, "-c", CLUSTER_JOB, str(tmp_path)]
+  running = []
+  for index in range(workers):
+    set_cluster(monkeypatch, index, worker=addresses)
+    running.append(subprocess.Popen(command))
+  try:
+    assert [one.wait(timeout=120) for one in running] == [0] * workers
+  finally:
+    for one in running:
+      one.kill()
   # Every worker has the same batches, so their mean gradient is one's own.
-  reader = tf.train.load_checkpoint(folder)
+  reader = tf.train.load_checkpoint(str(tmp_path))
   np.testing.assert_allclose(
     reader.get_tensor("weights"), descended(6), rtol=1e-4
   )
