@@ -577,7 +577,9 @@ def test_a_tensorflow_that_is_not_known_ends_the_script_with_a_sentence():
   )
   assert run.returncode == 1
   said = run.stderr.partition("imported\n")[2]
-  assert "] estimator_bridge found TensorFlow 2.99.0 " in said.partition("\n")[0]
+  assert (
+    "] estimator_bridge found TensorFlow 2.99.0 " in said.partition("\n")[0]
+  )
   assert len(said.splitlines()) == 1
 
 
