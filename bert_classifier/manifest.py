@@ -7,7 +7,7 @@ never a setting.
 
 from typing import Callable, NamedTuple
 
-from bert_classifier import errors, options, targets
+from bert_classifier import errors, options
 import modeling
 
 
@@ -110,12 +110,10 @@ _OPTIONAL_TEXT = _Rule(_is_optional_text, "text or null")
 _TABLE = _Rule(
   lambda value: value is None or isinstance(value, dict), "an object or null"
 )
-_PROBLEM_TYPES = [kind.problem_type for kind in targets.KINDS.values()]
 _RULES = {
   ("model", "language"): _OPTIONAL_TEXT,
-  ("model", "problem_type"): _Rule(
-    lambda value: value in _PROBLEM_TYPES, f"one of {', '.join(_PROBLEM_TYPES)}"
-  ),
+  # Of a target that a task defines it is any name.
+  ("model", "problem_type"): _Rule(_is_text, "text"),
   ("model", "labels"): _Rule(_is_list_of(_is_text), "a list of texts"),
   ("model", "strip_accents"): _Rule(
     lambda value: value is None or isinstance(value, bool),

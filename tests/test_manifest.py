@@ -72,7 +72,7 @@ def test_what_a_run_writes_is_read(tmp_path):
     ("model", "max_seq_length", 16.0, "a whole number"),
     ("model", "labels", "no", "a list of texts"),
     ("model", "labels", [0, 1], "a list of texts"),
-    ("model", "problem_type", ["x"], "one of single_label_classification"),
+    ("model", "problem_type", ["x"], "text"),
     ("model", "synonyms", {"ja": 1}, "an object of texts"),
     ("model", "table of train", "answer", "an object"),
     ("model", "vocabulary (SHA-256)", None, "text"),
