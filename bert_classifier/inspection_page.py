@@ -13,6 +13,7 @@ _MEMORY = (
   "weights",
   "gradients",
   "slots",
+  "copies",
   "activations",
   "examples",
 )
