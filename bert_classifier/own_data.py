@@ -53,7 +53,7 @@ def names_own_data(options, known):
       " the files in its --data_dir: leave out one of the two; --task_name=tsv,"
       " csv or jsonl stands for own data"
     )
-  if not is_own and options.dev_fraction is not None:
+  if name and not is_own and options.dev_fraction is not None:
     raise errors.UserError(
       f"--dev_fraction={options.dev_fraction} is for own data (--train_file),"
       f" but the task {options.task_name} has a dev set"

@@ -172,6 +172,14 @@ def test_files_are_found_in_data_dir(tmp_path):
     prepare(task_name="CSV", do_eval=True, **flags)
 
 
+def test_a_fraction_without_a_task_is_no_fault_of_a_task():
+  asked = options.make_options(data_dir="d", dev_fraction=0.3)
+  assert not own_data.names_own_data(asked.data, ["cola"])
+  asked = options.make_options(task_name="cola", dev_fraction=0.3)
+  with pytest.raises(UserError, match="the task cola has a dev set"):
+    own_data.names_own_data(asked.data, ["cola"])
+
+
 # ---------------------------------------------------------------------------
 # The split, and what a trained folder remembers
 
