@@ -46,6 +46,7 @@ from bert_classifier.schedule import (
 from bert_classifier.task_choice import Task, check_task_flags, prepare_task
 
 _MOST_PROCESSES = 4  # what more would gain was not measured
+_LENGTH = "max_seq_length"
 
 
 class Run(NamedTuple):
@@ -153,28 +154,7 @@ def check(options):
   options = take_trained_settings(options, trained)
   options = take_trained_length(options)
   check_batches(placement, options)
-  own = None
-  if own_data.names_own_data(options.data, PROCESSORS):
-    own = own_data.make_processor(options, trained)
-  check_task_flags(
-    options.data,
-    is_own_data=own is not None,
-    reads_data=options.run.reads_data,
-  )
-  task = prepare_task(
-    options.data,
-    options.model.max_seq_length,
-    options.given,
-    inference=options.inference,
-    trained=trained.get("model"),
-    own=own,
-  )
-  if options.inference.glue_submission and not options.run.do_predict:
-    raise UserError(
-      "--glue_submission is made of the predictions of the test set: add"
-      " --do_predict, or leave it out"
-    )
-  interactive.check_request(options.run, task)
+  task = choose_task(options, trained)
   model = model_files.open_model(
     options.model,
     options.run.output_dir,
@@ -198,12 +178,7 @@ def check(options):
       counts["train"],
       found,
     )
-    settings["order"] = {BUFFER_SIZE: schedule.buffer_size}
-    settings["paths"] = own_data.describe_paths(options.data)
-    if own is not None:
-      settings["data"] = own_data.describe_settings(options.data, own)
-    if isinstance(task.target, targets.SeveralClasses):
-      settings["prediction"] = {"threshold": task.target.threshold}
+    settings.update(describe_training(options, task, schedule))
     announce_rate(options.training, found, schedule)
   return Run(
     options=options,
@@ -351,7 +326,39 @@ def take_trained_length(options):
   return options
 
 
-_LENGTH = "max_seq_length"
+def choose_task(options, trained):
+  """Returns the `Task` that the flags name, held against the other flags.
+
+  Args:
+    options: `options.Options`.
+    trained: what `read_trained_settings` gives.
+
+  Raises:
+    UserError: a flag is needed, or does not go with the task.
+  """
+  own = None
+  if own_data.names_own_data(options.data, PROCESSORS):
+    own = own_data.make_processor(options, trained)
+  check_task_flags(
+    options.data,
+    is_own_data=own is not None,
+    reads_data=options.run.reads_data,
+  )
+  task = prepare_task(
+    options.data,
+    options.model.max_seq_length,
+    options.given,
+    inference=options.inference,
+    trained=trained.get("model"),
+    own=own,
+  )
+  if options.inference.glue_submission and not options.run.do_predict:
+    raise UserError(
+      "--glue_submission is made of the predictions of the test set: add"
+      " --do_predict, or leave it out"
+    )
+  interactive.check_request(options.run, task)
+  return task
 
 
 def prepare_placement(options):
@@ -442,6 +449,25 @@ def make_settings(options, task, model):
       },
       **options.settings("training"),
     }
+  return settings
+
+
+def describe_training(options, task, schedule):
+  """Returns the settings, by phase, that later commands read of a training.
+
+  Args:
+    options: `options.Options`.
+    task: `Task`.
+    schedule: `Schedule`.
+  """
+  settings = {
+    "order": {BUFFER_SIZE: schedule.buffer_size},
+    "paths": own_data.describe_paths(options.data),
+  }
+  if isinstance(task.processor, own_data.OwnData):
+    settings["data"] = own_data.describe_settings(options.data, task.processor)
+  if isinstance(task.target, targets.SeveralClasses):
+    settings["prediction"] = {"threshold": task.target.threshold}
   return settings
 
 
