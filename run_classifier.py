@@ -39,7 +39,6 @@ if __name__ == "__main__":  # before TensorFlow's import, which takes seconds
   app.define_help_flags()
   _WORDS = options.parse_flags(sys.argv, manual=__doc__)
 
-
 try:  # first: it keeps TensorFlow's banner away, and checks the versions
   import estimator_bridge
 except ImportError as error:
