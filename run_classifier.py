@@ -13,10 +13,8 @@ Writes checkpoints, eval_results.txt, test_results.tsv and test_predictions.tsv
 into output_dir. The same command again goes on where a killed run stopped.
 """
 
-import collections
 import contextlib
 import functools
-import itertools
 import os
 import sys
 
@@ -50,6 +48,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   advice,
+  batches,
   checkpoints,
   devices,
   errors,
@@ -61,17 +60,13 @@ from bert_classifier import (
   interactive,
   output_dir,
   plain_texts,
+  predictions,
   preparation,
   progress,
   report,
   saving,
   sharing,
-  submissions,
   targets,
-)
-from bert_classifier.batches import (  # noqa: F401 - the 2018 script's names
-  file_based_input_fn_builder,
-  input_fn_builder,
 )
 from bert_classifier.catalogue import (  # noqa: F401 - the 2018 script's names
   PROCESSORS,
@@ -100,6 +95,109 @@ from bert_classifier.tasks import (  # noqa: F401 - for importers
 )
 import modeling
 import optimization
+
+# ---------------------------------------------------------------------------
+# Input
+
+
+def file_based_input_fn_builder(
+  input_file,
+  seq_length,
+  is_training,
+  drop_remainder,
+  *,
+  target=ONE_CLASS,
+  seed=None,
+  shuffle_buffer_size=None,
+  num_examples=None,
+  start=0,
+):
+  """Returns an input_fn over a TFRecord file of features.
+
+  Training goes through the file again and again, each epoch in an order that
+  is a function of seed and epoch, so that a resumed run sees the examples that
+  one never stopped would have seen.
+
+  Args:
+    input_file: TFRecord file, or a list of them, read one after the other.
+    seq_length: S.
+    is_training: whether to shuffle and repeat.
+    drop_remainder: whether every batch must be whole. In training the last
+      incomplete one is dropped; otherwise it is filled with examples of weight
+      0.
+    target: what is predicted, see `targets`.
+    seed: whole number that decides the order; where not given the order is a
+      new one every time.
+    shuffle_buffer_size: examples among which the next one is drawn; the whole
+      file where not given.
+    num_examples: examples in the file, needed for a `start`.
+    start: examples that were trained on before, over all epochs.
+
+  Returns:
+    A function of `params`, whose "batch_size" is B, giving a `tf.data.Dataset`
+    of dictionaries: `input_ids`, `input_mask`, `segment_ids` <int32>[B, S],
+    `is_real_example` <int32>[B] and the target's features.
+
+  Raises:
+    ValueError: `num_examples` is 0, or not given with a `start`.
+  """
+  spec = feature_spec(seq_length, target)
+  if start and not num_examples:
+    raise ValueError("start needs num_examples, the number of examples")
+  if num_examples == 0:
+    raise ValueError(f"{input_file} has no examples")
+
+  def input_fn(params):
+    records = tf.data.TFRecordDataset(input_file)
+    if is_training:
+      records = batches.shuffle_and_repeat(
+        records,
+        seed=seed,
+        buffer_size=shuffle_buffer_size or num_examples,
+        num_examples=num_examples,
+        start=start,
+      )
+    elif drop_remainder:
+      padding = serialize(padding_features(seq_length, target))
+      records = batches.fill_up(records, padding, params)
+    records = records.batch(params["batch_size"], drop_remainder=drop_remainder)
+    return batches.prefetch(batches.parse(records, spec))
+
+  return input_fn
+
+
+def input_fn_builder(
+  features, seq_length, is_training, drop_remainder, *, seed=None
+):
+  """Returns an input_fn over a list of `InputFeatures` in memory.
+
+  Args and result as of `file_based_input_fn_builder`.
+
+  Raises:
+    ValueError: the list is empty.
+  """
+  if not features:
+    raise ValueError("there are no features: the list is empty")
+  columns = batches.stack(features, seq_length)
+  padding = batches.stack(
+    [padding_features(seq_length, features[0].target)], seq_length
+  )
+
+  def input_fn(params):
+    examples = tf.data.Dataset.from_tensor_slices(columns)
+    if is_training:
+      examples = batches.shuffle_and_repeat(
+        examples, seed=seed, buffer_size=len(features)
+      )
+    elif drop_remainder:
+      padding_example = {name: value[0] for name, value in padding.items()}
+      examples = batches.fill_up(examples, padding_example, params)
+    return batches.prefetch(
+      examples.batch(params["batch_size"], drop_remainder=drop_remainder)
+    )
+
+  return input_fn
+
 
 # ---------------------------------------------------------------------------
 # Model
@@ -251,15 +349,14 @@ def training_op(loss, optimizer, global_step, placement):
 
 
 # ---------------------------------------------------------------------------
-# The run
+# The run. Everywhere `run` is a `preparation.Run`, and `init_checkpoint` the
+# prefix of a TensorFlow checkpoint, or None.
 
 
 def make_model_fn(run, init_checkpoint, placement, collector=None):
   """Returns the model_fn of a run.
 
   Args:
-    run: `preparation.Run`.
-    init_checkpoint: prefix of a TensorFlow checkpoint, or None.
     placement: see `devices`.
     collector: `evaluation.Collector` where there are evaluations.
   """
@@ -284,13 +381,7 @@ def make_model_fn(run, init_checkpoint, placement, collector=None):
 
 
 def make_estimator(run, init_checkpoint, collector):
-  """Returns the TPUEstimator, which computes on CPU or GPU without a TPU.
-
-  Args:
-    run: `preparation.Run`.
-    init_checkpoint: prefix of a TensorFlow checkpoint, or None.
-    collector: `evaluation.Collector`.
-  """
+  """Returns the TPUEstimator, which computes on CPU or GPU without a TPU."""
   training, placement = run.options.training, run.placement
   return tf.estimator.tpu.TPUEstimator(
     use_tpu=placement.use_tpu,
@@ -331,8 +422,7 @@ def train(estimator, run):
   Raises:
     UserError: a number is not finite, or a checkpoint cannot be saved.
   """
-  folder, training = run.options.run.output_dir, run.options.training
-  schedule = run.schedule
+  folder, schedule = run.options.run.output_dir, run.schedule
   output_dir.write_manifest(
     folder, run.settings, run.model.config, run.model.vocab_file
   )
@@ -341,20 +431,11 @@ def train(estimator, run):
     plain_texts.count(schedule.examples),
     run.first_step + 1,
     schedule.steps,
-    plain_texts.count(training.train_batch_size),
+    plain_texts.count(run.options.training.train_batch_size),
     schedule.warmup_steps,
     run.placement.describe(),
   )
-  sees_every_step = run.placement.sees_every_step
-  hook = progress.ProgressHook(
-    schedule.steps,
-    batch_size=training.train_batch_size,
-    examples=schedule.examples,
-    log_steps=training.log_steps,
-    steps_per_run=run.placement.steps_per_call,
-    summary_dir=folder if sees_every_step else None,
-    history_path=output_dir.history_path(folder),
-  )
+  hook = progress.training_hook(run, output_dir.history_path(folder))
   with advice.explain_not_finite(run):
     results = run_training(estimator, run, hook)
   output_dir.check_trained(folder, schedule.steps)
@@ -407,7 +488,7 @@ def evaluate(estimator, run, split, results=None):
       name=output_dir.evaluation_name(split),
     )
   results = evaluation.tidy_results(results)
-  weights = weights_in_use(estimator, run)
+  weights, _ = weights_in_use(estimator, run)
   evaluation.check_finite(results, weights)
   folder = run.options.run.output_dir
   path = evaluation.write_results(folder, split, results, weights)
@@ -416,9 +497,11 @@ def evaluate(estimator, run, split, results=None):
 
 
 def weights_in_use(estimator, run):
-  """Returns the path of the weights that are evaluated or predict."""
+  """Returns the weights that are evaluated or predict: path, and their step."""
   newest = run.weights.checkpoint or estimator.latest_checkpoint()
-  return newest or run.model.weights.path
+  if newest:
+    return newest, output_dir.step_of(newest)
+  return run.model.weights.path, 0
 
 
 def predict(estimator, run, splits):
@@ -427,84 +510,19 @@ def predict(estimator, run, splits):
   Returns:
     List of a line for each file or pair of files written.
   """
-  folder = run.options.run.output_dir
-  for split in splits:
-    results_path = output_dir.results_path(folder, split)
-    evaluation.announce_replacement(
-      (*output_dir.prediction_paths(folder, split), results_path)
-    )
-  logging.info(
-    "predicting the %s of %s on %s",
-    plain_texts.count(run.count(*splits)),
-    " and ".join(splits),
-    run.placement.describe(),
-  )
-  counter = progress.Counter("predicted", run.count(*splits))
-  predicted = estimator.predict(
+  predictions.announce(run, splits)
+  batches_of_outputs = estimator.predict(
     input_fn_for(run, *splits),
     checkpoint_path=run.weights.to_read,
     yield_single_examples=False,
   )
-  outputs = evaluation.split_batches(
-    predicted, weights_in_use(estimator, run), counter
+  return predictions.write_of_run(
+    run, splits, batches_of_outputs, *weights_in_use(estimator, run)
   )
-  lines, gone = [], []
-  for split in splits:
-    truth = evaluation.TrueLabels(run.task.target)
-    try:
-      paths = evaluation.write_predictions(
-        folder,
-        split,
-        run.cache.converted_examples(split),
-        itertools.islice(outputs, run.count(split)),
-        run.task.target,
-        truth=truth,
-      )
-    except evaluation.TextsGoneError as error:
-      gone.append(error)
-      evaluation.write_results(folder, split, {})  # removes earlier ones
-      continue
-    lines.append(f"{split}: predictions: {' '.join(paths)}")
-    if run.options.inference.glue_submission:
-      path = submissions.write_submission(folder, split, run.task.processor)
-      lines.append(f"{split}: for GLUE: {path}")
-    lines += measure_predictions(estimator, run, split, truth)
-  collections.deque(outputs, maxlen=0)  # lets the session end properly
-  logging.info("%s", counter)
-  if gone:
-    raise gone[0]
-  return lines
-
-
-def measure_predictions(estimator, run, split, truth):
-  """Writes the results of a test set by its true labels, where it has them.
-
-  Args:
-    truth: `evaluation.TrueLabels`.
-
-  Returns:
-    List of the line that says them; empty where there are none.
-  """
-  results = truth.measure(
-    run.task.metrics, run.options.inference.eval_batch_size
-  )
-  weights = weights_in_use(estimator, run)
-  if results:
-    newest = run.weights.checkpoint or estimator.latest_checkpoint()
-    results["global_step"] = output_dir.step_of(newest) if newest else 0
-  path = evaluation.write_results(
-    run.options.run.output_dir, split, results, weights
-  )
-  return [evaluation.describe_results(split, results, path)] if results else []
 
 
 def answer(run, init_checkpoint):
-  """Predicts texts that are in no split, on standard output.
-
-  Args:
-    run: `preparation.Run`.
-    init_checkpoint: prefix of a TensorFlow checkpoint, or None.
-  """
+  """Predicts texts that are in no split, on standard output."""
   placement = run.placement.of_this_machine()
   model_fn = make_model_fn(run, init_checkpoint, placement)
   predictor = sharing.load_newest(
@@ -575,12 +593,9 @@ def compute_splits(run, init_checkpoint):
     path, results = evaluate(estimator, run, split, known.get(split))
     last_lines.append(evaluation.describe_results(split, results, path))
     if run.options.inference.eval_report:
+      weights, _ = weights_in_use(estimator, run)
       page = report.write_of_run(
-        run,
-        split,
-        results,
-        collector.evaluated(),
-        weights_in_use(estimator, run),
+        run, split, results, collector.evaluated(), weights
       )
       last_lines.append(f"{split}: report: {page}")
   if run.options.run.do_predict:

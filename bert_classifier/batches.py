@@ -1,16 +1,11 @@
-"""Input: examples to batches, their order, the last batch, parsing."""
+"""Steps of the input pipeline: order, the last batch, parsing, prefetching."""
 
 import os
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier.features import (
-  ONE_CLASS,
-  feature_spec,
-  padding_features,
-  serialize,
-)
+from bert_classifier.features import feature_spec
 
 AHEAD = 4  # batches, and as many are parsed at a time
 
@@ -93,106 +88,22 @@ def parse(records, spec):
   return records.map(parse_batch, num_parallel_calls=AHEAD)
 
 
-def file_based_input_fn_builder(
-  input_file,
-  seq_length,
-  is_training,
-  drop_remainder,
-  *,
-  target=ONE_CLASS,
-  seed=None,
-  shuffle_buffer_size=None,
-  num_examples=None,
-  start=0,
-):
-  """Returns an input_fn over a TFRecord file of features.
-
-  Training goes through the file again and again, each epoch in an order that
-  is a function of seed and epoch, so that a resumed run sees the examples that
-  one never stopped would have seen.
+def stack(features, seq_length):
+  """Returns the features of n examples as arrays, by name.
 
   Args:
-    input_file: TFRecord file, or a list of them, read one after the other.
+    features: list of n `features.InputFeatures` of one target.
     seq_length: S.
-    is_training: whether to shuffle and repeat.
-    drop_remainder: whether every batch must be whole. In training the last
-      incomplete one is dropped; otherwise it is filled with examples of weight
-      0.
-    target: what is predicted, see `targets`.
-    seed: whole number that decides the order; where not given the order is a
-      new one every time.
-    shuffle_buffer_size: examples among which the next one is drawn; the whole
-      file where not given.
-    num_examples: examples in the file, needed for a `start`.
-    start: examples that were trained on before, over all epochs.
 
   Returns:
-    A function of `params`, whose "batch_size" is B, giving a `tf.data.Dataset`
-    of dictionaries: `input_ids`, `input_mask`, `segment_ids` <int32>[B, S],
-    `is_real_example` <int32>[B] and the target's features.
-
-  Raises:
-    ValueError: `num_examples` is 0, or not given with a `start`.
+    Dictionary: `input_ids`, `input_mask`, `segment_ids` <int32>[n, S],
+    `is_real_example` <int32>[n] and the target's features.
   """
-  spec = feature_spec(seq_length, target)
-  if start and not num_examples:
-    raise ValueError("start needs num_examples, the number of examples")
-  if num_examples == 0:
-    raise ValueError(f"{input_file} has no examples")
-
-  def input_fn(params):
-    records = tf.data.TFRecordDataset(input_file)
-    if is_training:
-      records = shuffle_and_repeat(
-        records,
-        seed=seed,
-        buffer_size=shuffle_buffer_size or num_examples,
-        num_examples=num_examples,
-        start=start,
-      )
-    elif drop_remainder:
-      padding = serialize(padding_features(seq_length, target))
-      records = fill_up(records, padding, params)
-    records = records.batch(params["batch_size"], drop_remainder=drop_remainder)
-    return prefetch(parse(records, spec))
-
-  return input_fn
-
-
-def input_fn_builder(
-  features, seq_length, is_training, drop_remainder, *, seed=None
-):
-  """Returns an input_fn over a list of `InputFeatures` in memory.
-
-  Args and result as of `file_based_input_fn_builder`.
-
-  Raises:
-    ValueError: the list is empty.
-  """
-  if not features:
-    raise ValueError("there are no features: the list is empty")
   spec = feature_spec(seq_length, features[0].target)
   examples = [example.as_dict() for example in features]
-  columns = {
+  return {
     name: np.reshape(
       [example[name] for example in examples], [-1, *feature.shape]
     ).astype(np.int32 if feature.dtype == tf.int64 else np.float32)
     for name, feature in spec.items()
   }
-
-  def input_fn(params):
-    examples = tf.data.Dataset.from_tensor_slices(columns)
-    if is_training:
-      examples = shuffle_and_repeat(
-        examples, seed=seed, buffer_size=len(features)
-      )
-    elif drop_remainder:
-      padding = {
-        name: np.zeros_like(column[0]) for name, column in columns.items()
-      }
-      examples = fill_up(examples, padding, params)
-    return prefetch(
-      examples.batch(params["batch_size"], drop_remainder=drop_remainder)
-    )
-
-  return input_fn

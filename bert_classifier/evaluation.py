@@ -1,4 +1,4 @@
-"""Metrics of an evaluation, and the files of results and predictions.
+"""Metrics of an evaluation, and the file of its results.
 
 An evaluation collects what it computes of every example. The metrics are
 computed from that, by scikit-learn, when the last batch is done: they are
@@ -6,9 +6,6 @@ results of the Estimator like any other, for its log, for TensorBoard and for
 exporters.
 """
 
-import collections
-import contextlib
-import datetime
 from typing import NamedTuple
 
 from absl import logging
@@ -16,9 +13,15 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import files, history, output_dir
-from bert_classifier.errors import UserError, describe
+from bert_classifier.errors import UserError
 from bert_classifier.metrics import UndefinedError, measure
 import estimator_bridge  # noqa: F401 - tf.estimator
+
+# The result that is written as `loss`, of which name the Estimator has its own.
+MEAN_OF_BATCHES = "mean_of_batches"
+# Share of the predictions from which on they are nearly all of one class, and
+# the least number of examples that this is said of.
+_NEARLY_ALL, _LEAST_EXAMPLES = 0.98, 20
 
 
 class Evaluated(NamedTuple):
@@ -83,7 +86,7 @@ class Collector(tf.train.SessionRunHook):
     nowhere as a number, and `tidy_results` leaves out.
     """
     names = [f"eval_{name}" for name in ("loss", *self._metrics)]
-    names.append(_MEAN_OF_BATCHES)
+    names.append(MEAN_OF_BATCHES)
     update = tf.numpy_function(self.add, tensors, tf.float32)
     values = tf.numpy_function(self.compute, [], [tf.float32] * len(names))
     return {name: (value, update) for name, value in zip(names, values)}
@@ -114,7 +117,7 @@ class Collector(tf.train.SessionRunHook):
       self.evaluated(), self.target, self._metrics, self._loss_batch_size
     )
     undefined = np.zeros([0], np.float32)
-    names = ("loss", *self._metrics, _MEAN_OF_BATCHES)
+    names = ("loss", *self._metrics, MEAN_OF_BATCHES)
     return [results.get(name, undefined) for name in names]
 
 
@@ -136,7 +139,7 @@ def compute_results(evaluated, target, metrics, loss_batch_size):
   """
   losses, logits, labels = evaluated
   mean, mean_of_batches = mean_losses(losses, loss_batch_size)
-  results = {"loss": mean, _MEAN_OF_BATCHES: mean_of_batches}
+  results = {"loss": mean, MEAN_OF_BATCHES: mean_of_batches}
   decided, scores = target.decide(logits), target.scores(logits)
   for name in metrics:
     try:
@@ -144,11 +147,6 @@ def compute_results(evaluated, target, metrics, loss_batch_size):
     except UndefinedError as error:
       logging.warning("%s is undefined and left out: %s", name, error)
   return {name: np.float32(value) for name, value in results.items()}
-
-
-# Share of the predictions from which on they are nearly all of one class, and
-# the least number of examples that this is said of.
-_NEARLY_ALL, _LEAST_EXAMPLES = 0.98, 20
 
 
 def judge(target, evaluated):
@@ -162,10 +160,10 @@ def judge(target, evaluated):
   logging.info("%s", target.judge(labels, decided))
   there_are = target.count_classes(labels)
   if there_are and max(there_are.values()) < _NEARLY_ALL * len(labels):
-    _warn_of_one_class(target.count_classes(decided))
+    warn_of_one_class(target.count_classes(decided))
 
 
-def _warn_of_one_class(predicted):
+def warn_of_one_class(predicted):
   """Warns where nearly all predictions are of one class.
 
   Args:
@@ -187,10 +185,6 @@ def _warn_of_one_class(predicted):
     )
 
 
-# The Estimator has a result of its own that is named `loss`.
-_MEAN_OF_BATCHES = "mean_of_batches"
-
-
 def mean_losses(losses, batch_size):
   """Returns the mean of all losses, and the mean of the means of batches.
 
@@ -205,7 +199,7 @@ def mean_losses(losses, batch_size):
 
 
 # ---------------------------------------------------------------------------
-# Results and predictions
+# Results
 
 
 def tidy_results(results):
@@ -217,8 +211,8 @@ def tidy_results(results):
     results: what `estimator.evaluate` returns.
   """
   results = {key: results[key] for key in results if np.size(results[key])}
-  if _MEAN_OF_BATCHES in results:
-    results["loss"] = results.pop(_MEAN_OF_BATCHES)
+  if MEAN_OF_BATCHES in results:
+    results["loss"] = results.pop(MEAN_OF_BATCHES)
   return results
 
 
@@ -293,256 +287,14 @@ def check_finite(results, checkpoint):
   """Raises a UserError where the loss of an evaluation is not finite."""
   if not np.isfinite(results["eval_loss"]):
     raise UserError(
-      f"eval_loss is {results['eval_loss']}: {_explain_no_use(checkpoint)}"
+      f"eval_loss is {results['eval_loss']}: {explain_no_use(checkpoint)}"
     )
 
 
-def _explain_no_use(checkpoint):
+def explain_no_use(checkpoint):
+  """Returns a sentence on weights that give numbers that are not finite."""
   return (
     f"the weights of {checkpoint} give numbers that are not finite. Take other"
     " weights, or if they were trained here, train from the start with a lower"
     " --learning_rate (--overwrite_output_dir)"
   )
-
-
-def split_batches(batches, checkpoint, counter):
-  """Yields the outputs of each example, and counts them.
-
-  Args:
-    batches: iterable of dictionaries of arrays, each [B, ...].
-    checkpoint: path of the weights, for the error.
-    counter: `progress.Counter`.
-
-  Raises:
-    UserError: a number is not finite.
-  """
-  for batch in batches:
-    outputs = split_outputs(batch, checkpoint)
-    counter.add(len(outputs))
-    yield from outputs
-
-
-def split_outputs(batch, checkpoint):
-  """Returns the list of the outputs of each example, dictionaries of arrays.
-
-  Args:
-    batch: dictionary of arrays, each [B, ...].
-    checkpoint: path of the weights, for the error.
-
-  Raises:
-    UserError: a number is not finite.
-  """
-  if not all(np.isfinite(values).all() for values in batch.values()):
-    raise UserError(f"there is no prediction: {_explain_no_use(checkpoint)}")
-  count = len(next(iter(batch.values())))
-  return [
-    {name: values[i] for name, values in batch.items()} for i in range(count)
-  ]
-
-
-class TrueLabels:
-  """Collects the true labels that a test set gives, and the logits beside them.
-
-  Args:
-    target: see `targets`.
-  """
-
-  def __init__(self, target):
-    self._target = target
-    self._values, self._logits = [], []
-    self._others = collections.Counter()
-
-  def add(self, gold, output):
-    """Adds an example.
-
-    Args:
-      gold: text of its true label; None where the set has none.
-      output: dictionary with `logits` <float32>[width of the target].
-    """
-    if gold is None:
-      return
-    try:
-      value = self._target.encode(gold)
-    except ValueError:
-      self._others[str(gold)] += 1
-      return
-    self._values.append(value)
-    self._logits.append(output["logits"])
-
-  def evaluated(self):
-    """Returns the `Evaluated` of the examples with a true label."""
-    logits = np.float32(self._logits).reshape(-1, self._target.width)
-    labels = np.array(self._values)
-    if labels.dtype == np.float64:
-      labels = np.float32(labels)
-    return Evaluated(self._target.losses(logits, labels), logits, labels)
-
-  def measure(self, metrics, loss_batch_size):
-    """Returns the results `test_...` and `loss`, and logs what they are worth.
-
-    {} where no example has a true label.
-
-    Args:
-      metrics: names in `metrics.METRICS` beside those of the target.
-      loss_batch_size: see `mean_losses`.
-    """
-    others = sum(self._others.values())
-    if others:
-      logging.warning(
-        "%d of %d true labels of the test set are none of the task's, such as"
-        " %r: these examples are predicted, but not measured",
-        others,
-        others + len(self._values),
-        self._others.most_common(1)[0][0],
-      )
-    if not self._values:
-      return {}
-    evaluated = self.evaluated()
-    decided = self._target.decide(evaluated.logits)
-    logging.info("%s", self._target.judge(evaluated.labels, decided))
-    results = compute_results(
-      evaluated,
-      self._target,
-      list_metrics(self._target, metrics),
-      loss_batch_size,
-    )
-    loss = results.pop(_MEAN_OF_BATCHES)
-    return {
-      **{f"test_{name}": value for name, value in results.items()},
-      "loss": loss,
-    }
-
-
-class TextsGoneError(UserError):
-  """The texts cannot be read again as they were when they were converted."""
-
-
-def write_predictions(folder, split, examples, outputs, target, *, truth=None):
-  """Writes the predictions of a test set, example by example in its order.
-
-  test_results.tsv gets the numbers of the target, separated by tabs, and
-  nothing else; test_predictions.tsv has a header and says what was predicted of
-  what. Both are written whole or not at all. Where the texts cannot be read
-  again as they were when they were converted, the first is written all the
-  same, and of the second none stays, nor an earlier one.
-
-  Args:
-    folder: output_dir.
-    split: "test", or a second test set.
-    examples: iterable of `tasks.InputExample`, which raises a UserError where
-      they are not those that were converted.
-    outputs: iterable of what was predicted of each, a dictionary of arrays.
-    target: see `targets`.
-    truth: `TrueLabels` that collects those of the examples, or None.
-
-  Returns:
-    The two paths.
-
-  Raises:
-    TextsGoneError: the texts cannot be read again.
-  """
-  paths = output_dir.prediction_paths(folder, split)
-  results_path, predictions_path = paths
-  predicted = collections.Counter()
-  with open_table(results_path) as write_result:
-
-    def write_and_pass_on():
-      for output in outputs:
-        predicted[target.predicted_label(output)] += 1
-        write_result(target.result_cells(output))
-        yield output
-
-    passed_on = write_and_pass_on()
-    gone = None
-    try:
-      with open_table(predictions_path) as write_prediction:
-        for cells in _predictions(_guard(examples), passed_on, target, truth):
-          write_prediction(cells)
-    except TextsGoneError as error:
-      gone = error
-      for _ in passed_on:  # the rest of the results
-        pass
-  if target.labels:
-    _warn_of_one_class(predicted)
-  if gone:
-    if tf.io.gfile.exists(predictions_path):
-      tf.io.gfile.remove(predictions_path)
-    raise gone
-  return paths
-
-
-def announce_replacement(paths):
-  """Warns that files of an earlier command will be replaced.
-
-  Args:
-    paths: of files that may be there.
-  """
-  for path in filter(tf.io.gfile.exists, paths):
-    written = tf.io.gfile.stat(path).mtime_nsec / 1e9
-    when = datetime.datetime.fromtimestamp(written).isoformat(" ", "seconds")
-    logging.warning(
-      "%s of an earlier command, written at %s, will be replaced", path, when
-    )
-
-
-def _guard(examples):
-  """Yields the examples; an error in reading them becomes a TextsGoneError."""
-  try:
-    yield from examples
-  except Exception as error:
-    sentence = describe(error)
-    if sentence is None:
-      raise
-    raise TextsGoneError(sentence) from error
-
-
-def _predictions(examples, outputs, target, truth):
-  """Yields the header and the cells of each prediction; fills `truth`."""
-  number = 0
-  for number, output in enumerate(outputs, 1):
-    example = next(examples, None)
-    if example is None:
-      raise _miscounted(number - 1, "predictions")
-    if number == 1:
-      has_gold = example.gold is not None
-      yield ["id", "text_a", "text_b", *["gold"] * has_gold] + (
-        target.prediction_header()
-      )
-    if truth is not None:
-      truth.add(example.gold, output)
-    yield [
-      example.guid if example.row_id is None else example.row_id,
-      example.text_a,
-      example.text_b or "",
-      *[target.show_label(example.gold)] * has_gold,
-      *target.prediction_cells(output),
-    ]
-  if next(examples, None) is not None:
-    raise _miscounted(number, "examples")
-
-
-def _miscounted(number, more):
-  return TextsGoneError(
-    f"the test set has other examples than were predicted: after {number} there"
-    f" are more {more}. Did its file change meanwhile? Give the same command"
-    " again"
-  )
-
-
-@contextlib.contextmanager
-def open_table(path):
-  """Gives a function that writes a list of cells as a line of a TSV file."""
-  with (
-    files.atomic_write(path) as temporary,
-    tf.io.gfile.GFile(temporary, "w") as writer,
-  ):
-
-    def write(cells):
-      writer.write("\t".join(map(_clean_cell, cells)) + "\n")
-
-    yield write
-
-
-def _clean_cell(text):
-  """Returns text without what would end a cell or a line."""
-  return " ".join(str(text).splitlines()).replace("\t", " ")

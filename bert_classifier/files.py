@@ -6,6 +6,7 @@ does.
 
 import codecs
 import contextlib
+import datetime
 import errno
 import hashlib
 import json
@@ -15,6 +16,7 @@ import secrets
 import socket
 import time
 
+from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import errors, foreign_files
@@ -286,6 +288,39 @@ def read_text(path):
   """Returns the text of a UTF-8 file, its line ends as they are."""
   with tf.io.gfile.GFile(path, "rb") as reader:
     return reader.read().decode("utf-8")
+
+
+@contextlib.contextmanager
+def open_tsv(path):
+  """Gives a function that writes a list of cells as a line of a TSV file."""
+  with (
+    atomic_write(path) as temporary,
+    tf.io.gfile.GFile(temporary, "w") as writer,
+  ):
+
+    def write(cells):
+      writer.write("\t".join(map(_clean_cell, cells)) + "\n")
+
+    yield write
+
+
+def _clean_cell(text):
+  """Returns text without what would end a cell or a line."""
+  return " ".join(str(text).splitlines()).replace("\t", " ")
+
+
+def announce_replacement(paths):
+  """Warns that files of an earlier command will be replaced.
+
+  Args:
+    paths: of files that may be there.
+  """
+  for path in filter(tf.io.gfile.exists, paths):
+    written = tf.io.gfile.stat(path).mtime_nsec / 1e9
+    when = datetime.datetime.fromtimestamp(written).isoformat(" ", "seconds")
+    logging.warning(
+      "%s of an earlier command, written at %s, will be replaced", path, when
+    )
 
 
 def write_json(path, value):

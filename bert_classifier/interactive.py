@@ -25,9 +25,9 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   devices,
-  evaluation,
   files,
   plain_texts,
+  predictions,
   process,
   progress,
 )
@@ -250,7 +250,7 @@ class Predictor:
       for name in _INPUTS
     ]
     outputs = self._run(*arrays)
-    return evaluation.split_outputs(outputs, self._weights)
+    return predictions.split_outputs(outputs, self._weights)
 
 
 class Answers:

@@ -436,6 +436,26 @@ class EvaluationHook(tf.train.SessionRunHook):
       self._training_hook.pause(time.monotonic() - self._began)
 
 
+def training_hook(run, history_path):
+  """Returns the `ProgressHook` of a training.
+
+  Args:
+    run: `preparation.Run`.
+    history_path: file of the run's history.
+  """
+  training, placement = run.options.training, run.placement
+  folder = run.options.run.output_dir if placement.sees_every_step else None
+  return ProgressHook(
+    run.schedule.steps,
+    batch_size=training.train_batch_size,
+    examples=run.schedule.examples,
+    log_steps=training.log_steps,
+    steps_per_run=placement.steps_per_call,
+    summary_dir=folder,
+    history_path=history_path,
+  )
+
+
 def evaluation_hooks(run, split, training_hook=None):
   """Returns the hooks that report the progress of an evaluation.
 

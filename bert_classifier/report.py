@@ -28,7 +28,6 @@ from bert_classifier import (
   report_kinds,
 )
 from bert_classifier import report_statistics as statistics
-from bert_classifier.evaluation import open_table
 
 SHOWN_MISTAKES = 20
 # Replicates of a metric that is computed anew for each.
@@ -279,7 +278,7 @@ def _report_mistakes(evaluation, kind, path):
     }
 
   header = [*_TEXTS, *kind.columns, "tokens", "unknown_tokens"]
-  with open_table(path) as write_cells:
+  with files.open_tsv(path) as write_cells:
     write_cells(header)
     for number in order:
       mistake = describe_mistake(number)

@@ -171,14 +171,11 @@ def try_steps(run, model_fn, mode, converter, longest, sample, batch_size):
     itertools.islice(itertools.cycle(longest), batch_size),
     itertools.islice(itertools.cycle(sample), TRIED_BATCHES * batch_size),
   )
-  input_fn = batches.input_fn_builder(
-    list(map(converter, chosen)),
-    run.options.model.max_seq_length,
-    is_training=False,
-    drop_remainder=False,
+  columns = batches.stack(
+    list(map(converter, chosen)), run.options.model.max_seq_length
   )
   with tf.Graph().as_default():
-    dataset = input_fn({"batch_size": batch_size})
+    dataset = tf.data.Dataset.from_tensor_slices(columns).batch(batch_size)
     inputs = tf.data.make_one_shot_iterator(dataset).get_next()
     spec = model_fn(inputs, None, mode, {})
     fetches = spec.train_op

@@ -6,7 +6,7 @@ prediction; a zip archive of the files of all tasks is what is sent.
 
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import evaluation, output_dir
+from bert_classifier import files, output_dir
 
 
 def write_submission(folder, split, processor):
@@ -27,12 +27,12 @@ def write_submission(folder, split, processor):
   if name is None:
     return None
   path = output_dir.submission_path(folder, name)
-  evaluation.announce_replacement([path])
+  files.announce_replacement([path])
   _, predictions = output_dir.prediction_paths(folder, split)
   rows = (line.rstrip("\n").split("\t") for line in _lines(predictions))
   header = next(rows)
   column = header.index("label" if "label" in header else "value")
-  with evaluation.open_table(path) as write:
+  with files.open_tsv(path) as write:
     write(["index", "prediction"])
     for number, cells in enumerate(rows):
       index = cells[0] if cells[0].isdigit() else number

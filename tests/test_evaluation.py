@@ -10,7 +10,7 @@ from scipy import stats
 from sklearn import metrics
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import evaluation, progress, targets
+from bert_classifier import evaluation, predictions, progress, targets
 from bert_classifier.errors import UserError
 from bert_classifier.tasks import InputExample
 import run_classifier
@@ -197,7 +197,7 @@ def test_what_is_undefined_is_left_out_of_results_and_said(info):
 
 
 def true_labels(target, golds, logits):
-  truth = evaluation.TrueLabels(target)
+  truth = predictions.TrueLabels(target)
   for gold, row in zip(golds, np.float32(logits)):
     truth.add(gold, {"logits": row})
   return truth
@@ -308,7 +308,7 @@ def test_written_predictions_of_one_class_are_warned_of(tmp_path, info):
   outputs = [{"probabilities": np.float32([0.4, 0.6])}] * 30
   examples = [InputExample(f"test-{n}", "t") for n in range(30)]
   target = targets.OneClass(("no", "yes"))
-  evaluation.write_predictions(
+  predictions.write_predictions(
     str(tmp_path), "test", iter(examples), outputs, target
   )
   (said,) = info.messages
@@ -354,7 +354,7 @@ def outputs(probabilities):
 
 def write_predictions(tmp_path, examples, probabilities, target=TARGET):
   """The two files' lines, split into cells."""
-  paths = evaluation.write_predictions(
+  paths = predictions.write_predictions(
     str(tmp_path), "test", examples, outputs(probabilities), target
   )
   return [
@@ -437,7 +437,7 @@ def test_numbers_that_are_not_finite_are_no_results(number):
   batch = {"probabilities": np.float32([[0.5, 0.5], [number, 0.5]])}
   counter = progress.Counter("predicted", 2)
   with pytest.raises(UserError, match="no prediction: the weights of model.c"):
-    list(evaluation.split_batches([batch], "model.ckpt-7", counter))
+    list(predictions.split_batches([batch], "model.ckpt-7", counter))
 
 
 def test_predictions_that_fail_leave_no_file(tmp_path):
@@ -447,7 +447,7 @@ def test_predictions_that_fail_leave_no_file(tmp_path):
 
   examples = [InputExample(f"test-{i}", "a") for i in range(2)]
   with pytest.raises(RuntimeError):
-    evaluation.write_predictions(
+    predictions.write_predictions(
       str(tmp_path), "test", examples, failing(), TARGET
     )
   assert not list(tmp_path.iterdir())
