@@ -21,7 +21,6 @@ from bert_classifier import (
   model_files,
   output_dir,
   own_data,
-  targets,
 )
 from bert_classifier.catalogue import (
   PROCESSORS,
@@ -466,8 +465,9 @@ def describe_training(options, task, schedule):
   }
   if isinstance(task.processor, own_data.OwnData):
     settings["data"] = own_data.describe_settings(options.data, task.processor)
-  if isinstance(task.target, targets.SeveralClasses):
-    settings["prediction"] = {"threshold": task.target.threshold}
+  prediction = task.target.prediction_settings()
+  if prediction:
+    settings["prediction"] = prediction
   return settings
 
 
@@ -508,17 +508,17 @@ def check_output_dir(options, task, model, settings):
     found, options.run.do_train and model.weights is not None
   )
   output_dir.check_state_file(found)
-  differing = output_dir.compare_settings(found.settings, settings)
-  epochs = None
-  if options.run.do_train and found.checkpoint and differing:
+
+  def find_epochs():
     examples = task.data.count("train")
-    epochs = find_epochs_needed(options.training, examples, found.step)
+    return find_epochs_needed(options.training, examples, found.step)
+
   output_dir.check_settings(
     found,
     settings,
     options.run.resume,
     flags={recorded_place(field): field.name for field in all_flags()},
-    epochs_needed=epochs,
+    find_epochs=find_epochs if options.run.do_train else None,
   )
   return found
 

@@ -243,6 +243,14 @@ def test_a_metric_that_does_not_fit_is_told_with_those_that_do(
     metrics.check_metric(name, target, "--metrics")
 
 
+def test_a_kind_of_target_that_metrics_do_not_know_is_told_by_its_name():
+  class Rank(targets.Number):
+    problem_type = "ranking"
+
+  with pytest.raises(UserError, match="'mae', .* not for ranking: give one of"):
+    metrics.check_metric("mae", Rank(), "--metrics")
+
+
 def test_the_metrics_of_a_target_fit_it():
   for target in (
     targets.OneClass("ab"),
