@@ -135,7 +135,7 @@ def open_model(
     os.path.join(folder, output_dir.VOCABULARY),
   )
   settings = choose_tokenizer_settings(
-    options, given, vocab_file, weights, trained or {}
+    options, given, vocab_file, weights, known, is_resumed=bool(trained)
   )
   with _mistakes_in_files():
     tokenizer, digest = _make_tokenizer(vocab_file, settings)
@@ -186,7 +186,9 @@ def _make_tokenizer(vocab_file, settings):
     return tokenization.FullTokenizer(path, **settings), files.hash_file(path)
 
 
-def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
+def choose_tokenizer_settings(
+  options, given, vocab_file, weights, known, is_resumed
+):
   """Returns how text is prepared, as arguments of `FullTokenizer`.
 
   What the weights were trained with decides: the manifest of the checkpoint in
@@ -198,16 +200,18 @@ def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
     given: names of the flags that were given.
     vocab_file: path of the vocabulary.
     weights: `checkpoints.Checkpoint`, or None.
-    trained: see `open_model`.
+    known: the model settings in the manifest of the weights, {} if there is
+      none.
+    is_resumed: whether that is the manifest of output_dir.
 
   Raises:
     UserError: --do_lower_case contradicts the weights given.
   """
-  said, sources, added = trained, {}, {}
-  if not trained and (said := heads.read_manifest(weights)):
+  said, sources, added = known, {}, {}
+  if known and not is_resumed:
     path = os.path.join(os.path.dirname(weights.path), output_dir.MANIFEST)
     sources = {"do_lower_case": path}
-  elif not trained:
+  elif not known:
     for beside in filter(None, (vocab_file, weights and weights.path)):
       folder = os.path.dirname(beside)
       found, paths = hugging_face.read_tokenizer_settings(folder)
@@ -216,7 +220,7 @@ def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
   flag = options.do_lower_case
   lower = said.get("do_lower_case", flag)
   if "do_lower_case" in given:
-    if lower != flag and not trained:
+    if lower != flag and not is_resumed:
       raise UserError(
         f"--do_lower_case={flag} contradicts {sources['do_lower_case']}, where"
         f" do_lower_case is {lower}: leave the flag out, or mend that file if"
