@@ -440,7 +440,8 @@ def forget(kept, pairs, parts):
         own.get("reads", {}).pop(pair, None)
 
 
-def main():
+def parse_arguments():
+  """Returns the flags of the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -451,7 +452,11 @@ def main():
     "--work", type=Path, default=Path(tempfile.gettempdir(), "versions")
   )
   parser.add_argument("--envs", type=Path, nargs="+", default=[])
-  arguments = parser.parse_args()
+  return parser.parse_args()
+
+
+def main():
+  arguments = parse_arguments()
   work = arguments.work.resolve()
   kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
   forget(kept, arguments.pairs, arguments.redo)
