@@ -14,11 +14,11 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   checkpoints,
-  devices,
   files,
   heads,
   hugging_face,
   output_dir,
+  resources,
   sharing,
 )
 from bert_classifier.coverage import Coverage, compute_shapes
@@ -127,7 +127,7 @@ def open_model(
   with _mistakes_in_files():
     config = _read_config(config_file, weights, known)
   check_config_copy(known, home, config, config_file)
-  check_memory(config, config_file, task.target.width, is_training)
+  resources.check_memory(config, config_file, task.target.width, is_training)
   vocab_file = _find(
     "vocab_file",
     options,
@@ -369,69 +369,6 @@ def _find(flag, options, beside, kept):
       if weights
       else "there is no --init_checkpoint to take it from"
     )
-  )
-
-
-# Bytes of a weight, and of what training keeps beside it: gradient, adam_m and
-# adam_v. The graph of a layer, measured with ones of width 2.
-_BYTES_A_WEIGHT, _COPIES_IN_TRAINING = 4, 4
-_BYTES_A_LAYER, _BYTES_A_TRAINED_LAYER = 1 << 20, 4 << 20
-_GIBIBYTE = 1 << 30
-
-
-def count_weights(config, num_labels):
-  """Returns the number of weights of encoder, pooler and head.
-
-  Counted, not listed, for there may be more than any machine can hold.
-
-  Args:
-    config: `modeling.BertConfig`.
-    num_labels: L.
-  """
-  hidden, wide = config.hidden_size, config.intermediate_size
-  rows = (
-    config.vocab_size + config.max_position_embeddings + config.type_vocab_size
-  )
-  embeddings = (rows + 2) * hidden
-  layer = 4 * (hidden + 1) * hidden + 2 * hidden * wide + wide + 5 * hidden
-  pooler_and_head = (hidden + 1) * (hidden + num_labels)
-  return embeddings + config.num_hidden_layers * layer + pooler_and_head
-
-
-def check_memory(config, config_file, num_labels, is_training):
-  """Makes sure that this machine could hold the model if it did nothing else.
-
-  Args:
-    config, config_file: `modeling.BertConfig` and its path.
-    num_labels: L.
-    is_training: whether gradients and slots are kept beside the weights.
-
-  Raises:
-    UserError: it could not; names the sizes.
-  """
-  total = devices.total_memory()
-  copies = _COPIES_IN_TRAINING if is_training else 1
-  layer = _BYTES_A_TRAINED_LAYER if is_training else _BYTES_A_LAYER
-  weights = count_weights(config, num_labels)
-  needed = weights * _BYTES_A_WEIGHT * copies + config.num_hidden_layers * layer
-  if total is None or needed <= total:
-    return
-  sizes = ", ".join(
-    f"{key} {getattr(config, key)}"
-    for key in (
-      "num_hidden_layers",
-      "hidden_size",
-      "intermediate_size",
-      "vocab_size",
-      "max_position_embeddings",
-      "type_vocab_size",
-    )
-  )
-  raise UserError(
-    f"{config_file}: a model with {sizes} has {weights:.3g} weights; they"
-    + " with their gradients and the optimizer's slots" * is_training
-    + f" need {needed / _GIBIBYTE:.3g} GiB of memory, and this machine has"
-    f" {total / _GIBIBYTE:.3g} GiB: correct the sizes, or take a smaller model"
   )
 
 
