@@ -33,7 +33,7 @@ AVERAGED["weighted_f1"] = ("f1_score", "weighted")
 
 
 def quietly(function, *arguments, **more):
-  """What scikit-learn gives, without its warnings."""
+  """Returns what scikit-learn gives, without its warnings."""
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     return function(*arguments, **more)
@@ -77,7 +77,7 @@ def test_metrics_of_two_classes_are_those_of_class_1(case, name):
 
 
 def draw_vectors(examples, labels, seed=0):
-  """Random labels, and logits that know something about them."""
+  """Returns random labels, and logits that know something about them."""
   numbers = np.random.default_rng(seed)
   truth = (numbers.random([examples, labels]) < 0.3).astype(np.float32)
   logits = numbers.normal(size=truth.shape) + 2 * truth - 1

@@ -363,7 +363,7 @@ def test_only_what_a_run_wrote_is_removed(tmp_path):
 
 @pytest.fixture
 def previous(tmp_path):
-  """A copy of a folder of the version before the rooms."""
+  """Returns a copy of a folder of the version before the rooms."""
   return shutil.copytree(PREVIOUS, tmp_path / "out")
 
 
