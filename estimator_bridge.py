@@ -254,7 +254,7 @@ def _heed_min_log_level():
 
 
 def _is_useful(record):
-  """Whether a logging.LogRecord of TensorFlow's logger is to be shown."""
+  """Returns whether a LogRecord of TensorFlow's logger is to be shown."""
   notice, args = str(record.msg), record.args
   if notice == "Reraising captured error":  # whoever gets it says what it is
     return False

@@ -52,7 +52,7 @@ def main():
 
 
 def imported(python):
-  """What a process of that Python tells of its import of TensorFlow."""
+  """Returns what a process of that Python tells of its import of TensorFlow."""
   done = subprocess.run([python, "-c", CHILD], capture_output=True, text=True)
   if done.returncode:
     sys.exit(f"{python}: {done.stderr}")
@@ -60,7 +60,7 @@ def imported(python):
 
 
 def size(folder):
-  """What the files of a folder occupy, in MiB."""
+  """Returns what the files of a folder occupy, in MiB."""
   files = (p for p in pathlib.Path(folder).rglob("*") if not p.is_symlink())
   return sum(p.stat().st_blocks * 512 for p in files) / 2**20
 

@@ -226,11 +226,7 @@ def read(world, arguments):
   begin = flags.get("init_checkpoint")
   source, weights, beside = _open(world, begin)
   kind = "huggingface" if source and source.suffix == ".safetensors" else None
-  manifest = {}
-  if trained:
-    manifest = _read_manifest(out)
-  elif source and re.fullmatch(r"model\.ckpt-\d+", source.name):
-    manifest = _read_manifest(source.parent)
+  manifest = _read_manifest(out) if trained else _read_manifest_of(source)
   config_name = "config.json" if kind else "bert_config.json"
   config_path = _choose(world, flags, "bert_config_file", beside, config_name)
   vocab_path = _choose(world, flags, "vocab_file", beside, "vocab.txt")
@@ -240,14 +236,9 @@ def read(world, arguments):
   tokenizer = _choose_tokenizer(vocabulary, beside, manifest, flags)
   if trained:
     weights = read_checkpoint(trained)
-  head = None if trained else _compare_head(beside, kind, labels, weights)
-  if head == "another" and not is_on(flags, "do_train"):
-    raise Refused("the head is of another task")
-  if head == "another":
-    weights = {n: w for n, w in weights.items() if not n.startswith("output")}
-  elif head:
-    for name in ("output_weights", "output_bias"):
-      weights[name] = weights[name][head]
+  else:
+    head = _compare_head(beside, kind, labels, weights)
+    weights = _take_head(head, weights, flags)
   _check_weights(weights, config, len(labels), flags, trained, source)
   length = int(flags["max_seq_length"])
   if length > config["max_position_embeddings"]:
@@ -261,18 +252,15 @@ def read(world, arguments):
     if is_on(flags, f"do_{what}")
   }
   first = int(trained.name.rpartition("-")[2]) if trained else 0
-  settings = dict(
-    task_name=task,
-    labels=list(labels),
-    max_seq_length=length,
-    do_lower_case=tokenizer.lower,
-    **{
-      "vocabulary (SHA-256)": hashlib.sha256(read_bytes(vocab_path)).hexdigest()
-    },
+  settings = {
+    "task_name": task,
+    "labels": list(labels),
+    "do_lower_case": tokenizer.lower,
+    "vocabulary (SHA-256)": hashlib.sha256(read_bytes(vocab_path)).hexdigest(),
     **{key: config[key] for key in _CONFIG},
-  )
-  if not trained:
-    del settings["max_seq_length"]  # which may differ
+  }
+  if trained:  # else it may differ
+    settings["max_seq_length"] = length
   _compare_manifest(manifest.get("model", {}), settings)
   steps = first
   if is_on(flags, "do_train"):
@@ -308,6 +296,32 @@ def _open(world, begin):
     name, is_kernel = rename_tensor(name)
     weights[name] = value.T if is_kernel else value
   return path, weights, path.parent
+
+
+def _read_manifest_of(checkpoint):
+  """Returns the manifest beside a run's own checkpoint, {} of any other."""
+  if checkpoint and re.fullmatch(r"model\.ckpt-\d+", checkpoint.name):
+    return _read_manifest(checkpoint.parent)
+  return {}
+
+
+def _take_head(head, weights, flags):
+  """Returns the weights, with the head that is computed with, if any.
+
+  Args:
+    head: what `_compare_head` gives.
+
+  Raises:
+    Refused: it is of another task, and nothing is trained.
+  """
+  if head == "another":
+    if not is_on(flags, "do_train"):
+      raise Refused("the head is of another task")
+    return {n: w for n, w in weights.items() if not n.startswith("output")}
+  if head:
+    names = ("output_weights", "output_bias")
+    return {**weights, **{name: weights[name][head] for name in names}}
+  return weights
 
 
 def _choose(world, flags, flag, beside, name):

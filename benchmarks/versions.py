@@ -160,7 +160,7 @@ def run(command, timeout=1800):
 
 
 def must(command):
-  """The standard output of a command that has to succeed."""
+  """Returns the standard output of a command that has to succeed."""
   done = run(command)
   if done.returncode:
     raise SystemExit(f"{' '.join(map(str, command))}\n{done.stderr[-2000:]}")
@@ -168,7 +168,7 @@ def must(command):
 
 
 def interpreter(version):
-  """Path of a Python of this version, like "3.12"."""
+  """Returns the path of a Python of this version, like "3.12"."""
   pyenv = os.environ.get("PYENV_ROOT", os.path.expanduser("~/.pyenv"))
   found = sorted(glob.glob(f"{pyenv}/versions/{version}.*/bin/python"))
   found = found[-1] if found else shutil.which(f"python{version}")
@@ -180,12 +180,12 @@ def interpreter(version):
 
 
 def installed(python):
-  """{name: version} of the packages of an environment, and of `python`."""
+  """Returns {name: version} of an environment's packages, and of `python`."""
   return json.loads(must([python, "-c", PROBE]))
 
 
 def tensorflow_of(packages):
-  """The requirement that TensorFlow in these packages meets exactly."""
+  """Returns the requirement that TensorFlow in these packages meets exactly."""
   for name in ("tensorflow", "tensorflow-cpu"):
     if name in packages:
       return f"{name}=={packages[name]}"
@@ -193,7 +193,7 @@ def tensorflow_of(packages):
 
 
 def environment(release, python, work, envs):
-  """Path of the interpreter of a pair's environment, made where missing."""
+  """Returns the interpreter of a pair's environment, made where missing."""
   folder = work / "envs" / f"tf{release}-py{python}"
   inside, ready = folder / "bin/python", folder / "ready"
   if ready.exists():
@@ -263,13 +263,13 @@ def run_tests(python):
 
 
 def results(folder):
-  """{key: number} of a folder's eval_results.txt."""
+  """Returns {key: number} of a folder's eval_results.txt."""
   lines = (Path(folder) / "eval_results.txt").read_text().splitlines()
   return {k: float(v) for k, v in (line.split(" = ") for line in lines)}
 
 
 def foreign(log):
-  """{line: count} of what the log holds that is not ours, or a deprecation."""
+  """Returns {line: count} of a log that are not ours, and of deprecations."""
   lines = collections.Counter()
   for line in filter(str.strip, log.splitlines()):
     if not OURS.match(line) or "is deprecated" in line:
@@ -352,7 +352,7 @@ def run_plain(release, python, work):
 
 
 def distance(kept, writer, read):
-  """Largest difference between what a reader found and what the writer did."""
+  """Returns the largest difference between what reader and writer found."""
   if not isinstance(read, dict):
     return float("inf")
   sample = kept[writer]["sample"]
@@ -360,7 +360,7 @@ def distance(kept, writer, read):
 
 
 def row(pair, kept):
-  """A pair's line of the table."""
+  """Returns a pair's line of the table."""
   own, (release, python) = kept.get(pair, {}), PAIRS[pair]
   packages = own.get("packages", {})
   cells = [release, python, packages.get("numpy"), packages.get("keras")]
@@ -390,7 +390,7 @@ def row(pair, kept):
 
 
 def table(kept):
-  """Markdown: a line for each pair, then what the counts stand for."""
+  """Returns Markdown: a line for each pair, then what the counts stand for."""
   head = [
     "TensorFlow", "Python", "NumPy", "Keras", "tests passed", "golden equal",
     "sample accuracy", f"training loss at steps {', '.join(EARLY)}",
@@ -440,7 +440,8 @@ def forget(kept, pairs, parts):
         own.get("reads", {}).pop(pair, None)
 
 
-def main():
+def parse_arguments():
+  """Returns the flags of the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -451,7 +452,11 @@ def main():
     "--work", type=Path, default=Path(tempfile.gettempdir(), "versions")
   )
   parser.add_argument("--envs", type=Path, nargs="+", default=[])
-  arguments = parser.parse_args()
+  return parser.parse_args()
+
+
+def main():
+  arguments = parse_arguments()
   work = arguments.work.resolve()
   kept = json.loads(KEPT.read_text()) if KEPT.exists() else {}
   forget(kept, arguments.pairs, arguments.redo)

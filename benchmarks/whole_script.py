@@ -165,7 +165,7 @@ def inference_rates(options, job, config, folder):
 
 
 def told_by_script(options, job, *arguments, script=SCRIPT):
-  """What run_classifier.py logs and prints; it must succeed."""
+  """Returns what run_classifier.py logs and prints; it must succeed."""
   run = subprocess.run(
     [
       sys.executable,

@@ -27,7 +27,7 @@ input_fns = []
 
 
 def clocked(function):
-  """Session.run; what its calls take that compute a step is added up."""
+  """Calls Session.run; adds up what the calls take that compute a step."""
 
   @functools.wraps(function)
   def run(self, fetches, *args, **kwargs):
@@ -45,7 +45,7 @@ def clocked(function):
 
 
 def kept(function):
-  """A function that gives input_fns, which are kept."""
+  """Returns a function that gives input_fns and keeps them."""
 
   @functools.wraps(function)
   def make(*args, **kwargs):
@@ -64,7 +64,7 @@ class MarkingHook(progress.ProgressHook):
 
 
 def input_alone(input_fn, batch_size, steps):
-  """The processor seconds of so many batches."""
+  """Returns the processor seconds of so many batches."""
   with tf.Graph().as_default(), tf.Session() as session:
     rows = input_fn({"batch_size": batch_size})
     following = rows.make_one_shot_iterator().get_next()

@@ -23,6 +23,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   catalogue,
   conversion,
+  devices,
   errors,
   files,
   plain_texts,
@@ -40,6 +41,7 @@ FORMAT_VERSION = 1
 # English texts in the English vocabularies less than one token in 1000 is.
 MANY_UNKNOWN = 0.03
 _RECORDS_AT_A_TIME = 1024
+_MOST_PROCESSES = 4  # what more would gain was not measured
 _ON_CPU = tf.ConfigProto(device_count={"GPU": 0})
 
 
@@ -230,6 +232,72 @@ class FeatureCache:
     fingerprint = hashlib.sha256(canonical).hexdigest()[:12]
     name = f"cached_{split}_{self._max_seq_length}_{self._task}_{fingerprint}"
     return os.path.join(self._cache_dir, name), inputs
+
+
+def prepare_cache(options, placement, task, model):
+  """Returns the cache of features, in the first folder that can be written.
+
+  Args:
+    options: `options.Options`.
+    placement: see `devices`.
+    task: `task_choice.Task`.
+    model: `model_files.Model`.
+  """
+  folder, read_only = options.data.cache_dir, None
+  if not folder:
+    data_dir = options.data.data_dir
+    dry = options.run.dry_run
+    can_write = files.seems_writable if dry else files.is_writable
+    reachable = placement.shares_folders and data_dir
+    usable = reachable and can_write(data_dir)
+    folder = data_dir if usable else options.run.output_dir
+    # Features that were made there when it could be written are still good.
+    read_only = data_dir if reachable and not usable else None
+    if not usable and data_dir and tf.io.gfile.isdir(data_dir):
+      logging.info(
+        "features are kept in --output_dir=%s, because --data_dir=%s %s;"
+        " --cache_dir names another folder",
+        folder,
+        data_dir,
+        "cannot be written"
+        if placement.shares_folders
+        else "may be out of the device's reach",
+      )
+  num_threads = devices.threads(options.device.num_threads)
+  return FeatureCache(
+    task.data,
+    task.name,
+    cache_dir=folder,
+    read_only=read_only,
+    max_seq_length=options.model.max_seq_length,
+    tokenizer_inputs={
+      "vocabulary": model.vocab_digest,
+      **_select_tokenizer_inputs(model.tokenizer_settings),
+    },
+    tokenizer=model.tokenizer,
+    num_processes=min(_MOST_PROCESSES, num_threads),
+  )
+
+
+def _select_tokenizer_inputs(settings):
+  """Returns the settings of a tokenizer that its cached features depend on.
+
+  Those that leave the original's rule as it is are left out, so that caches
+  made before there were others are still used.
+
+  Args:
+    settings: `model_files.Model.tokenizer_settings`.
+  """
+  usual = {
+    "strip_accents": None,
+    "tokenize_chinese_chars": True,
+    "whole_tokens": [],
+  }
+  return {
+    name: value
+    for name, value in settings.items()
+    if name not in usual or value != usual[name]
+  }
 
 
 def _write_to_cache(records, converter, base, inputs, total):

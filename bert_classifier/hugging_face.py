@@ -508,7 +508,7 @@ def _local_copy(path, *, header_only=False):
     path: a safetensors file.
     header_only: the copy needs no weights, only the length that they give it.
   """
-  if "://" not in path:
+  if not files.is_remote(path):
     yield path
     return
   with tempfile.TemporaryDirectory() as folder:

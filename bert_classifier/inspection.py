@@ -24,7 +24,6 @@ from bert_classifier import (
   feature_cache,
   files,
   inspection_page,
-  model_files,
   output_dir,
   process,
   progress,
@@ -241,9 +240,7 @@ def describe_model(run):
   else:
     source = ["all variables start from random values: no --init_checkpoint"]
   return {
-    "weights": model_files.count_weights(
-      run.model.config, run.task.target.width
-    ),
+    "weights": resources.count_weights(run.model.config, run.task.target.width),
     "variables": len(run.model.variables),
     "source": source,
     "vocabulary": run.model.vocab_file,
@@ -392,7 +389,7 @@ def _disk_needed(run):
   """Returns the bytes of the checkpoints that lie there at a time."""
   if run.schedule is None or run.is_finished:
     return 0
-  weights = model_files.count_weights(run.model.config, run.task.target.width)
+  weights = resources.count_weights(run.model.config, run.task.target.width)
   training = run.options.training
   saved = -(-run.schedule.steps // training.save_checkpoints_steps)
   kept = min(training.keep_checkpoint_max or saved, saved) + 1

@@ -88,7 +88,8 @@ def check_metric(name, target, owner):
   if metric is not None and target.problem_type in metric.problem_types:
     reason = f"that of the second of two classes, but there are {target.width}"
   elif metric is not None:
-    reason = f"for {_join_kinds(metric)}, not for {_KINDS[target.problem_type]}"
+    kinds = " and ".join(map(_name_kind, metric.problem_types))
+    reason = f"for {kinds}, not for {_name_kind(target.problem_type)}"
   fitting = [other for other in METRICS if METRICS[other].fits(target)]
   raise UserError(
     f"{owner} names {name!r}, which is {reason}: give one of"
@@ -103,8 +104,9 @@ _KINDS = {
 }
 
 
-def _join_kinds(metric):
-  return " and ".join(_KINDS[kind] for kind in metric.problem_types)
+def _name_kind(problem_type):
+  """Returns the words for a kind of target; of an unknown one its name."""
+  return _KINDS.get(problem_type, problem_type)
 
 
 # ---------------------------------------------------------------------------

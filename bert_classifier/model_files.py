@@ -14,11 +14,11 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   checkpoints,
-  devices,
   files,
   heads,
   hugging_face,
   output_dir,
+  resources,
   sharing,
 )
 from bert_classifier.coverage import Coverage, compute_shapes
@@ -127,7 +127,7 @@ def open_model(
   with _mistakes_in_files():
     config = _read_config(config_file, weights, known)
   check_config_copy(known, home, config, config_file)
-  check_memory(config, config_file, task.target.width, is_training)
+  resources.check_memory(config, config_file, task.target.width, is_training)
   vocab_file = _find(
     "vocab_file",
     options,
@@ -135,7 +135,7 @@ def open_model(
     os.path.join(folder, output_dir.VOCABULARY),
   )
   settings = choose_tokenizer_settings(
-    options, given, vocab_file, weights, trained or {}
+    options, given, vocab_file, weights, known, is_resumed=bool(trained)
   )
   with _mistakes_in_files():
     tokenizer, digest = _make_tokenizer(vocab_file, settings)
@@ -186,7 +186,9 @@ def _make_tokenizer(vocab_file, settings):
     return tokenization.FullTokenizer(path, **settings), files.hash_file(path)
 
 
-def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
+def choose_tokenizer_settings(
+  options, given, vocab_file, weights, known, is_resumed
+):
   """Returns how text is prepared, as arguments of `FullTokenizer`.
 
   What the weights were trained with decides: the manifest of the checkpoint in
@@ -198,16 +200,18 @@ def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
     given: names of the flags that were given.
     vocab_file: path of the vocabulary.
     weights: `checkpoints.Checkpoint`, or None.
-    trained: see `open_model`.
+    known: the model settings in the manifest of the weights, {} if there is
+      none.
+    is_resumed: whether that is the manifest of output_dir.
 
   Raises:
     UserError: --do_lower_case contradicts the weights given.
   """
-  said, sources, added = trained, {}, {}
-  if not trained and (said := heads.read_manifest(weights)):
+  said, sources, added = known, {}, {}
+  if known and not is_resumed:
     path = os.path.join(os.path.dirname(weights.path), output_dir.MANIFEST)
     sources = {"do_lower_case": path}
-  elif not trained:
+  elif not known:
     for beside in filter(None, (vocab_file, weights and weights.path)):
       folder = os.path.dirname(beside)
       found, paths = hugging_face.read_tokenizer_settings(folder)
@@ -216,7 +220,7 @@ def choose_tokenizer_settings(options, given, vocab_file, weights, trained):
   flag = options.do_lower_case
   lower = said.get("do_lower_case", flag)
   if "do_lower_case" in given:
-    if lower != flag and not trained:
+    if lower != flag and not is_resumed:
       raise UserError(
         f"--do_lower_case={flag} contradicts {sources['do_lower_case']}, where"
         f" do_lower_case is {lower}: leave the flag out, or mend that file if"
@@ -365,69 +369,6 @@ def _find(flag, options, beside, kept):
       if weights
       else "there is no --init_checkpoint to take it from"
     )
-  )
-
-
-# Bytes of a weight, and of what training keeps beside it: gradient, adam_m and
-# adam_v. The graph of a layer, measured with ones of width 2.
-_BYTES_A_WEIGHT, _COPIES_IN_TRAINING = 4, 4
-_BYTES_A_LAYER, _BYTES_A_TRAINED_LAYER = 1 << 20, 4 << 20
-_GIBIBYTE = 1 << 30
-
-
-def count_weights(config, num_labels):
-  """Returns the number of weights of encoder, pooler and head.
-
-  Counted, not listed, for there may be more than any machine can hold.
-
-  Args:
-    config: `modeling.BertConfig`.
-    num_labels: L.
-  """
-  hidden, wide = config.hidden_size, config.intermediate_size
-  rows = (
-    config.vocab_size + config.max_position_embeddings + config.type_vocab_size
-  )
-  embeddings = (rows + 2) * hidden
-  layer = 4 * (hidden + 1) * hidden + 2 * hidden * wide + wide + 5 * hidden
-  pooler_and_head = (hidden + 1) * (hidden + num_labels)
-  return embeddings + config.num_hidden_layers * layer + pooler_and_head
-
-
-def check_memory(config, config_file, num_labels, is_training):
-  """Makes sure that this machine could hold the model if it did nothing else.
-
-  Args:
-    config, config_file: `modeling.BertConfig` and its path.
-    num_labels: L.
-    is_training: whether gradients and slots are kept beside the weights.
-
-  Raises:
-    UserError: it could not; names the sizes.
-  """
-  total = devices.total_memory()
-  copies = _COPIES_IN_TRAINING if is_training else 1
-  layer = _BYTES_A_TRAINED_LAYER if is_training else _BYTES_A_LAYER
-  weights = count_weights(config, num_labels)
-  needed = weights * _BYTES_A_WEIGHT * copies + config.num_hidden_layers * layer
-  if total is None or needed <= total:
-    return
-  sizes = ", ".join(
-    f"{key} {getattr(config, key)}"
-    for key in (
-      "num_hidden_layers",
-      "hidden_size",
-      "intermediate_size",
-      "vocab_size",
-      "max_position_embeddings",
-      "type_vocab_size",
-    )
-  )
-  raise UserError(
-    f"{config_file}: a model with {sizes} has {weights:.3g} weights; they"
-    + " with their gradients and the optimizer's slots" * is_training
-    + f" need {needed / _GIBIBYTE:.3g} GiB of memory, and this machine has"
-    f" {total / _GIBIBYTE:.3g} GiB: correct the sizes, or take a smaller model"
   )
 
 

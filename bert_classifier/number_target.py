@@ -28,6 +28,10 @@ class Number:
     """Returns that there are no labels, and the kind."""
     return {"labels": [], "problem_type": self.problem_type}
 
+  def prediction_settings(self):
+    """Returns {}: the number is the prediction."""
+    return {}
+
   def feature_spec(self):
     """Returns `label_value`, a float."""
     return {"label_value": tf.FixedLenFeature([], tf.float32)}

@@ -429,7 +429,7 @@ def _may_change(name, old, new, recorded):
 
 
 def check_settings(
-  found, now, is_resumed=False, *, flags=None, epochs_needed=None
+  found, now, is_resumed=False, *, flags=None, find_epochs=None
 ):
   """Makes sure that a command's settings are those of the folder.
 
@@ -439,8 +439,9 @@ def check_settings(
     is_resumed: whether --resume lets other settings pass; what the weights mean
       never changes.
     flags: dictionary from (phase, name) of a setting to its flag.
-    epochs_needed: the least --num_train_epochs that would train on; None where
-      those asked for do, or where nothing is to be trained.
+    find_epochs: function that is called where settings differ; it returns the
+      least --num_train_epochs that would train on, None where those asked for
+      do. None where nothing is to be trained.
 
   Raises:
     UserError: lists the settings that differ.
@@ -448,6 +449,9 @@ def check_settings(
   if not found.checkpoint:
     return
   differing = compare_settings(found.settings, now)
+  if not differing:
+    return
+  epochs_needed = find_epochs() if find_epochs else None
   fixed = [
     difference.name
     for difference in differing
@@ -455,7 +459,7 @@ def check_settings(
   ]
   in_training = any(one.phase == "training" for one in differing)
   is_futile = epochs_needed is not None and in_training
-  if not differing or (is_resumed and not fixed and not is_futile):
+  if is_resumed and not fixed and not is_futile:
     return
   ways = _list_ways(found, differing, fixed, flags or {}, epochs_needed)
   if "training" in now:
@@ -477,7 +481,8 @@ def _list_ways(found, differing, fixed, flags, epochs_needed):
 
   Args:
     fixed: names of those that --resume does not let pass.
-    found, flags, epochs_needed: see `check_settings`.
+    found, flags: see `check_settings`.
+    epochs_needed: what its find_epochs gives.
   """
   ways = []
   given = [flags.get((one.phase, one.name)) for one in differing]

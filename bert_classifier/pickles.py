@@ -127,14 +127,6 @@ def _damage_is_named(path):
 # Files
 
 
-def is_archive(path):
-  """Returns True for a zip archive that PyTorch wrote."""
-  if not zipfile.is_zipfile(path):
-    return False
-  with zipfile.ZipFile(path) as archive:
-    return any(os.path.basename(name) == _MEMBER for name in archive.namelist())
-
-
 @contextlib.contextmanager
 def _open(path):
   """Yields the file, of either form."""

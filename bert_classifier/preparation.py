@@ -21,7 +21,6 @@ from bert_classifier import (
   model_files,
   output_dir,
   own_data,
-  targets,
 )
 from bert_classifier.catalogue import (
   PROCESSORS,
@@ -29,7 +28,7 @@ from bert_classifier.catalogue import (
   describe_tables,
 )
 from bert_classifier.errors import UserError
-from bert_classifier.feature_cache import FeatureCache
+from bert_classifier.feature_cache import FeatureCache, prepare_cache
 from bert_classifier.options import (
   Options,
   all_flags,
@@ -45,7 +44,6 @@ from bert_classifier.schedule import (
 )
 from bert_classifier.task_choice import Task, check_task_flags, prepare_task
 
-_MOST_PROCESSES = 4  # what more would gain was not measured
 _LENGTH = "max_seq_length"
 
 
@@ -212,7 +210,7 @@ def convert(run):
 
 
 # ---------------------------------------------------------------------------
-# Flags, device, splits
+# Flags, device, task, splits
 
 
 def find_output_dir(options):
@@ -413,6 +411,22 @@ def choose_splits(options, data):
   return splits + [split for split in second if data.has_split(split)]
 
 
+def choose_batch_size(flag, options, placement, features, kind):
+  """Returns how many examples evaluation or prediction computes at a time.
+
+  Args:
+    flag: "eval_batch_size" or "predict_batch_size".
+    features: dictionary from split to `feature_cache.Features`.
+    kind: what the names of the splits begin with, "dev" or "test".
+  """
+  tokens = options.model.max_seq_length
+  sets = [split for name, split in features.items() if name.startswith(kind)]
+  if sets and placement.skip_padding:
+    tokens = sum(s.tokens for s in sets) / sum(s.records for s in sets)
+  asked = getattr(options.inference, flag)
+  return placement.batch_size(asked, flag in options.given, tokens)
+
+
 # ---------------------------------------------------------------------------
 # Settings, output_dir
 
@@ -466,8 +480,9 @@ def describe_training(options, task, schedule):
   }
   if isinstance(task.processor, own_data.OwnData):
     settings["data"] = own_data.describe_settings(options.data, task.processor)
-  if isinstance(task.target, targets.SeveralClasses):
-    settings["prediction"] = {"threshold": task.target.threshold}
+  prediction = task.target.prediction_settings()
+  if prediction:
+    settings["prediction"] = prediction
   return settings
 
 
@@ -508,95 +523,16 @@ def check_output_dir(options, task, model, settings):
     found, options.run.do_train and model.weights is not None
   )
   output_dir.check_state_file(found)
-  differing = output_dir.compare_settings(found.settings, settings)
-  epochs = None
-  if options.run.do_train and found.checkpoint and differing:
+
+  def find_epochs():
     examples = task.data.count("train")
-    epochs = find_epochs_needed(options.training, examples, found.step)
+    return find_epochs_needed(options.training, examples, found.step)
+
   output_dir.check_settings(
     found,
     settings,
     options.run.resume,
     flags={recorded_place(field): field.name for field in all_flags()},
-    epochs_needed=epochs,
+    find_epochs=find_epochs if options.run.do_train else None,
   )
   return found
-
-
-# ---------------------------------------------------------------------------
-# Data
-
-
-def prepare_cache(options, placement, task, model):
-  """Returns the cache of features, in the first folder that can be written."""
-  folder, read_only = options.data.cache_dir, None
-  if not folder:
-    data_dir = options.data.data_dir
-    dry = options.run.dry_run
-    can_write = files.seems_writable if dry else files.is_writable
-    reachable = placement.shares_folders and data_dir
-    usable = reachable and can_write(data_dir)
-    folder = data_dir if usable else options.run.output_dir
-    # Features that were made there when it could be written are still good.
-    read_only = data_dir if reachable and not usable else None
-    if not usable and data_dir and tf.io.gfile.isdir(data_dir):
-      logging.info(
-        "features are kept in --output_dir=%s, because --data_dir=%s %s;"
-        " --cache_dir names another folder",
-        folder,
-        data_dir,
-        "cannot be written"
-        if placement.shares_folders
-        else "may be out of the device's reach",
-      )
-  num_threads = devices.threads(options.device.num_threads)
-  return FeatureCache(
-    task.data,
-    task.name,
-    cache_dir=folder,
-    read_only=read_only,
-    max_seq_length=options.model.max_seq_length,
-    tokenizer_inputs={
-      "vocabulary": model.vocab_digest,
-      **select_tokenizer_inputs(model.tokenizer_settings),
-    },
-    tokenizer=model.tokenizer,
-    num_processes=min(_MOST_PROCESSES, num_threads),
-  )
-
-
-def select_tokenizer_inputs(settings):
-  """Returns the settings of a tokenizer that its cached features depend on.
-
-  Those that leave the original's rule as it is are left out, so that caches
-  made before there were others are still used.
-
-  Args:
-    settings: `model_files.Model.tokenizer_settings`.
-  """
-  usual = {
-    "strip_accents": None,
-    "tokenize_chinese_chars": True,
-    "whole_tokens": [],
-  }
-  return {
-    name: value
-    for name, value in settings.items()
-    if name not in usual or value != usual[name]
-  }
-
-
-def choose_batch_size(flag, options, placement, features, kind):
-  """Returns how many examples evaluation or prediction computes at a time.
-
-  Args:
-    flag: "eval_batch_size" or "predict_batch_size".
-    features: dictionary from split to `feature_cache.Features`.
-    kind: what the names of the splits begin with, "dev" or "test".
-  """
-  tokens = options.model.max_seq_length
-  sets = [split for name, split in features.items() if name.startswith(kind)]
-  if sets and placement.skip_padding:
-    tokens = sum(s.tokens for s in sets) / sum(s.records for s in sets)
-  asked = getattr(options.inference, flag)
-  return placement.batch_size(asked, flag in options.given, tokens)

@@ -1,8 +1,9 @@
 """Resources: the memory and the time that a run will take.
 
-Memory is estimated from sizes, before anything is computed. Time is measured:
-a few real steps on real examples, from random weights, which take as long as
-any others; nothing is written.
+Memory is estimated from sizes, before anything is computed; a model that the
+machine cannot hold is refused. Time is measured: a few real steps on real
+examples, from random weights, which take as long as any others; nothing is
+written.
 
 Axis letters: B batch, S sequence, T computed tokens, H hidden, F feed-forward,
 N heads.
@@ -16,14 +17,19 @@ from typing import NamedTuple, Optional
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import batches, devices, model_files, progress, schedule
+from bert_classifier import batches, devices, progress, schedule
+from bert_classifier.errors import UserError
 
 try:
   import resource
 except ImportError:  # under Windows
   resource = None
 
-_BYTES_A_NUMBER = 4
+_BYTES_A_NUMBER, _GIBIBYTE = 4, 1 << 30
+# Weight, gradient, adam_m and adam_v. The graph of a layer, measured with ones
+# of width 2.
+_COPIES_IN_TRAINING = 4
+_BYTES_A_LAYER, _BYTES_A_TRAINED_LAYER = 1 << 20, 4 << 20
 _SESSION_BYTES = 250 << 20  # of TensorFlow, once it computes
 # Steps that are measured, and seconds after which no other one begins.
 TRIED_BATCHES, _TRIED_SECONDS = 10, 10.0
@@ -33,6 +39,62 @@ TRIED_BATCHES, _TRIED_SECONDS = 10, 10.0
 _HIDDENS_A_TOKEN, _WIDES_A_TOKEN, _NUMBERS_A_SCORE = 13.4, 2.7, 2.0
 # The same of the one layer at a time that is computed without gradients.
 _PASSING_HIDDENS, _PASSING_WIDES, _PASSING_SCORES = 10, 3, 2
+
+
+def count_weights(config, num_labels):
+  """Returns the number of weights of encoder, pooler and head.
+
+  Counted, not listed, for there may be more than any machine can hold.
+
+  Args:
+    config: `modeling.BertConfig`.
+    num_labels: L.
+  """
+  hidden, wide = config.hidden_size, config.intermediate_size
+  rows = (
+    config.vocab_size + config.max_position_embeddings + config.type_vocab_size
+  )
+  embeddings = (rows + 2) * hidden
+  layer = 4 * (hidden + 1) * hidden + 2 * hidden * wide + wide + 5 * hidden
+  pooler_and_head = (hidden + 1) * (hidden + num_labels)
+  return embeddings + config.num_hidden_layers * layer + pooler_and_head
+
+
+def check_memory(config, config_file, num_labels, is_training):
+  """Makes sure that this machine could hold the model if it did nothing else.
+
+  Args:
+    config, config_file: `modeling.BertConfig` and its path.
+    num_labels: L.
+    is_training: whether gradients and slots are kept beside the weights.
+
+  Raises:
+    UserError: it could not; names the sizes.
+  """
+  total = devices.total_memory()
+  copies = _COPIES_IN_TRAINING if is_training else 1
+  layer = _BYTES_A_TRAINED_LAYER if is_training else _BYTES_A_LAYER
+  weights = count_weights(config, num_labels)
+  needed = weights * _BYTES_A_NUMBER * copies + config.num_hidden_layers * layer
+  if total is None or needed <= total:
+    return
+  sizes = ", ".join(
+    f"{key} {getattr(config, key)}"
+    for key in (
+      "num_hidden_layers",
+      "hidden_size",
+      "intermediate_size",
+      "vocab_size",
+      "max_position_embeddings",
+      "type_vocab_size",
+    )
+  )
+  raise UserError(
+    f"{config_file}: a model with {sizes} has {weights:.3g} weights; they"
+    + " with their gradients and the optimizer's slots" * is_training
+    + f" need {needed / _GIBIBYTE:.3g} GiB of memory, and this machine has"
+    f" {total / _GIBIBYTE:.3g} GiB: correct the sizes, or take a smaller model"
+  )
 
 
 class Memory(NamedTuple):
@@ -68,7 +130,7 @@ def estimate_memory(run, lengths, is_training):
     lengths: tokens of the sequences of the largest batch, <int32>[B].
     is_training: whether gradients are computed.
   """
-  weights = _BYTES_A_NUMBER * model_files.count_weights(
+  weights = _BYTES_A_NUMBER * count_weights(
     run.model.config, run.task.target.width
   )
   size = run.options.model.max_seq_length

@@ -13,6 +13,8 @@ kind of target asks an object of this interface:
   problem_type          Hugging Face's name of this kind of target
   settings()            what records and head depend on, by name, for JSON: the
                         labels, and where it is not one class, the kind
+  prediction_settings() what else decides a prediction, by name, for JSON; {}
+                        where nothing does
   feature_spec()        the features of a record that hold the label
   encode(label)         text of a label to a value, hashable; None stands for
                         no label, in a test set and where a batch is filled
@@ -69,6 +71,10 @@ class _Classes:
   def width(self):
     """Returns L."""
     return len(self.labels)
+
+  def prediction_settings(self):
+    """Returns {}: the scores alone decide."""
+    return {}
 
   def judge(self, labels, decided):
     """Returns the accuracy beside that of the commonest answer, a sentence.
@@ -333,6 +339,10 @@ class SeveralClasses(_Classes):
   def settings(self):
     """Returns the labels in their order, and the kind."""
     return {"labels": list(self.labels), "problem_type": self.problem_type}
+
+  def prediction_settings(self):
+    """Returns the threshold."""
+    return {"threshold": self.threshold}
 
   def feature_spec(self):
     """Returns `label_vector`, L floats."""

@@ -110,7 +110,7 @@ def prepare_task(
   target = processor.get_target()
   if (
     "threshold" in given
-    and not isinstance(target, targets.SeveralClasses)
+    and "threshold" not in target.prediction_settings()
     and not trained  # where another kind is refused for what it is
   ):
     raise UserError(

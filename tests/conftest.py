@@ -49,19 +49,19 @@ def golden():
 
 @pytest.fixture(scope="session")
 def golden_checkpoint():
-  """Prefix of the checkpoint that the arrays were measured with."""
+  """Returns the prefix of the checkpoint that the arrays were measured with."""
   return str(GOLDEN / "checkpoint" / "bert_model.ckpt")
 
 
 @pytest.fixture(scope="session")
 def golden_config():
-  """Path of the configuration that belongs to it."""
+  """Returns the path of the configuration that belongs to it."""
   return str(GOLDEN / "checkpoint" / "bert_config.json")
 
 
 @pytest.fixture
 def graph():
-  """A graph of its own for one test."""
+  """Yields a graph of its own for one test."""
   with tf.Graph().as_default() as graph:
     yield graph
 
@@ -128,7 +128,7 @@ def foreign_lines(process):
 
 @pytest.fixture(scope="session")
 def sample_run(tmp_path_factory):
-  """The first command of README.md: its folder and CompletedProcess."""
+  """Runs README.md's first command; returns folder and CompletedProcess."""
   folder = tmp_path_factory.mktemp("sample_run")
   done = run_script(
     "--flagfile=sample/run.flags",
@@ -158,7 +158,7 @@ def read_table(path):
 
 @pytest.fixture(scope="session")
 def golden_task():
-  """Folder of the small MRPC-format task that the 2018 script was run on."""
+  """Returns the folder of the small task that the 2018 script was run on."""
   return str(GOLDEN / "end_to_end")
 
 
@@ -232,7 +232,7 @@ def small_model(golden_task, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def training(small_model):
-  """The flags of a short training of the golden task: 13 steps."""
+  """Returns the flags of a short training of the golden task: 13 steps."""
   return dict(
     do_train=True,
     train_batch_size=8,
@@ -352,7 +352,7 @@ def read_records(path):
 
 @pytest.fixture
 def info(caplog):
-  """The log of a test, information included."""
+  """Returns the log of a test, information included."""
   caplog.set_level(logging.INFO, "absl")
   return caplog
 

@@ -33,13 +33,13 @@ def refused(classify, tmp_path):
 
 @pytest.fixture
 def data(golden_task, tmp_path):
-  """A copy of the golden task's data to spoil."""
+  """Returns a copy of the golden task's data to spoil."""
   return Path(shutil.copytree(f"{golden_task}/data", tmp_path / "data"))
 
 
 @pytest.fixture
 def model(golden_task, tmp_path):
-  """A copy of the golden model, configuration and vocabulary, to spoil."""
+  """Returns a copy of golden model, configuration and vocabulary, to spoil."""
   folder = shutil.copytree(f"{golden_task}/checkpoint", tmp_path / "model")
   shutil.copy(f"{golden_task}/vocab.txt", folder)
   return Path(folder)

@@ -35,7 +35,7 @@ RELEASED = {
 
 @pytest.fixture
 def warnings(caplog):
-  """The texts of the warnings logged so far, as a function."""
+  """Returns the texts of the warnings logged so far, as a function."""
   return lambda: [
     record.getMessage()
     for record in caplog.records

@@ -31,7 +31,7 @@ DATA = PREFIX + ".data-00000-of-00001"
 
 
 def a_config(**changes):
-  """The golden checkpoint's configuration, with changes."""
+  """Returns the golden checkpoint's configuration, with changes."""
   values = json.loads((GOLDEN / "checkpoint/bert_config.json").read_text())
   return types.SimpleNamespace(**{**values, **changes})
 
@@ -43,7 +43,7 @@ def coverage_of(path, num_labels=3, **changes):
 
 @pytest.fixture
 def folder(tmp_path):
-  """A copy of the golden checkpoint's folder."""
+  """Returns a copy of the golden checkpoint's folder."""
   return pathlib.Path(shutil.copytree(GOLDEN / "checkpoint", tmp_path / "bert"))
 
 

@@ -28,7 +28,7 @@ NAMES = ("input_ids", "input_mask", "segment_ids")
 
 @pytest.fixture(params=["reference variables", "resource variables"])
 def session(request):
-  """A session on a graph of its own."""
+  """Yields a session on a graph of its own."""
   before = tf.resource_variables_enabled()
   if request.param == "reference variables":
     tf.disable_resource_variables()
@@ -60,7 +60,7 @@ def load(session, checkpoint):
 
 
 def train(session, loss, steps=30):
-  """The losses of some steps."""
+  """Returns the losses of some steps."""
   train_op = optimization.create_optimizer(loss, 3e-3, 1000, 0, use_tpu=False)
   load_after = [
     v for v in tf.global_variables() if "adam" in v.name or "step" in v.name

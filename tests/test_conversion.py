@@ -258,7 +258,7 @@ SIGNALS = [signal.SIGKILL, signal.SIGINT, signal.SIGTERM]
 
 @pytest.fixture(scope="module")
 def under_way(golden_task, tmp_path_factory):
-  """{signal: process and folder} of conversions, started at one time."""
+  """Yields {signal: process and folder} of conversions, started at one time."""
   wait = """
     home = os.getpid()
     def at(text):

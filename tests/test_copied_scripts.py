@@ -90,7 +90,7 @@ with open(results, "w") as writer:
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-  """What the copies gave, by where they were."""
+  """Returns what the copies gave, by where they were."""
   folder = tmp_path_factory.mktemp("project")
   package = folder / "bert"
   package.mkdir()

@@ -56,7 +56,7 @@ def test_anything_else_is_a_bug(error):
 
 
 def leave_with(error):
-  """Exit status of a block that an error leaves."""
+  """Returns the exit status of a block that an error leaves."""
   with (
     pytest.raises(SystemExit) as exit_,
     errors.exit_with_a_sentence(),

@@ -51,12 +51,12 @@ def input_fn(params):
 
 
 def once(params):
-  """The same rows, a single time."""
+  """Returns the same rows, a single time."""
   return input_fn(params).take(len(ROWS) // params["batch_size"])
 
 
 def model_fn(features, labels, mode, params):
-  """Linear regression by plain gradient descent."""
+  """Returns the spec of a linear regression by gradient descent."""
   del params
   weights = tf.get_variable("weights", [3], initializer=tf.zeros_initializer())
   outputs = tf.linalg.matvec(features, weights)
@@ -99,7 +99,7 @@ def set_cluster(monkeypatch, index=0, **cluster):
 
 
 def descended(steps, batch_size=16):
-  """The weights after so many steps, by NumPy: `<float32>[3]`."""
+  """Returns the weights after so many steps, by NumPy: `<float32>[3]`."""
   weights = np.zeros(3, np.float32)
   for step in range(steps):
     start = step * batch_size % len(ROWS)
@@ -149,7 +149,7 @@ fast = tf.autograph.experimental.do_not_convert
 
 
 def mirrored(*devices):
-  """A MirroredStrategy that leaves the process's eager devices alone."""
+  """Returns a MirroredStrategy that leaves the eager devices alone."""
   with tf.Graph().as_default():
     return tf.distribute.MirroredStrategy(devices)
 
@@ -396,7 +396,7 @@ def labelled():
 
 
 def canned(tmp_path, v2=False):
-  """A DNNClassifier of tf.compat.v1, or of TensorFlow 2, on that feature."""
+  """Returns a DNNClassifier of tf.compat.v1, or of v2, on that feature."""
   api = sys.modules["tensorflow"] if v2 else tf
   column = api.feature_column.numeric_column("x")
   return api.estimator.DNNClassifier([4], [column], str(tmp_path))
@@ -508,7 +508,7 @@ def test_the_native_estimator_is_left_alone():
 
 @pytest.fixture
 def shown():
-  """What TensorFlow's logger lets through after quiet()."""
+  """Yields what TensorFlow's logger lets through after quiet()."""
   records = []
   handler = logging.Handler()
   handler.emit = lambda record: records.append(record.getMessage())
@@ -538,7 +538,7 @@ def test_quiet_hides_only_what_nobody_can_change(shown, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def heard():
-  """What a quieted process prints before it warns, and then."""
+  """Returns what a quieted process prints before it warns, and then."""
   before, _, after = python("""
     import sys
     import warnings

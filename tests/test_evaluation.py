@@ -353,7 +353,7 @@ def outputs(probabilities):
 
 
 def write_predictions(tmp_path, examples, probabilities, target=TARGET):
-  """The two files' lines, split into cells."""
+  """Returns the two files' lines, split into cells."""
   paths = predictions.write_predictions(
     str(tmp_path), "test", examples, outputs(probabilities), target
   )

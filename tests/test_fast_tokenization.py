@@ -70,7 +70,7 @@ def random_text(rng):
 
 
 def tokenizer_that_knows(folder, texts, *settings):
-  """A tokenizer with a piece for most characters and pairs of the texts."""
+  """Returns a tokenizer with pieces for most characters and pairs of them."""
   basic = tokenization.BasicTokenizer(*settings)
   words = [word for text in texts for word in basic.tokenize(text)]
   pieces = {word[n : n + 1] for word in words for n in range(len(word))}
@@ -83,7 +83,7 @@ def tokenizer_that_knows(folder, texts, *settings):
 
 
 def differing(tokenizer, texts):
-  """The texts whose fast ids are not those of the plain three stages."""
+  """Returns the texts whose fast ids are not those of the three stages."""
   cache = fast_tokenization.WordCache(tokenizer)
   return [
     ascii(text)

@@ -355,7 +355,7 @@ def test_a_file_that_changes_while_it_is_converted_leaves_no_cache(
 
 @pytest.fixture
 def converted(cache, golden_task, tmp_path):
-  """The cache of a copy of the test set, converted, and the copy's path."""
+  """Returns the converted cache of a copy of the test set, and its path."""
   (tmp_path / "data").mkdir()
   path = Path(shutil.copy(f"{golden_task}/data/test.tsv", tmp_path / "data"))
   one = cache(folder=tmp_path / "data")

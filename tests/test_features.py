@@ -19,7 +19,7 @@ SPLITS = [("train", "train"), ("dev", "eval"), ("test", "predict")]
 
 
 def cut_in_turn(first, second, room):
-  """The 2018 rule, a token at a time."""
+  """Truncates by the 2018 rule, a token at a time."""
   first, second = list(first), list(second)
   while len(first) + len(second) > room:
     (first if len(first) > len(second) else second).pop()

@@ -183,7 +183,7 @@ def test_two_writers_of_one_name_and_process_id_do_not_meet(tmp_path):
 
 @pytest.fixture
 def calls(monkeypatch):
-  """The order of ("sync", inode) and ("rename", inode) of what is written."""
+  """Returns the list of ("sync", inode) and ("rename", inode), in order."""
   made, fsync, rename = [], os.fsync, tf.io.gfile.rename
 
   def record_sync(descriptor):

@@ -25,7 +25,7 @@ def a_task(name):
 
 
 def compare(folder, task="mnli", rows=3, make=a_task, **config):
-  """The comparison of a small Hugging Face folder, whose head has `rows`."""
+  """Returns the comparison of a Hugging Face folder whose head has `rows`."""
   head = {
     "classifier.weight": ROWS[:rows],
     "classifier.bias": ROWS[:rows, 0].copy(),
@@ -116,7 +116,7 @@ def test_architectures_that_are_no_list_are_refused(tmp_path, kinds):
 def compare_own(
   folder, name="model.ckpt-7", task="mrpc", make=a_task, **settings
 ):
-  """The comparison of a run's own checkpoint, trained for MRPC, with a task."""
+  """Returns the comparison of a run's checkpoint, of MRPC, with a task."""
   write_checkpoint(folder / name, {"output_bias": np.zeros(2, np.float32)})
   trained = {"task_name": "mrpc", "labels": ["0", "1"], **settings}
   config = modeling.BertConfig(vocab_size=9)

@@ -33,7 +33,7 @@ AVERAGED["weighted_f1"] = ("f1_score", "weighted")
 
 
 def quietly(function, *arguments, **more):
-  """What scikit-learn gives, without its warnings."""
+  """Returns what scikit-learn gives, without its warnings."""
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     return function(*arguments, **more)
@@ -77,7 +77,7 @@ def test_metrics_of_two_classes_are_those_of_class_1(case, name):
 
 
 def draw_vectors(examples, labels, seed=0):
-  """Random labels, and logits that know something about them."""
+  """Returns random labels, and logits that know something about them."""
   numbers = np.random.default_rng(seed)
   truth = (numbers.random([examples, labels]) < 0.3).astype(np.float32)
   logits = numbers.normal(size=truth.shape) + 2 * truth - 1
@@ -241,6 +241,14 @@ def test_a_metric_that_does_not_fit_is_told_with_those_that_do(
 ):
   with pytest.raises(UserError, match=f"--metrics names .*{said}"):
     metrics.check_metric(name, target, "--metrics")
+
+
+def test_a_kind_of_target_that_metrics_do_not_know_is_told_by_its_name():
+  class Rank(targets.Number):
+    problem_type = "ranking"
+
+  with pytest.raises(UserError, match="'mae', .* not for ranking: give one of"):
+    metrics.check_metric("mae", Rank(), "--metrics")
 
 
 def test_the_metrics_of_a_target_fit_it():

@@ -16,8 +16,6 @@ import pytest
 
 from bert_classifier import (
   catalogue,
-  coverage,
-  devices,
   files,
   model_files,
   options,
@@ -39,7 +37,7 @@ def flags(small_model):
 
 @pytest.fixture(scope="module")
 def trained(classify, flags, tmp_path_factory):
-  """A folder with all checkpoints of a training: steps 0, 4, 8, 12, 13."""
+  """Returns a folder with all checkpoints of a training: 0, 4, 8, 12, 13."""
   out = tmp_path_factory.mktemp("trained") / "out"
   done = classify("--do_train", output_dir=out, keep_checkpoint_max=0, **flags)
   assert done.status == 0, done.log
@@ -48,12 +46,12 @@ def trained(classify, flags, tmp_path_factory):
 
 @pytest.fixture
 def out(trained, tmp_path):
-  """A copy of that folder."""
+  """Returns a copy of that folder."""
   return Path(shutil.copytree(trained, tmp_path / "out"))
 
 
 def evaluate(classify, flags, out, init_checkpoint):
-  """Outcome and results of an evaluation with weights that are named."""
+  """Returns outcome and results of an evaluation with the weights named."""
   flags = {**flags, "init_checkpoint": init_checkpoint}
   outcome = classify("--do_eval", output_dir=out, **flags)
   path = out / "eval_results.txt"
@@ -167,7 +165,7 @@ def test_a_head_of_another_meaning_is_trained_afresh_or_refused(
 
 
 def refuse(classify, flags, weights, folder, **changes):
-  """The last line of an evaluation in a new folder, which must fail."""
+  """Returns the last line of an evaluation in a new folder, which must fail."""
   flags = {**flags, "init_checkpoint": weights, **changes}
   outcome = classify("--do_eval", output_dir=folder, **flags)
   assert outcome.status == 1 and not folder.exists()
@@ -270,54 +268,7 @@ def test_tokenizer_settings_of_the_folder_stay_those_of_the_model(
   assert "do_lower_case was False and is True" in refused.log
 
 
-# --- sizes, lengths, names --------------------------------------------------
-
-GIBIBYTE = 1 << 30
-
-
-@pytest.mark.parametrize(
-  "sizes",
-  [
-    dict(vocab_size=211, hidden_size=48, intermediate_size=96),
-    dict(vocab_size=30522, num_hidden_layers=0),
-    dict(vocab_size=9, hidden_size=8, num_attention_heads=2, type_vocab_size=1),
-  ],
-)
-@pytest.mark.parametrize("num_labels", [1, 3])
-def test_weights_are_counted_as_their_shapes_have_them(sizes, num_labels):
-  config = modeling.BertConfig(**sizes)
-  shapes = coverage.compute_shapes(config, num_labels)
-  expected = sum(int(np.prod(shape)) for shape in shapes.values())
-  assert model_files.count_weights(config, num_labels) == expected
-
-
-@pytest.mark.parametrize(
-  "sizes",
-  [
-    dict(num_hidden_layers=10**7),
-    dict(vocab_size=2 * 10**9),
-    dict(intermediate_size=10**9),
-    dict(hidden_size=10**8),
-    dict(max_position_embeddings=10**9),
-    dict(type_vocab_size=10**9),
-  ],
-)
-def test_a_model_that_no_memory_holds_is_refused_at_once(sizes):
-  config = modeling.BertConfig(**{"vocab_size": 30522, **sizes})
-  ((key, value),) = sizes.items()
-  for is_training in (False, True):
-    with pytest.raises(UserError, match=f"^a.json: .*{key} {value}.* GiB"):
-      model_files.check_memory(config, "a.json", 2, is_training)
-
-
-def test_training_needs_four_times_the_weights(monkeypatch):
-  config = modeling.BertConfig(30522)  # BERT-base: 0.41 GiB of weights
-  monkeypatch.setattr(devices, "total_memory", lambda: GIBIBYTE)
-  model_files.check_memory(config, "a.json", 2, is_training=False)
-  with pytest.raises(UserError, match="gradients and the optimizer's slots"):
-    model_files.check_memory(config, "a.json", 2, is_training=True)
-  monkeypatch.setattr(devices, "total_memory", lambda: 2 * GIBIBYTE)
-  model_files.check_memory(config, "a.json", 2, is_training=True)
+# --- lengths, names ---------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -339,14 +290,14 @@ def test_a_length_over_the_positions_names_one_that_fits(
 
 @pytest.fixture
 def model(golden_task, tmp_path):
-  """A copy of the golden model, configuration and vocabulary, to spoil."""
+  """Returns a copy of golden model, configuration and vocabulary, to spoil."""
   folder = shutil.copytree(f"{golden_task}/checkpoint", tmp_path / "model")
   shutil.copy(f"{golden_task}/vocab.txt", folder)
   return Path(folder)
 
 
 def refuse_model(folder, **flags):
-  """Why the model in a folder is not opened."""
+  """Returns why the model in a folder is not opened."""
   asked = options.ModelOptions(
     **{"init_checkpoint": str(folder), "max_seq_length": 24, **flags}
   )
@@ -381,7 +332,7 @@ def test_a_folder_in_the_place_of_a_file_is_called_so(model, flag):
 
 @pytest.fixture
 def own_model(model):
-  """The same as a run leaves it: checkpoint of step 7 and manifest."""
+  """Returns the same as a run leaves it: checkpoint of step 7 and manifest."""
   for path in model.glob("bert_model.ckpt.*"):
     path.rename(model / path.name.replace("bert_model.ckpt", "model.ckpt-7"))
   path = model / "checkpoint"

@@ -26,7 +26,7 @@ PROCESSORS = dict(cola=ColaProcessor, mrpc=MrpcProcessor)
 
 @pytest.fixture
 def world(tmp_path, golden_task):
-  """A folder with the data of the benchmark's world and a golden model."""
+  """Returns a folder with the benchmark's data and a golden model."""
   mutations_world.write_data(tmp_path / "data", random.Random(1))
   weights = read_checkpoint(f"{golden_task}/checkpoint/bert_model.ckpt")
   config = modeling.BertConfig.from_json_file(

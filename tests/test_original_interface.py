@@ -141,7 +141,7 @@ def test_public_names_are_importable(module):
 
 
 def in_words(parameter):
-  """A parameter as SIGNATURES has it: its name and default."""
+  """Returns a parameter as SIGNATURES has it: its name and default."""
   default = parameter.default
   if default is inspect.Parameter.empty:
     return parameter.name

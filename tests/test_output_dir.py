@@ -148,7 +148,7 @@ def test_the_ways_out_are_those_that_work(now, epochs_needed, ways):
   there = OutputDir("out", "out/model.ckpt-7", 7, BEFORE)
   with pytest.raises(UserError) as error:
     check_settings(
-      there, {"training": now}, flags=FLAGS, epochs_needed=epochs_needed
+      there, {"training": now}, flags=FLAGS, find_epochs=lambda: epochs_needed
     )
   assert ways in str(error.value)
 
@@ -158,7 +158,7 @@ def test_resuming_that_would_train_nothing_is_refused():
   now = {"training": {"learning_rate": 1.0}}
   check_settings(there, now, True)
   with pytest.raises(UserError, match="no step beyond 7, so nothing would be"):
-    check_settings(there, now, True, epochs_needed=3.2)
+    check_settings(there, now, True, find_epochs=lambda: 3.2)
 
 
 def test_settings_are_found_as_they_were_recorded(tmp_path):
@@ -363,7 +363,7 @@ def test_only_what_a_run_wrote_is_removed(tmp_path):
 
 @pytest.fixture
 def previous(tmp_path):
-  """A copy of a folder of the version before the rooms."""
+  """Returns a copy of a folder of the version before the rooms."""
   return shutil.copytree(PREVIOUS, tmp_path / "out")
 
 

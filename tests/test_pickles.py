@@ -28,7 +28,7 @@ QUERY = "bert/encoder/layer_0/attention/self/query/kernel"
 
 @pytest.fixture(scope="module")
 def expected():
-  """{name of a file: {name: <float32>[...]}}."""
+  """Returns {name of a file: {name: <float32>[...]}}."""
   found = {}
   with np.load(FOLDER / "expected.npz") as arrays:
     for name in arrays.files:
@@ -62,7 +62,7 @@ def test_a_pickle_is_weights_like_any_other(file, expected, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-  """A trainer's folder, whose name needs quoting."""
+  """Returns a trainer's folder, whose name needs quoting."""
   folder = tmp_path / "it's a model"
   folder.mkdir()
   shutil.copy(FOLDER / "archive.bin", folder / "pytorch_model.bin")

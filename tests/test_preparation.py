@@ -20,13 +20,13 @@ from bert_classifier.feature_cache import Features
 
 @pytest.fixture
 def hugging_face(golden_task, tmp_path):
-  """The golden task's model as a Hugging Face folder."""
+  """Returns the golden task's model as a Hugging Face folder."""
   return write_hugging_face(golden_task, tmp_path / "hf")
 
 
 @pytest.fixture
 def small_hugging_face(small_model, golden_task, tmp_path):
-  """The small model as a Hugging Face folder."""
+  """Returns the small model as a Hugging Face folder."""
   source = small_model["init_checkpoint"]
   return write_hugging_face(golden_task, tmp_path / "hf", source=source)
 
@@ -214,7 +214,7 @@ def test_a_prediction_leaves_no_converted_weights(
 
 @pytest.fixture
 def trained_weights(tmp_path):
-  """A checkpoint of a run, which its manifest says was trained at length 24."""
+  """Returns a run's checkpoint whose manifest says length 24."""
   path = tmp_path / "before" / "model.ckpt-7"
   path.parent.mkdir()
   write_checkpoint(path, {"output_bias": np.zeros(2, np.float32)})

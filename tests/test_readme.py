@@ -40,7 +40,7 @@ OUTPUT, CONTRIBUTING = PAGES["docs/output.md"], PAGES["docs/contributing.md"]
 
 
 def blocks(page, language):
-  """The code blocks of a language, in order."""
+  """Returns the code blocks of a language, in order."""
   return re.findall(rf"^```{language}\n(.*?)^```$", page, re.M | re.S)
 
 
@@ -98,7 +98,7 @@ def test_every_link_leads_to_a_page_and_its_heading(page):
 
 
 def slug(heading):
-  """The name that a heading has in a link."""
+  """Returns the name that a heading has in a link."""
   return re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-")
 
 
@@ -122,7 +122,7 @@ def test_the_test_command_stands_where_ci_looks_for_it():
 
 
 def without_numbers(line):
-  """A log line's text, with N for numbers and less the words on the device."""
+  """Returns a log line, N for numbers, without the words on the device."""
   line = re.sub(r", on .*", "", line)
   line = re.sub(r"(_cola_)[0-9a-f]+", r"\1N", line)
   return re.sub(r"\d[\d.]*(e[-+]\d+)?", "N", line)
@@ -151,7 +151,7 @@ def test_every_file_in_an_output_dir_is_listed(sample_run):
 
 
 def printed_reviews():
-  """The header and the rows of the CSV file in README.md."""
+  """Returns the header and the rows of the CSV file in README.md."""
   (lines,) = (block.splitlines() for block in blocks(README, "csv"))
   return lines[0], lines[1:]
 

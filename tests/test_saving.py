@@ -239,7 +239,7 @@ TRAIN_WITH_FAULTS = """if True:
 
 @pytest.fixture(scope="module")
 def faults(tmp_path_factory):
-  """Path of a library that lets writing fail, where it can be compiled."""
+  """Returns a library that lets writing fail, where it can be compiled."""
   compiler = shutil.which("cc") or shutil.which("gcc")
   if sys.platform != "linux" or not compiler:
     pytest.skip("there is no compiler, or LD_PRELOAD")

@@ -36,7 +36,7 @@ class Own(catalogue.DataProcessor):
 
 
 def prepare(monkeypatch, kind=None, trained=None, task="own", **flags):
-  """The task that flags make of one whose `kind` is as given."""
+  """Returns the task that flags make of one whose `kind` is as given."""
   monkeypatch.setitem(catalogue.PROCESSORS, "own", Own)
   monkeypatch.setattr(Own, "kind", kind)
   values = options.make_options(task_name=task, data_dir="x", **flags)

@@ -30,7 +30,7 @@ def tokenizers():
 
 @pytest.fixture(scope="module")
 def golden():
-  """The rows whose characters this Python's Unicode tables know."""
+  """Returns the rows whose characters this Python's Unicode tables know."""
   path = GOLDEN / "unicode" / "tokenization.jsonl"
   with open(path, encoding="utf-8") as file:
     rows = [json.loads(line) for line in file]

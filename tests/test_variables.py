@@ -14,7 +14,7 @@ pytestmark = pytest.mark.quick
 
 @pytest.fixture(scope="module")
 def tiny():
-  """A small BertForSequenceClassification of Hugging Face: {name: array}."""
+  """Returns {name: array} of a small model of Hugging Face, with its head."""
   arrays = np.load(GOLDEN / "minilm.npz")
   start = "tiny/weights/"
   return {n[len(start) :]: arrays[n] for n in arrays.files if start in n}
