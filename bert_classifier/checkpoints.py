@@ -211,10 +211,12 @@ def _read_latest(folder, prefixes):
   # By its last part: a folder that was moved still names its old place.
   name = os.path.basename(latest)
   if name not in prefixes:
-    there = ", ".join(prefixes) or "no other one"
+    others = ", ".join(os.path.join(folder, prefix) for prefix in prefixes)
+    remedy = f", or give one that is there: {others}" if others else ""
     raise errors.MissingFileError(
       f"the state file {os.path.join(folder, 'checkpoint')} names {name}, but"
-      f" {name}.index is not in that folder; there is {there}"
+      f" {name}.index is not in that folder: copy the files {name}.* there"
+      f"{remedy}"
     )
   return name
 

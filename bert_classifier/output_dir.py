@@ -283,18 +283,31 @@ def check_state_file(found):
     found: `OutputDir`.
 
   Raises:
-    UserError: the file that says which it is cannot be read.
+    UserError: the file that says which it is cannot be read, or names one that
+      is not there.
   """
-  indices = files.list_matching(found.path, r"model\.ckpt-\d+\.index")
-  if found.checkpoint or not indices:
+  named = found.checkpoint
+  if named and tf.io.gfile.exists(f"{named}.index"):
     return
-  names = [os.path.basename(path)[: -len(".index")] for path in indices]
-  newest = max(names, key=lambda name: int(name.rpartition("-")[2]))
-  raise errors.UserError(
-    f"{found.path} holds {newest}, but the file `checkpoint` there, which says"
-    " what is the newest, is missing or damaged: write into it the line"
-    f' model_checkpoint_path: "{newest}", or give another --output_dir'
-  )
+  problem = "is missing or damaged"
+  if named:
+    problem = f"names {os.path.basename(named)}, which is not there"
+  indices = files.list_matching(found.path, r"model\.ckpt-\d+\.index")
+  if indices:
+    names = [os.path.basename(path)[: -len(".index")] for path in indices]
+    newest = max(names, key=lambda name: int(name.rpartition("-")[2]))
+    raise errors.UserError(
+      f"{found.path} holds {newest}, but the file `checkpoint` there, which says"
+      f" what is the newest, {problem}: write into it the line"
+      f' model_checkpoint_path: "{newest}", or give another --output_dir'
+    )
+  if named:
+    raise errors.UserError(
+      f"{os.path.join(found.path, 'checkpoint')} {problem}, nor is any other"
+      f" checkpoint: copy the files {os.path.basename(named)}.* there, remove"
+      " the file `checkpoint` to train from the start, or give another"
+      " --output_dir"
+    )
 
 
 # ---------------------------------------------------------------------------

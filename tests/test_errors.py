@@ -13,7 +13,11 @@ from bert_classifier import errors
   [
     (errors.UserError("give another"), "give another"),
     (errors.MissingFileError("x: no such file"), "x: no such file"),
-    (OSError(28, "No space left on device", "f"), "No space left on device"),
+    (OSError(28, "No space left on device", "f"), "'f': make room there"),
+    (
+      RuntimeError("f; No space left on device\n\tFailed to flush 2 events"),
+      "f; No space left on device: make room there",
+    ),
     (MemoryError(), "the memory is exhausted"),
     (tf.errors.ResourceExhaustedError(None, None, "f; no space"), "no space"),
     (
@@ -44,6 +48,7 @@ def test_mistakes_and_mishaps_become_sentences(error, sentence):
   [
     ValueError("3 is not in list"),
     KeyError("label"),
+    RuntimeError("main thread is not in main loop"),
     tf.errors.InvalidArgumentError(None, None, "shapes"),
     tf.errors.FailedPreconditionError(None, None, "uninitialized value w"),
     tf.errors.FailedPreconditionError(None, None, "table not initialized"),

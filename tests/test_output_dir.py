@@ -211,6 +211,27 @@ def test_checkpoints_without_a_whole_state_file_are_refused(tmp_path, content):
     output_dir.check_state_file(output_dir.inspect(str(tmp_path)))
 
 
+@pytest.mark.parametrize(
+  ("there", "advice"),
+  [
+    ([9, 10], 'write into it the line model_checkpoint_path: "model.ckpt-10"'),
+    ([], "remove the file `checkpoint` to train from the start"),
+  ],
+)
+def test_a_state_file_that_names_what_is_not_there_is_told(
+  tmp_path, there, advice
+):
+  state = tmp_path / "checkpoint"
+  state.write_text('model_checkpoint_path: "model.ckpt-12"')
+  for step in there:
+    (tmp_path / f"model.ckpt-{step}.index").write_text("")
+  with pytest.raises(UserError, match="names model.ckpt-12, which") as error:
+    output_dir.check_state_file(output_dir.inspect(str(tmp_path)))
+  assert advice in str(error.value)
+  (tmp_path / "model.ckpt-12.index").write_text("")
+  output_dir.check_state_file(output_dir.inspect(str(tmp_path)))
+
+
 @pytest.mark.parametrize("name", ["bert_model.ckpt", "model.ckpt-1000000"])
 @pytest.mark.parametrize("has_state", [False, True])
 def test_a_released_model_is_no_output_dir(tmp_path, name, has_state):
