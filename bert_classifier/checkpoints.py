@@ -90,6 +90,15 @@ class Checkpoint:
     digests = "".join(map(files.hash_file, shards))
     return hashlib.sha256(digests.encode()).hexdigest()
 
+  def list_not_finite(self):
+    """Returns the names of the weights that hold NaN or infinity.
+
+    Reads them all: a second or two for BERT-base.
+    """
+    if self.kind == "tensorflow":
+      return tensorflow_weights.list_not_finite(self.path)
+    return hugging_face.list_not_finite(self._sources)
+
   def convert_to_tensorflow(self, prefix):
     """Returns the prefix of a TensorFlow checkpoint with these weights.
 

@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import sys
+import threading
 import traceback
 
 from absl import logging
@@ -130,6 +131,26 @@ def _is_mishap(error):
 
 
 @contextlib.contextmanager
+def _event_writers_hand_on():
+  """Shows no traceback of a mishap that ends TensorFlow's writer of events.
+
+  Its thread hands the error on to who writes the next event, and logs it.
+  """
+  show = threading.excepthook
+
+  def pass_over(failure):
+    name = failure.thread and failure.thread.name
+    if name != "EventLoggerThread" or describe(failure.exc_value) is None:
+      show(failure)
+
+  threading.excepthook = pass_over
+  try:
+    yield
+  finally:
+    threading.excepthook = show
+
+
+@contextlib.contextmanager
 def exit_with_a_sentence():
   """Ends the program where an error leaves the block.
 
@@ -138,7 +159,8 @@ def exit_with_a_sentence():
   traceback of a bug.
   """
   try:
-    yield
+    with _event_writers_hand_on():
+      yield
   except KeyboardInterrupt as interruption:
     status, sentence = process.describe_end(interruption)
     logging.error("%s", sentence)

@@ -1,6 +1,7 @@
 """Mistakes and mishaps become sentences, bugs keep their traceback."""
 
 import logging
+import threading
 
 import pytest
 import tensorflow.compat.v1 as tf
@@ -82,3 +83,26 @@ def test_exit_statuses_tell_the_three_apart(capsys, caplog):
 def test_a_missing_file_is_both_a_mistake_and_a_missing_file():
   with pytest.raises(FileNotFoundError):
     raise errors.MissingFileError("x")
+
+
+@pytest.mark.parametrize(
+  ("name", "reason", "shown"),
+  [
+    ("EventLoggerThread", "f; No space left on device", False),
+    ("EventLoggerThread", "shapes", True),
+    ("another", "f; No space left on device", True),
+  ],
+)
+def test_what_the_writer_of_events_hands_on_is_not_shown_twice(
+  monkeypatch, name, reason, shown
+):
+  def fail():
+    raise RuntimeError(reason)
+
+  seen = []
+  monkeypatch.setattr(threading, "excepthook", seen.append)
+  with errors.exit_with_a_sentence():
+    thread = threading.Thread(target=fail, name=name)
+    thread.start()
+    thread.join()
+  assert len(seen) == shown

@@ -153,6 +153,31 @@ def test_the_ways_out_are_those_that_work(now, epochs_needed, ways):
   assert ways in str(error.value)
 
 
+@pytest.mark.parametrize(
+  ("phases", "advice"),
+  [
+    (
+      {},
+      "get_labels: if they come from a set, whose order changes, sort them.",
+    ),
+    ({"data": {}}, "Leave out --label_list, and the folder decides. Give ano"),
+  ],
+)
+def test_labels_are_mended_where_they_are_from(phases, advice):
+  before = {"model": {"labels": ["a", "b"]}, **phases}
+  there = OutputDir("out", "out/model.ckpt-7", 7, before)
+  with pytest.raises(UserError) as error:
+    check_settings(there, {"model": {"labels": ["b", "a"]}}, True)
+  assert advice in str(error.value)
+
+
+def test_no_flag_is_advised_to_have_no_value():
+  there = OutputDir("out", "out/model.ckpt-7", 7, {"model": {"language": None}})
+  flags = {("model", "language"): "xnli_language"}
+  with pytest.raises(UserError, match="language. Give another --output_dir$"):
+    check_settings(there, {"model": {"language": "de"}}, flags=flags)
+
+
 def test_resuming_that_would_train_nothing_is_refused():
   there = OutputDir("out", "out/model.ckpt-7", 7, BEFORE)
   now = {"training": {"learning_rate": 1.0}}
