@@ -90,6 +90,15 @@ class Checkpoint:
     digests = "".join(map(files.hash_file, shards))
     return hashlib.sha256(digests.encode()).hexdigest()
 
+  def list_not_finite(self):
+    """Returns the names of the weights that hold NaN or infinity.
+
+    Reads them all: a second or two for BERT-base.
+    """
+    if self.kind == "tensorflow":
+      return tensorflow_weights.list_not_finite(self.path)
+    return hugging_face.list_not_finite(self._sources)
+
   def convert_to_tensorflow(self, prefix):
     """Returns the prefix of a TensorFlow checkpoint with these weights.
 
@@ -211,10 +220,12 @@ def _read_latest(folder, prefixes):
   # By its last part: a folder that was moved still names its old place.
   name = os.path.basename(latest)
   if name not in prefixes:
-    there = ", ".join(prefixes) or "no other one"
+    others = ", ".join(os.path.join(folder, prefix) for prefix in prefixes)
+    remedy = f", or give one that is there: {others}" if others else ""
     raise errors.MissingFileError(
       f"the state file {os.path.join(folder, 'checkpoint')} names {name}, but"
-      f" {name}.index is not in that folder; there is {there}"
+      f" {name}.index is not in that folder: copy the files {name}.* there"
+      f"{remedy}"
     )
   return name
 

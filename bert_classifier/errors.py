@@ -10,6 +10,7 @@ import errno
 import os
 import re
 import sys
+import threading
 import traceback
 
 from absl import logging
@@ -42,6 +43,11 @@ class NotFiniteError(UserError):
 _SYSTEM_ERROR = re.compile(
   f"; ({'|'.join(re.escape(os.strerror(n)) for n in errno.errorcode)})$"
 )
+_MAKE_ROOM = (
+  "make room there, or write to another disk (--output_dir, --cache_dir), and"
+  " give the same command again"
+)
+_REMEDIES = {errno.ENOSPC: _MAKE_ROOM, errno.EDQUOT: _MAKE_ROOM}
 # Errors of TensorFlow that a file system or exhausted memory causes, and what
 # the message of each has where a bug in a graph does.
 _MISHAPS = {
@@ -62,13 +68,19 @@ def describe(error):
   Args:
     error: an exception.
   """
-  if isinstance(error, (UserError, OSError)):
+  if isinstance(error, UserError):
     return str(error)
+  if isinstance(error, OSError):
+    return _add_remedy(str(error))
   if isinstance(error, MemoryError):
     return f"{_OUT_OF_MEMORY}{f' ({error})' if str(error) else ''}"
   if isinstance(error, UnicodeEncodeError):
     return _describe_undecoded(error)
   message = getattr(error, "message", None)
+  if type(error) is RuntimeError:
+    # As the writer of events for TensorBoard reports the system's error, with
+    # how many events are lost on a second line.
+    message = str(error).partition("\n")[0]
   if message is None:
     return None
   # The sentence stands between the graph's node and its own traceback.
@@ -78,7 +90,17 @@ def describe(error):
     return None
   if type(error).__name__ == "DataLossError":
     return f"{text}: the file is damaged; copy or download it again"
-  return f"{_OUT_OF_MEMORY} ({text})" if text.startswith("OOM") else text
+  if text.startswith("OOM"):
+    return f"{_OUT_OF_MEMORY} ({text})"
+  return _add_remedy(text)
+
+
+def _add_remedy(text):
+  """Returns a message of the system, and what to do where that is known."""
+  for number, remedy in _REMEDIES.items():
+    if os.strerror(number) in text:
+      return f"{text}: {remedy}"
+  return text
 
 
 def _describe_undecoded(error):
@@ -109,6 +131,26 @@ def _is_mishap(error):
 
 
 @contextlib.contextmanager
+def _event_writers_hand_on():
+  """Shows no traceback of a mishap that ends TensorFlow's writer of events.
+
+  Its thread hands the error on to who writes the next event, and logs it.
+  """
+  show = threading.excepthook
+
+  def pass_over(failure):
+    name = failure.thread and failure.thread.name
+    if name != "EventLoggerThread" or describe(failure.exc_value) is None:
+      show(failure)
+
+  threading.excepthook = pass_over
+  try:
+    yield
+  finally:
+    threading.excepthook = show
+
+
+@contextlib.contextmanager
 def exit_with_a_sentence():
   """Ends the program where an error leaves the block.
 
@@ -117,7 +159,8 @@ def exit_with_a_sentence():
   traceback of a bug.
   """
   try:
-    yield
+    with _event_writers_hand_on():
+      yield
   except KeyboardInterrupt as interruption:
     status, sentence = process.describe_end(interruption)
     logging.error("%s", sentence)

@@ -156,6 +156,8 @@ def judge(target, evaluated):
     target: see `targets`.
     evaluated: `Evaluated`.
   """
+  if not np.isfinite(evaluated.logits).all():
+    return  # `check_finite` says so, and nothing is decided
   labels, decided = evaluated.labels, target.decide(evaluated.logits)
   logging.info("%s", target.judge(labels, decided))
   there_are = target.count_classes(labels)

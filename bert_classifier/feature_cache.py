@@ -401,23 +401,36 @@ def _report_doubt(manifest):
 
 
 def _report_unknown(manifest):
-  """Logs the share of [UNK], as a warning where it is large."""
+  """Logs the share of [UNK] of a split, as a warning where it is large."""
   unknown, tokens = manifest.get("unknown"), manifest["tokens"]
   if unknown is None:  # a cache of the version before
     return
-  split, share = manifest["inputs"]["split"], unknown / max(tokens, 1)
-  if share < MANY_UNKNOWN:
-    said = "%s: %.2f%% of the %d tokens are [UNK]"
-    logging.info(said, split, 100 * share, tokens)
+  split = manifest["inputs"]["split"]
+  if unknown < MANY_UNKNOWN * tokens:
+    share = 100 * unknown / max(tokens, 1)
+    logging.info("%s: %.2f%% of the %d tokens are [UNK]", split, share, tokens)
+  else:
+    warn_of_unknown(split, unknown, tokens, manifest["unknown_words"])
+
+
+def warn_of_unknown(name, unknown, tokens, words):
+  """Warns where many tokens are [UNK].
+
+  Args:
+    name: of the texts.
+    unknown, tokens: numbers of them.
+    words: list of the commonest words that became [UNK].
+  """
+  if not unknown or unknown < MANY_UNKNOWN * tokens:
     return
   logging.warning(
     "%s: %.1f%% of the %d tokens are [UNK]: the model cannot tell these words"
     " apart. Commonest among them: %s. Are --vocab_file and --do_lower_case"
     " those of a model of this language?",
-    split,
-    100 * share,
+    name,
+    100 * unknown / tokens,
     tokens,
-    " ".join(manifest["unknown_words"]),
+    " ".join(words),
   )
 
 

@@ -165,6 +165,7 @@ def _compare_labels(checkpoint, theirs, task):
       f" {plain_texts.show_labels(theirs)}; name each output of the head once"
     )
   if len(set(wanted)) < len(wanted) or set(wanted) != set(rows):
+    may_mean_the_same = len(ours) == len(theirs)
     return Comparison(
       contradiction=f"the labels of the head of {checkpoint.path} are"
       f" {plain_texts.show_labels(theirs)} (id2label in {path}), those of the"
@@ -172,7 +173,8 @@ def _compare_labels(checkpoint, theirs, task):
       remedy=(
         "; if these labels mean the same, write the task's names into"
         f" id2label of {path}"
-      ),
+      )
+      * may_mean_the_same,
     )
   order = tuple(rows[label] for label in wanted)
   return Comparison(None if order == tuple(range(len(order))) else order)

@@ -469,6 +469,24 @@ def write_tensorflow_checkpoint(sources, prefix):
       progress.STATUS.clear()
 
 
+def list_not_finite(sources):
+  """Returns the names of the weights that hold NaN or infinity; reads them all.
+
+  Args:
+    sources: {name: `Source`}.
+  """
+  with contextlib.ExitStack() as copies:
+    local = {
+      path: copies.enter_context(_local_copy(path))
+      for path in {source.path for source in sources.values()}
+    }
+    return [
+      name
+      for name, source in sources.items()
+      if not np.isfinite(np.float32(source.load(local[source.path]))).all()
+    ]
+
+
 def _import_safetensors():
   try:
     import safetensors

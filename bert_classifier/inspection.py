@@ -20,6 +20,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   advice,
+  checkpoints,
   devices,
   feature_cache,
   files,
@@ -30,6 +31,7 @@ from bert_classifier import (
   resources,
   sharing,
 )
+from bert_classifier.coverage import shorten_names
 from bert_classifier.features import Converter, commonest_unknown_words
 
 _CUT_SHARE = 0.01  # of the length that is proposed
@@ -477,8 +479,27 @@ def list_doubts(run, readings):
     doubts.append(advice.explain_not_training(run))
   if run.weights.coverage is None and not run.weights.resumed:
     doubts.append("training would begin from random weights")
+  doubts += _doubt_weights(run.weights)
   for reading in readings:
     if reading.split == "train":
       doubt = reading.converter.target.doubt(reading.converter.label_values)
       doubts += [doubt] if doubt else []
   return doubts
+
+
+def _doubt_weights(weights):
+  """Returns a list of the sentence that weights are not finite, or of none.
+
+  Args:
+    weights: `model_files.Weights`.
+  """
+  begun = weights.init_checkpoint
+  if weights.resumed:
+    begun = checkpoints.open_checkpoint(weights.resumed)
+  names = begun.list_not_finite() if begun else []
+  if not names:
+    return []
+  return [
+    f"{begun.path} holds NaN or infinity in {shorten_names(names)}, so that the"
+    " run would end with an error: take other weights"
+  ]

@@ -25,6 +25,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   devices,
+  feature_cache,
   files,
   plain_texts,
   predictions,
@@ -32,7 +33,7 @@ from bert_classifier import (
   progress,
 )
 from bert_classifier.errors import MissingFileError, UserError
-from bert_classifier.features import Converter
+from bert_classifier.features import Converter, commonest_unknown_words
 from bert_classifier.tasks import InputExample
 
 STANDARD_INPUT = "-"
@@ -344,6 +345,7 @@ def answer(options, task, predictor):
   ):
     return
   if options.predict_file is None:
+    _warn_of_unknown("--predict_text", predictor.converter)
     return
   try:
     with open_source(options.predict_file) as read:
@@ -358,8 +360,19 @@ def answer(options, task, predictor):
     predictor.converter.tally["truncated"],
     predictor.converter.max_seq_length,
   )
+  _warn_of_unknown(
+    f"--predict_file={options.predict_file}", predictor.converter
+  )
   if answers.mistakes:
     raise UserError(
       f"{answers.mistakes} of {plain_texts.count(answers.lines, 'line')} were"
       f" no texts and got an error for an answer; {answers.first_mistake}"
     )
+
+
+def _warn_of_unknown(name, converter):
+  """Warns where many tokens of the texts that were answered are [UNK]."""
+  tally = converter.tally
+  feature_cache.warn_of_unknown(
+    name, tally["unknown"], tally["tokens"], commonest_unknown_words(tally)
+  )

@@ -283,18 +283,31 @@ def check_state_file(found):
     found: `OutputDir`.
 
   Raises:
-    UserError: the file that says which it is cannot be read.
+    UserError: the file that says which it is cannot be read, or names one that
+      is not there.
   """
-  indices = files.list_matching(found.path, r"model\.ckpt-\d+\.index")
-  if found.checkpoint or not indices:
+  named = found.checkpoint
+  if named and tf.io.gfile.exists(f"{named}.index"):
     return
-  names = [os.path.basename(path)[: -len(".index")] for path in indices]
-  newest = max(names, key=lambda name: int(name.rpartition("-")[2]))
-  raise errors.UserError(
-    f"{found.path} holds {newest}, but the file `checkpoint` there, which says"
-    " what is the newest, is missing or damaged: write into it the line"
-    f' model_checkpoint_path: "{newest}", or give another --output_dir'
-  )
+  problem = "is missing or damaged"
+  if named:
+    problem = f"names {os.path.basename(named)}, which is not there"
+  indices = files.list_matching(found.path, r"model\.ckpt-\d+\.index")
+  if indices:
+    names = [os.path.basename(path)[: -len(".index")] for path in indices]
+    newest = max(names, key=lambda name: int(name.rpartition("-")[2]))
+    raise errors.UserError(
+      f"{found.path} holds {newest}, but the file `checkpoint` there, which"
+      f" says what is the newest, {problem}: write into it the line"
+      f' model_checkpoint_path: "{newest}", or give another --output_dir'
+    )
+  if named:
+    raise errors.UserError(
+      f"{os.path.join(found.path, 'checkpoint')} {problem}, nor is any other"
+      f" checkpoint: copy the files {os.path.basename(named)}.* there, remove"
+      " the file `checkpoint` to train from the start, or give another"
+      " --output_dir"
+    )
 
 
 # ---------------------------------------------------------------------------
@@ -464,7 +477,7 @@ def check_settings(
   ways = _list_ways(found, differing, fixed, flags or {}, epochs_needed)
   if "training" in now:
     ways.append("--overwrite_output_dir to train from the start")
-  reason = _explain_fixed(fixed)
+  reason = _explain_fixed(fixed, is_own_data="data" in found.settings)
   if is_futile and not fixed:
     reason = (
       f"--num_train_epochs asks for no step beyond {found.step}, so nothing"
@@ -487,7 +500,9 @@ def _list_ways(found, differing, fixed, flags, epochs_needed):
   ways = []
   given = [flags.get((one.phase, one.name)) for one in differing]
   only_epochs = given == ["num_train_epochs"]
-  if all(given) and not (only_epochs and epochs_needed):
+  # None is no value that a flag takes.
+  may_give = all(given) and all(one.old is not None for one in differing)
+  if may_give and not (only_epochs and epochs_needed):
     as_before = " ".join(
       f"--{flag}={_format_value(one.old)}"
       for flag, one in zip(given, differing)
@@ -529,7 +544,13 @@ def may_resume(name):
   return is_of_table or name in _MODEL_SETTINGS_TO_RESUME
 
 
-def _explain_fixed(fixed):
+def _explain_fixed(fixed, is_own_data):
+  """Returns why the settings named cannot change, and what can be done.
+
+  Args:
+    fixed: names.
+    is_own_data: whether the data are a user's own, named by flags.
+  """
   if not fixed:
     return ""
   if "problem_type" in fixed:
@@ -537,12 +558,14 @@ def _explain_fixed(fixed):
       "What the weights mean depends on it: leave out --multi_label and"
       " --regression, and the folder decides. "
     )
-  advice = (
-    "The labels are those of the task's get_labels: if they come from a set,"
-    " whose order changes, sort them. "
-    if "labels" in fixed
-    else ""
-  )
+  advice = ""
+  if "labels" in fixed:
+    advice = (
+      "Leave out --label_list, and the folder decides. "
+      if is_own_data
+      else "The labels are those of the task's get_labels: if they come from a"
+      " set, whose order changes, sort them. "
+    )
   return f"What the weights mean depends on {', '.join(fixed)}. {advice}"
 
 

@@ -4,6 +4,7 @@ Examples and labels of an own task may come from NumPy, pandas or lines of a
 file. What they plainly mean is taken; what they do not is named with its type.
 """
 
+import collections.abc
 import difflib
 import numbers
 
@@ -63,13 +64,18 @@ def list_labels(labels, owner):
     owner: name of the task, for the error.
 
   Raises:
-    ValueError: they are None, or in no order.
+    ValueError: they are None, in no order, or there only once.
   """
   if isinstance(labels, (set, frozenset)):
     raise ValueError(
       f"the labels of {owner} are a {type(labels).__name__}, whose order is"
       " another one in each run, so that no trained model could be used again:"
       f" sort them, as by sorted(...)"
+    )
+  if isinstance(labels, collections.abc.Iterator):
+    raise ValueError(
+      f"the labels of {owner} are a {type(labels).__name__}, which gives them"
+      " once only: make a list of them, as by list(...)"
     )
   if labels is None or isinstance(labels, numbers.Number):
     raise ValueError(

@@ -95,7 +95,7 @@ def announce_rate(options, found, schedule):
   """
   before, step = found.settings.get("training", {}), found.step
   was, now = before.get("num_train_epochs"), options.num_train_epochs
-  climbs = isinstance(was, (int, float)) and now > was
+  climbs = found.checkpoint and isinstance(was, (int, float)) and now > was
   if not climbs or not schedule.warmup_steps <= step < schedule.steps:
     return
   logging.warning(

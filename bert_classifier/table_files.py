@@ -489,20 +489,21 @@ class Quotes:
     """
     kinds = []
     if not file.table.open_quotes:
-      kinds.append((self._open, "begin with a quote that never closes"))
+      kinds.append((self._open, "begins with a quote that never closes"))
     if len(self._closed) > self.MANY * rows:
-      kinds.append((self._closed, "are in quotes"))
+      kinds.append((self._closed, "is in quotes"))
     for lines, what in kinds:
       if lines:
+        more = len(lines) - 1
         logging.warning(
-          "%s:%d: here and in %d other texts: they %s. Quotes are read as"
-          " ordinary characters, and a line end within them as the end of the"
-          " row; write the file without quoting if a program added them"
-          " (--task_name=csv reads quotes, also in files with tabs)",
+          "%s:%d: a text %s%s. Quotes are read as ordinary characters, and a"
+          " line end within them as the end of the row; write the file without"
+          " quoting if a program added them (--task_name=csv reads quotes, also"
+          " in files with tabs)",
           file.path,
           lines[0],
-          len(lines) - 1,
           what,
+          f", and so for {more} more" if more else "",
         )
 
 

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import hashlib
 import os
+import traceback
 
 import tensorflow.compat.v1 as tf
 
@@ -54,6 +55,29 @@ class PaddingInputExample:
   A TPU computes batches of one size only. A filling has weight 0 in every
   metric and is left out of every output.
   """
+
+
+@contextlib.contextmanager
+def _failures_named(method):
+  """Makes a UserError of what a task's own method fails with.
+
+  It is the user's code: its line is named instead of a traceback.
+
+  Args:
+    method: its name.
+  """
+  try:
+    yield
+  except (errors.UserError, MemoryError, OSError, tf.errors.OpError):
+    raise
+  except Exception as error:
+    frames = traceback.extract_tb(error.__traceback__)
+    begun = [f for f in frames if method.endswith(f".{f.name}")] or frames
+    at = [f for f in frames if f.filename == begun[0].filename][-1]
+    raise errors.UserError(
+      f"{method} failed at {at.filename}:{at.lineno}:"
+      f" {type(error).__name__}: {error}"
+    ) from error
 
 
 class DataProcessor:
@@ -119,7 +143,10 @@ class DataProcessor:
         f"the kind of {type(self).__name__} is {kind!r}, but must be None or"
         f" one of {', '.join(targets.KINDS)}"
       )
-    labels = () if kind == "regression" else self.get_labels()
+    labels = ()
+    if kind != "regression":
+      with _failures_named(f"{type(self).__name__}.get_labels"):
+        labels = self.get_labels()
     return targets.make_target(kind, self._list_labels(labels), self.threshold)
 
   def check_target(self, target):
@@ -338,16 +365,9 @@ class TaskData:
 
   def _own_examples(self, split, method, tally):
     """Yields the examples that the processor's own method gives."""
-    found = self._kept.get(split)
-    if found is None:
-      found = method(self._data_dir)
-      if found is None:
-        found = ()
-      if not isinstance(found, collections.abc.Iterator):
-        self._kept[split] = found
     sha256, example = hashlib.sha256(), None
     encode = self.processor.get_target().encode
-    for number, given in enumerate(found, 1):
+    for number, given in enumerate(self._call_own_method(split, method), 1):
       copy = self._copy_example(split, number, given, encode)
       if split == "train" and not copy.text_a.strip():
         if tally is not None:
@@ -362,6 +382,18 @@ class TaskData:
       raise errors.UserError(
         f"{self._name_method(split)} gave no examples{blank}"
       )
+
+  def _call_own_method(self, split, method):
+    """Yields what the processor's own method gives."""
+    with _failures_named(self._name_method(split)):
+      found = self._kept.get(split)
+      if found is None:
+        found = method(self._data_dir)
+        if found is None:
+          found = ()
+        if not isinstance(found, collections.abc.Iterator):
+          self._kept[split] = found
+      yield from found
 
   def _copy_example(self, split, number, given, encode):
     """Returns an `InputExample` of what a processor's own method gives.

@@ -112,6 +112,21 @@ def open_weights(prefix):
   return found
 
 
+def list_not_finite(prefix):
+  """Returns the names in a checkpoint whose values hold NaN or infinity.
+
+  Args:
+    prefix: of a checkpoint whose files are there. All its values are read.
+  """
+  reader = tf.train.NewCheckpointReader(prefix)
+  return [
+    name
+    for name, dtype in sorted(reader.get_variable_to_dtype_map().items())
+    if dtype.is_floating
+    and not np.isfinite(reader.get_tensor(name).astype(np.float32)).all()
+  ]
+
+
 def _add(weights, key, name, shape, dtype):
   """Adds what is in the file under a key, whose variable had that name."""
   variable = variables.find_variable(name)

@@ -466,3 +466,20 @@ def test_a_configuration_of_either_name_is_found_beside_any_weights(
 def test_a_file_of_another_kind_is_refused(folder):
   with pytest.raises(UserError, match="bert_config.json is no checkpoint"):
     checkpoints.open_checkpoint(folder / "bert_config.json")
+
+
+def test_weights_that_are_not_finite_are_found(tmp_path):
+  bad = np.float32([1, np.nan])
+  values = {
+    "bert/pooler/dense/bias": bad.astype(np.float16),
+    "output_bias": np.ones(2, np.float32),
+    "global_step": np.int64(3),
+    "output_bias/adam_m": np.float32([np.inf]),
+  }
+  write_checkpoint(tmp_path / "x", values)
+  found = checkpoints.open_checkpoint(tmp_path / "x").list_not_finite()
+  assert found == ["bert/pooler/dense/bias", "output_bias/adam_m"]
+  theirs = {"bert.pooler.dense.bias": bad, "classifier.bias": np.ones(2, "f")}
+  save_file(theirs, str(tmp_path / "model.safetensors"))
+  found = checkpoints.open_checkpoint(tmp_path / "model.safetensors")
+  assert found.list_not_finite() == ["bert/pooler/dense/bias"]

@@ -1,6 +1,7 @@
 """Mistakes and mishaps become sentences, bugs keep their traceback."""
 
 import logging
+import threading
 
 import pytest
 import tensorflow.compat.v1 as tf
@@ -13,7 +14,11 @@ from bert_classifier import errors
   [
     (errors.UserError("give another"), "give another"),
     (errors.MissingFileError("x: no such file"), "x: no such file"),
-    (OSError(28, "No space left on device", "f"), "No space left on device"),
+    (OSError(28, "No space left on device", "f"), "'f': make room there"),
+    (
+      RuntimeError("f; No space left on device\n\tFailed to flush 2 events"),
+      "f; No space left on device: make room there",
+    ),
     (MemoryError(), "the memory is exhausted"),
     (tf.errors.ResourceExhaustedError(None, None, "f; no space"), "no space"),
     (
@@ -44,6 +49,7 @@ def test_mistakes_and_mishaps_become_sentences(error, sentence):
   [
     ValueError("3 is not in list"),
     KeyError("label"),
+    RuntimeError("main thread is not in main loop"),
     tf.errors.InvalidArgumentError(None, None, "shapes"),
     tf.errors.FailedPreconditionError(None, None, "uninitialized value w"),
     tf.errors.FailedPreconditionError(None, None, "table not initialized"),
@@ -77,3 +83,26 @@ def test_exit_statuses_tell_the_three_apart(capsys, caplog):
 def test_a_missing_file_is_both_a_mistake_and_a_missing_file():
   with pytest.raises(FileNotFoundError):
     raise errors.MissingFileError("x")
+
+
+@pytest.mark.parametrize(
+  ("name", "reason", "shown"),
+  [
+    ("EventLoggerThread", "f; No space left on device", False),
+    ("EventLoggerThread", "shapes", True),
+    ("another", "f; No space left on device", True),
+  ],
+)
+def test_what_the_writer_of_events_hands_on_is_not_shown_twice(
+  monkeypatch, name, reason, shown
+):
+  def fail():
+    raise RuntimeError(reason)
+
+  seen = []
+  monkeypatch.setattr(threading, "excepthook", seen.append)
+  with errors.exit_with_a_sentence():
+    thread = threading.Thread(target=fail, name=name)
+    thread.start()
+    thread.join()
+  assert len(seen) == shown

@@ -304,6 +304,15 @@ def test_ordinary_predictions_are_not_warned_of(info, labels, decided):
   assert [r.levelname for r in info.records] == ["INFO"]
 
 
+def test_decisions_by_numbers_that_are_not_finite_are_not_judged(info):
+  collector = evaluation.Collector(targets.SeveralClasses(("a", "b")))
+  logits = np.full([30, 2], np.nan, np.float32)
+  truth = np.array([[0, 1], [1, 0]] * 15)
+  collector.add(np.ones(30), logits, truth, np.ones(30))
+  collector.end(None)
+  assert not [said for said in info.messages if "predict" in said]
+
+
 def test_written_predictions_of_one_class_are_warned_of(tmp_path, info):
   outputs = [{"probabilities": np.float32([0.4, 0.6])}] * 30
   examples = [InputExample(f"test-{n}", "t") for n in range(30)]

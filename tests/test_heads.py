@@ -82,6 +82,15 @@ def test_a_head_of_something_else_is_told_from_the_tasks(
   assert "--do_train" in found.explain_refusal()
 
 
+def test_labels_may_mean_the_same_only_where_they_are_as_many(tmp_path):
+  same = "if these labels mean the same"
+  found = compare(tmp_path, id2label=labels("yes", "no", "maybe"))
+  assert same in found.explain_refusal()
+  for task in ("cola", "sts-b"):
+    found = compare(tmp_path, task, id2label=labels("yes", "no", "maybe"))
+    assert found.contradiction and same not in found.explain_refusal()
+
+
 def test_a_pretrained_encoder_has_no_head_to_compare(tmp_path):
   weights = {"bert.pooler.dense.bias": np.ones(4, np.float32)}
   save_file(weights, str(tmp_path / "model.safetensors"))

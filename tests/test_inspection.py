@@ -3,12 +3,19 @@
 import collections
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
-from conftest import read_checkpoint, small_config, write_rows
+from conftest import (
+  read_checkpoint,
+  small_config,
+  write_checkpoint,
+  write_rows,
+)
 import numpy as np
 import pytest
 
-from bert_classifier import inspection, resources, sharing
+from bert_classifier import inspection, options, resources, sharing
+from bert_classifier.model_files import Weights
 import tokenization
 
 
@@ -144,6 +151,16 @@ def test_a_folder_where_another_command_trains_is_refused(
     outcome = classify("--dry_run", output_dir=tmp_path, **training)
   assert outcome.status == 1
   assert "another command is training in" in outcome.log
+
+
+def test_weights_that_are_not_finite_are_warned_of(tmp_path):
+  path = tmp_path / "model.ckpt-7"
+  write_checkpoint(path, {"output_bias": np.float32([0, np.nan])})
+  run = SimpleNamespace(
+    options=options.make_options(), weights=Weights(None, resumed=str(path))
+  )
+  (said,) = inspection.list_doubts(run, [])
+  assert said.startswith(f"{path} holds NaN or infinity in output_bias, so")
 
 
 def test_a_report_as_json_needs_a_dry_run(classify, tmp_path):

@@ -1,5 +1,6 @@
 """interactive.py: --predict_text, --predict_file."""
 
+import collections
 import json
 import subprocess
 import sys
@@ -127,7 +128,7 @@ def mrpc():
 class Likely:
   """Predicts the first label of every text."""
 
-  converter = SimpleNamespace(tally={"truncated": 0}, max_seq_length=24)
+  converter = SimpleNamespace(tally=collections.Counter(), max_seq_length=24)
 
   def predict(self, examples):
     return iter([{"probabilities": np.float32([0.75, 0.25])}] * len(examples))
@@ -169,6 +170,20 @@ def test_every_line_has_an_answer_and_those_without_a_text_an_error(
     "line 9: '\\ud800' has what is no UTF-8",
   ):
     assert words in said
+
+
+def test_words_that_the_model_does_not_know_are_warned_of(
+  cola, tmp_path, caplog, monkeypatch
+):
+  tally = collections.Counter({"tokens": 20, "unknown": 5})
+  monkeypatch.setattr(Likely.converter, "tally", tally)
+  answer(tmp_path, b"\xe9\x9b\xa8", cola)
+  interactive.answer(options.RunOptions(predict_text="b"), cola, Likely())
+  of_file, of_text = [
+    r.message for r in caplog.records if r.levelname[0] == "W"
+  ]
+  assert of_file.startswith(f"--predict_file={tmp_path}/texts: 25.0% of the 20")
+  assert of_text.startswith("--predict_text: 25.0% of the 20 tokens are [UNK]")
 
 
 def test_a_pair_needs_its_second_text(mrpc, tmp_path, capsys):

@@ -153,6 +153,31 @@ def test_the_ways_out_are_those_that_work(now, epochs_needed, ways):
   assert ways in str(error.value)
 
 
+@pytest.mark.parametrize(
+  ("phases", "advice"),
+  [
+    (
+      {},
+      "get_labels: if they come from a set, whose order changes, sort them.",
+    ),
+    ({"data": {}}, "Leave out --label_list, and the folder decides. Give ano"),
+  ],
+)
+def test_labels_are_mended_where_they_are_from(phases, advice):
+  before = {"model": {"labels": ["a", "b"]}, **phases}
+  there = OutputDir("out", "out/model.ckpt-7", 7, before)
+  with pytest.raises(UserError) as error:
+    check_settings(there, {"model": {"labels": ["b", "a"]}}, True)
+  assert advice in str(error.value)
+
+
+def test_no_flag_is_advised_to_have_no_value():
+  there = OutputDir("out", "out/model.ckpt-7", 7, {"model": {"language": None}})
+  flags = {("model", "language"): "xnli_language"}
+  with pytest.raises(UserError, match="language. Give another --output_dir$"):
+    check_settings(there, {"model": {"language": "de"}}, flags=flags)
+
+
 def test_resuming_that_would_train_nothing_is_refused():
   there = OutputDir("out", "out/model.ckpt-7", 7, BEFORE)
   now = {"training": {"learning_rate": 1.0}}
@@ -209,6 +234,27 @@ def test_checkpoints_without_a_whole_state_file_are_refused(tmp_path, content):
     (tmp_path / f"model.ckpt-{step}.index").write_text("")
   with pytest.raises(UserError, match='path: "model.ckpt-10"'):
     output_dir.check_state_file(output_dir.inspect(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+  ("there", "advice"),
+  [
+    ([9, 10], 'write into it the line model_checkpoint_path: "model.ckpt-10"'),
+    ([], "remove the file `checkpoint` to train from the start"),
+  ],
+)
+def test_a_state_file_that_names_what_is_not_there_is_told(
+  tmp_path, there, advice
+):
+  state = tmp_path / "checkpoint"
+  state.write_text('model_checkpoint_path: "model.ckpt-12"')
+  for step in there:
+    (tmp_path / f"model.ckpt-{step}.index").write_text("")
+  with pytest.raises(UserError, match="names model.ckpt-12, which") as error:
+    output_dir.check_state_file(output_dir.inspect(str(tmp_path)))
+  assert advice in str(error.value)
+  (tmp_path / "model.ckpt-12.index").write_text("")
+  output_dir.check_state_file(output_dir.inspect(str(tmp_path)))
 
 
 @pytest.mark.parametrize("name", ["bert_model.ckpt", "model.ckpt-1000000"])

@@ -129,8 +129,8 @@ def test_texts_whose_quote_never_closes_are_warned_of_once(tmp_path, info):
   assert data.count("train") == len(list(data.examples("train"))) == 48
   (said,) = info.messages
   assert said.startswith(
-    f"{tmp_path}/train.tsv:2: here and in 1 other texts: they begin with a"
-    " quote that never closes. "
+    f"{tmp_path}/train.tsv:2: a text begins with a quote that never closes,"
+    " and so for 1 more. Quotes"
   )
 
 
@@ -139,7 +139,7 @@ def test_texts_in_quotes_are_warned_of_where_they_are_many(tmp_path, info):
   write_rows(tmp_path / "train.tsv", *rows)
   assert TaskData(ColaProcessor(), str(tmp_path)).count("train") == 2
   (said,) = info.messages
-  assert "train.tsv:1: here and in 0 other texts: they are in quotes. " in said
+  assert "train.tsv:1: a text is in quotes. Quotes" in said
 
 
 def test_a_table_may_say_that_texts_begin_with_quotes(tmp_path, info):

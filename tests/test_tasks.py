@@ -307,6 +307,7 @@ def test_what_is_no_text_is_named_with_its_type(split, values, words):
     ({"a", "b"}, "are a set, whose order is another one in each run"),
     (frozenset("ab"), "are a frozenset, whose order"),
     (None, "are None, but must be a list of str"),
+    (iter("ab"), "are a str_ascii_iterator, which gives them once only"),
   ],
 )
 def test_labels_in_no_order_are_refused(labels, words):
@@ -321,3 +322,26 @@ def test_labels_in_no_order_are_refused(labels, words):
   for processor in (Mine(), Override()):
     with pytest.raises(UserError, match=f"{type(processor).__name__} {words}"):
       processor.get_target()
+
+
+def test_a_method_of_the_user_that_fails_is_named_with_its_line(tmp_path):
+  class Mine(DataProcessor):
+    def get_dev_examples(self, data_dir):
+      yield InputExample("a", "b", None, "0")
+      {}["label"]
+
+    def get_labels(self):
+      return list(self.labels.values())
+
+  Mine.labels = {0: "0", 1: "1"}
+  with pytest.raises(UserError) as error:
+    TaskData(Mine(), str(tmp_path)).count("dev")
+  line = Mine.get_dev_examples.__code__.co_firstlineno + 2
+  assert str(error.value) == (
+    f"Mine.get_dev_examples failed at {__file__}:{line}: KeyError: 'label'"
+  )
+  Mine.labels = 3
+  with pytest.raises(
+    UserError, match="Mine.get_labels failed at .*: Attribute"
+  ):
+    Mine().get_target()
