@@ -258,13 +258,20 @@ class Columns:
 
   def _find_label(self, is_needed):
     """Returns the column of the label, a tuple of several, or None."""
-    flag = self._flag("label")
+    flag, known = self._flag("label"), _LABELS
+    if self._kind == "regression":
+      known += _NUMBERS
+    label = None
     if flag and "," in flag and not self._match(flag):
-      return self._find_labels(flag, is_needed)
-    if flag and not is_needed:
-      return self._find_given("label", flag)
-    is_number = self._kind == "regression"
-    label = self._find("label", _LABELS + _NUMBERS * is_number)
+      label = self._find_labels(flag, is_needed)
+    elif flag and not is_needed:
+      label = self._find_given("label", flag)
+    elif flag:
+      label = self._find_needed("label", flag)
+    else:
+      label = self._find_remembered("label")
+    if label is None:
+      label = self._choose("label", self._fitting(known))
     if label is None and is_needed:
       raise errors.UserError(
         f"{self._path}:1: none of the columns is called label, class or the"

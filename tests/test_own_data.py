@@ -312,6 +312,21 @@ def test_columns_that_flags_number_are_remembered_by_name(tmp_path):
   assert (example.text_a, example.gold) == ("c", "y")
 
 
+def test_a_test_set_may_have_its_labels_in_another_column(tmp_path):
+  train = write(tmp_path / "a.csv", "text,joy,love\na,1,0\nb,1,1\n")
+  test = write(tmp_path / "b.jsonl", '{"text": "c", "labels": ["love"]}\n')
+  task = prepare(
+    train_file=train,
+    test_file=test,
+    label_column="joy,love",
+    multi_label=True,
+    do_train=True,
+    do_predict=True,
+  )
+  (example,) = task.data.examples("test")
+  assert task.target.show_label(example.gold) == "love"
+
+
 def test_a_label_counted_from_the_end_is_no_text_of_a_test_set(tmp_path):
   train = write(tmp_path / "a.csv", "a,x\nb,y\n")
   test = write(tmp_path / "b.csv", "c\n")
