@@ -12,7 +12,9 @@ import re
 
 from bert_classifier import errors, files
 
-SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+# Excel's own first line, which says the separator: sep=; in quotes or not.
+_SAYS_SEPARATOR = re.compile(r'"?sep=([^"\s\w]|\t)\s*"?\s*')
 
 # The most that Windows takes, where a long has 32 bits.
 _LONGEST_CELL = 2**31 - 1
@@ -32,7 +34,7 @@ def read_csv(path, separator, sha256=None):
   """Yields (line number, list of cells) of each row of a file.
 
   Args:
-    separator: a key of `SEPARATORS`.
+    separator: see `find_separator`.
     sha256: see `files.read_lines`.
 
   Raises:
@@ -76,8 +78,8 @@ class _Lines:
   def __next__(self):
     line = next(self._lines)
     self.number += 1
-    if self.number == 1 and re.fullmatch(r'"?sep=.\s*"?\s*', line):
-      line = "\n"  # Excel's own way to say the separator
+    if self.number == 1 and _SAYS_SEPARATOR.fullmatch(line):
+      line = "\n"
     self._length += len(line)
     if self._length > _LONGEST_ROW:
       raise _never_closed(self._path, self._first)
@@ -115,8 +117,9 @@ def _broken(path, first, last, separator, error):
 def find_separator(path, has_header):
   """Returns the separator of a file's columns; a comma where it has one only.
 
-  It is that which gives the header the most columns, or, of a file without
-  one, the first rows the most columns of the same number.
+  It is that which a first line such as `sep=|` says, or else which gives the
+  header the most columns or, of a file without one, the first rows the most
+  columns of the same number.
 
   Args:
     has_header: whether the first row is a header.
@@ -124,9 +127,8 @@ def find_separator(path, has_header):
   Raises:
     UserError: bytes that are not UTF-8.
   """
-  with_csv_line = next(files.read_lines(path), (1, ""))[1]
-  said = re.fullmatch(r'"?sep=(.)\s*"?', with_csv_line)
-  if said and said[1] in SEPARATORS:
+  _, first = next(files.read_lines(path), (1, ""))
+  if said := _SAYS_SEPARATOR.fullmatch(first):
     return said[1]
 
   def count_columns(separator):
@@ -137,9 +139,14 @@ def find_separator(path, has_header):
       return (0, 0)
     if not widths:
       return (0, 0)
-    is_even = len(set(widths)) == 1
+    is_even = len(set(widths)) == 1 < widths[0]
     return (widths[0], is_even) if has_header else (is_even, widths[0])
 
-  counted = {separator: count_columns(separator) for separator in SEPARATORS}
+  counted = {separator: count_columns(separator) for separator in _SEPARATORS}
   best = max(counted, key=counted.get)
   return best if max(counted[best]) > 1 else ","
+
+
+def describe_separator(separator):
+  """Returns the name of a separator, in the plural where it has one."""
+  return _SEPARATORS.get(separator, repr(separator))

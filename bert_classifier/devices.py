@@ -391,6 +391,13 @@ def query_nvidia_smi():
   return rows if all(len(row) == 3 for row in rows) else []
 
 
+def free_gpu_memory():
+  """Returns the free bytes of the only GPU, None where unknown."""
+  rows = query_nvidia_smi()
+  free = re.fullmatch(r"(\d+) MiB", rows[0][-1]) if len(rows) == 1 else None
+  return int(free[1]) << 20 if free else None
+
+
 def threads(num_threads):
   """Returns how many threads compute: those asked for, or one a usable core."""
   return num_threads or len(_usable_cores())

@@ -277,11 +277,15 @@ def describe_memory(run, readings):
     estimates.append(
       resources.estimate_memory(run, cut, reading.split == "train")
     )
-  memory = max(estimates, key=lambda memory: memory.total)
+  memory = max(estimates, key=sum)
+  on_cpu = run.placement.on_cpu
   return {
     **memory._asdict(),
-    "total": memory.total,
+    "total": memory.total(on_cpu),
     "free": devices.free_memory(),
+    "gpu": None
+    if on_cpu
+    else {"total": memory.on_device(), "free": devices.free_gpu_memory()},
   }
 
 
@@ -462,9 +466,8 @@ def inspect(run, make_model_fn):
   ]
   if computed:
     memory = report["memory"] = describe_memory(run, computed)
-    extra = memory["total"] - memory["program"]
-    is_too_much = memory["free"] is not None and extra > memory["free"]
-    if run.placement.sees_every_step and not is_too_much:
+    lacks_memory = inspection_page.list_lacks(memory)
+    if run.placement.sees_every_step and not lacks_memory:
       report["time"], report["peak memory measured"] = measure(
         run, make_model_fn, computed, steps
       )

@@ -8,15 +8,9 @@ _WIDTH = 79
 _MOST_LABELS, _MOST_WORDS, _MOST_PATHS = 6, 6, 3
 _GIBIBYTE = 1 << 30
 _MANY_CUT = 0.1  # share of cut examples from which on a warning says so
-_MEMORY = (
-  "program",
-  "weights",
-  "gradients",
-  "slots",
-  "copies",
-  "activations",
-  "examples",
-)
+_ON_DEVICE = "weights", "gradients", "slots", "copies", "activations"
+_ON_HOST = "program", "copies", "examples"
+_MEMORY = "program", *_ON_DEVICE, "examples"
 _LITTLE_MEMORY = 10 << 20  # not worth a word
 
 
@@ -143,15 +137,38 @@ def _describe_time(times):
 
 
 def _describe_memory(memory, peak):
-  parts = [
-    f"{name} {_show_bytes(memory[name])}"
-    for name in _MEMORY
-    if memory[name] > _LITTLE_MEMORY
-  ]
-  text = f"about {_show_bytes(memory['total'])} at the peak: {', '.join(parts)}"
+  gpu = memory["gpu"]
+
+  def sum_up(total, names):
+    parts = [
+      f"{name} {_show_bytes(memory[name])}"
+      for name in names
+      if memory[name] > _LITTLE_MEMORY
+    ]
+    return f"about {_show_bytes(total)} at the peak: {', '.join(parts)}"
+
+  text = sum_up(memory["total"], _ON_HOST if gpu else _MEMORY)
   if peak:
     text += f"; the steps of this dry run took {_show_bytes(peak)}"
+  if gpu:
+    text += f". On the GPU {sum_up(gpu['total'], _ON_DEVICE)}"
   return f"{text}."
+
+
+def list_lacks(memory):
+  """Returns (needed bytes, free bytes, where) of memory that does not suffice.
+
+  Args:
+    memory: what `inspection.describe_memory` gives.
+  """
+  needs = [(memory["total"] - memory["program"], memory["free"], "")]
+  if gpu := memory["gpu"]:
+    needs.append((gpu["total"], gpu["free"], " on the GPU"))
+  return [
+    (needed, free, where)
+    for needed, free, where in needs
+    if free is not None and needed > free
+  ]
 
 
 def _show_bytes(count):
@@ -209,14 +226,12 @@ def list_warnings(report):
       " about texts that the model has not seen"
     )
   memory, disk = report["memory"], report["files"]
-  if memory and memory["free"] is not None:
-    needed = memory["total"] - memory["program"]
-    if needed > memory["free"]:
-      warnings.append(
-        f"about {_show_bytes(needed)} of memory are needed and"
-        f" {_show_bytes(memory['free'])} are free, so no step was tried: give a"
-        " smaller --train_batch_size or --max_seq_length"
-      )
+  for needed, free, where in list_lacks(memory) if memory else ():
+    warnings.append(
+      f"about {_show_bytes(needed)} of memory{where} are needed and"
+      f" {_show_bytes(free)} are free, so no step was tried: give a smaller"
+      " --train_batch_size or --max_seq_length"
+    )
   if (
     disk and disk["free disk"] is not None and disk["disk"] > disk["free disk"]
   ):

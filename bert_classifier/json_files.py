@@ -2,7 +2,7 @@
 
 A column is a key, or a path of keys joined by dots: `review.text` is the key
 text of the object under review. A text, a number, true or false is a cell as
-it is written; null, and a key that the row lacks, is an empty one.
+it is written; null and NaN are an empty one.
 """
 
 import json
@@ -128,7 +128,7 @@ def read_cell(row, column, is_text):
   value = _find(row, column)
   if value is _MISSING:
     return None
-  if value is None:
+  if value is None or value != value:  # NaN, which pandas has for nothing
     return ""
   if isinstance(value, str):
     return _SURROGATES.sub("\ufffd", value)  # halves of a character

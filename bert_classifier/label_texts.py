@@ -39,8 +39,12 @@ def _split_json(text):
   try:
     names = json.loads(text)
   except (ValueError, RecursionError) as error:
+    hint = ""
+    if "'" in text:
+      hint = "; names in it must be in double quotes"
     raise ValueError(
       f"the label {text!r:.80} begins as a JSON list, but is none: {error}"
+      f"{hint}"
     ) from error
   return [_read_name(name) for name in names]
 

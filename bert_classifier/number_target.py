@@ -4,6 +4,7 @@ Axis letters: B batch; n examples in NumPy arrays.
 """
 
 import collections
+import re
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -47,9 +48,11 @@ class Number:
     try:
       number = float(label)
     except (TypeError, ValueError):
+      if isinstance(label, str) and not label.strip():
+        raise ValueError("the label is missing") from None
       raise ValueError(
         f"the label {label!r:.80} is not a number, such as 2.5, which"
-        " --regression predicts"
+        f" --regression predicts{_suggest_point(label)}"
       ) from None
     if not abs(number) <= _LARGEST:  # nor NaN
       raise ValueError(
@@ -145,6 +148,13 @@ class Number:
   def answer(self, outputs):
     """Returns the number as `value`."""
     return {"value": as_printed(outputs["value"])}
+
+
+def _suggest_point(label):
+  """Returns a hint where a number has a decimal comma, else ""."""
+  if not re.fullmatch(r"\s*[-+]?[\d.\s]*,\d+\s*", str(label)):
+    return ""
+  return "; if its comma is a decimal one, write a point in the whole column"
 
 
 def as_printed(number):

@@ -21,6 +21,7 @@ from bert_classifier import (
   output_dir,
   plain_texts,
   table_files,
+  targets,
 )
 from bert_classifier.dev_split import Share
 from bert_classifier.own_columns import Columns
@@ -85,18 +86,31 @@ def make_processor(options, trained):
     wanted["train"] = True
   names = trained.get("data", {}).get("columns")
   names = dict(names) if isinstance(names, dict) else {}
-  is_number = data.regression or "regression" in str(
-    trained.get("model", {}).get("problem_type")
-  )
-  tables = {}
+  kind = _find_kind(data, trained)
+  tables, flags = {}, {}
   for split in _SPLITS:
     if wanted[split]:
-      columns = Columns(data, found[split], split, names, is_number)
+      columns = Columns(data, found[split], split, names, kind)
       tables[split] = columns.table
       names = {**columns.names, **names}
+      flags = {**columns.flags, **flags}
   if share is not None and "train" in tables:
     _share(tables, share, run.do_eval)
-  return OwnData(tables, labels, source, names)
+  return OwnData(tables, labels, source, names, flags)
+
+
+def _find_kind(data, trained):
+  """Returns the kind of the target, see `targets.KINDS`.
+
+  Args:
+    data: `options.DataOptions`.
+    trained: see `make_processor`.
+  """
+  for kind in ("multi_label", "regression"):
+    if getattr(data, kind):
+      return kind
+  problem_type = trained.get("model", {}).get("problem_type")
+  return targets.find_kind(problem_type) or "single_label"
 
 
 def _share(tables, share, is_evaluated):
@@ -121,11 +135,12 @@ class OwnData(DataProcessor):
     labels: list of the labels; None for those of the training set.
     source: what the labels are of, for errors.
     columns: names of the training set's columns by role, for the manifest.
+    flags: what says them in other files, by the name of a flag that was given.
   """
 
-  def __init__(self, tables, labels, source, columns):
+  def __init__(self, tables, labels, source, columns, flags):
     self.tables = tables
-    self.columns = columns
+    self.columns, self.flags = columns, flags
     self._labels, self._source = labels, source
 
   def expects_pairs(self):
@@ -146,7 +161,7 @@ class OwnData(DataProcessor):
   def check_target(self, target):
     """Checks the labels; one alone is warned of and trained on."""
     if len(target.labels) != 1:
-      super().check_target(target)
+      target.check("your data")
     elif self.kind != "multi_label":
       logging.warning(
         "THERE IS ONE LABEL ONLY, %r: nothing can be learned from that, and the"
@@ -207,7 +222,7 @@ class OwnData(DataProcessor):
       return label_texts.split_labels(cell)
     if not cell.strip():
       raise ValueError("the label is missing")
-    return [cell]
+    return [cell.strip(" ")]
 
 
 def _sort(labels):
@@ -218,17 +233,18 @@ def _sort(labels):
 
 
 def _warn_of_twins(labels):
-  """Warns of labels that differ in case or spaces only."""
+  """Warns of labels that differ in case only, or are the same number."""
   seen = {}
   for label in labels:
-    plain = label.strip().casefold()
+    is_number = label_texts.is_number(label)
+    plain = float(label) if is_number else label.casefold()
     other = seen.setdefault(plain, label)
     if other != label:
       logging.warning(
-        "the labels %r and %r are taken for two classes, although they differ"
-        " in case or spaces only",
+        "the labels %r and %r are taken for two classes, although they %s",
         other,
         label,
+        "are the same number" if is_number else "differ in case only",
       )
 
 
@@ -362,9 +378,11 @@ def describe_settings(options, processor):
   """
   settings = {"columns": processor.columns}
   for name in _REMEMBERED:
-    value = getattr(options, name)
+    value = processor.flags.get(name, getattr(options, name))
     if value is not None:
       settings[name] = value
+  if "id_column" in processor.flags:
+    del settings["id_column"]  # `columns` has it, and a file may lack it
   share = processor.tables["train"].share
   if share is not None:
     settings["dev_split"] = dict(

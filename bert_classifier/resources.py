@@ -116,10 +116,17 @@ class Memory(NamedTuple):
   activations: int
   examples: int
 
-  @property
-  def total(self):
-    """Returns the sum."""
-    return sum(self)
+  def total(self, on_cpu=True):
+    """Returns the bytes of this machine: all of them where its CPU computes.
+
+    Else it holds what is loaded and saved, and the device the rest.
+    """
+    on_device = 0 if on_cpu else self.on_device() - self.copies
+    return sum(self) - on_device
+
+  def on_device(self):
+    """Returns the bytes of the device that computes."""
+    return sum(self[1:]) - self.examples
 
 
 def estimate_memory(run, lengths, is_training):

@@ -440,19 +440,30 @@ def _miscounted(path, line, cells, expected, separator):
   count, row = len(cells), separator.join(cells)
   text = (
     f"{path}:{line}: {count} column{'s' * (count != 1)} separated by"
-    f" {csv_files.SEPARATORS[separator]}, but {expected}; the row begins"
-    f" {row[:60]!r}"
+    f" {csv_files.describe_separator(separator)}, but {expected}; the row"
+    f" begins {row[:60]!r}"
   )
-  return errors.UserError(text + suggest_separator(cells))
+  if separator == "\t":
+    text += suggest_separator(cells)
+  return errors.UserError(text)
 
 
-def suggest_separator(cells):
-  """Returns a hint where a row seems to be one of a CSV file, else "".
+def suggest_separator(cells, format_name="tsv"):
+  """Returns a hint where a row seems to have other separators, else "".
 
   Args:
-    cells: list of the row's cells, as tabs separate them.
+    cells: list of the row's cells.
+    format_name: "tsv" or "csv".
   """
-  if len(cells) != 1 or not re.search("[,;]", cells[0]):
+  if len(cells) != 1:
+    return ""
+  other = re.search(r"[|:^~]", cells[0])
+  if format_name == "csv" and other:
+    return (
+      f"; do {other[0]!r} separate the columns? Write sep={other[0]} as the"
+      " first line of the file"
+    )
+  if format_name == "csv" or not re.search("[,;]", cells[0]):
     return ""
   return (
     "; is the file separated by commas or semicolons? --task_name=csv with"

@@ -56,6 +56,10 @@ from bert_classifier.number_target import Number, as_printed
 _NO_LABEL = "(no label)"
 
 
+class UnknownLabelError(ValueError):
+  """A label is none of the task's."""
+
+
 class _Classes:
   """What one class and several classes have in common.
 
@@ -190,8 +194,10 @@ class OneClass(_Classes):
   def encode(self, label):
     """Returns the id of a label; 0 for None, the label of a test example.
 
+    Spaces at its ends do not count, unless they make another label of it.
+
     Raises:
-      ValueError: it is none of the labels.
+      UnknownLabelError: it is none of the labels.
     """
     try:
       return self._ids[label]
@@ -199,14 +205,16 @@ class OneClass(_Classes):
       if label is None:
         return 0
     text = plain_texts.read_label(label)
-    if isinstance(text, str) and text in self._ids:
-      return self._ids[text]
+    if isinstance(text, str):
+      for name in (text, text.strip(" ")):
+        if name in self._ids:
+          return self._ids[name]
     reason = self._explain_unknown(text)
     if self._names_several(text):
       reason += "; it names several, which --multi_label reads"
     elif label_texts.are_fractions([*self.labels, text]):
       reason += "; to predict a number give --regression"
-    raise ValueError(reason)
+    raise UnknownLabelError(reason)
 
   def features(self, value):
     """Returns the values of `feature_spec` of what `encode` gave."""
@@ -269,8 +277,11 @@ class OneClass(_Classes):
     return self.labels[outputs["probabilities"].argmax()]
 
   def show_label(self, label):
-    """Returns the label itself."""
-    return label
+    """Returns the name of a label; what is none stays as it is."""
+    try:
+      return self.labels[self.encode(label)]
+    except ValueError:
+      return label
 
   def prediction_header(self):
     """Returns the names of the columns of `prediction_cells`."""
@@ -335,6 +346,13 @@ class SeveralClasses(_Classes):
           f"the label {label!r} of {owner} is empty, or has space at its ends,"
           " which is not read where a cell names several labels: strip it"
         )
+      if set(map(str.strip, label.split(";"))) & set(self.labels) - {label}:
+        logging.warning(
+          "the label %r of %s looks like several labels, but is taken as one:"
+          " | or commas separate labels",
+          label,
+          owner,
+        )
 
   def settings(self):
     """Returns the labels in their order, and the kind."""
@@ -357,14 +375,15 @@ class SeveralClasses(_Classes):
         contains a separator stands for that label where it stands alone.
 
     Raises:
-      ValueError: one of the names is none of the labels.
+      UnknownLabelError: one of the names is none of the labels.
+      ValueError: a list of names cannot be read.
     """
     is_name = isinstance(label, str) and label.strip() in self._ids
     names = [label.strip()] if is_name else label_texts.split_labels(label)
     holds = [0.0] * self.width
     for name in names:
       if name not in self._ids:
-        raise ValueError(self._explain_unknown(name))
+        raise UnknownLabelError(self._explain_unknown(name))
       holds[self._ids[name]] = 1.0
     return tuple(holds)
 

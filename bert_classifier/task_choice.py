@@ -72,6 +72,11 @@ def check_task_flags(options, *, is_own_data=False, reads_data=True):
       "--multi_label and --regression contradict each other: an example has"
       " several labels, or a number"
     )
+  if options.regression and options.label_list:
+    raise UserError(
+      f"--label_list={options.label_list} names classes, but with --regression"
+      " the label is a number: leave out one of the two"
+    )
 
 
 def prepare_task(

@@ -554,9 +554,10 @@ class TaskData:
             continue
           label = read_label(cell)
         except ValueError as error:
-          raise table_files.wrong_label(
-            file, line, number, f"{error}{self.processor.explain_labels()}"
-          ) from error
+          reason = str(error)
+          if isinstance(error, targets.UnknownLabelError):
+            reason += self.processor.explain_labels()
+          raise table_files.wrong_label(file, line, number, reason) from error
       if text_column is not None and not cells[text_column].strip():
         left_out["blank"] += 1
         continue

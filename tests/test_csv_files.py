@@ -99,6 +99,9 @@ def test_broken_quotes_are_told_with_their_line(tmp_path, text, said):
     ("sep=;\r\ntext;label\r\na,b,c;1\r\n", True, ";"),
     ("a, b;1\nc;2\n", False, ";"),
     ("a;b,1\nc,2\n", False, ","),
+    ("a; b, c;1\nd;2\n", False, ";"),
+    ("sep=|\ntext|label\na,b,c|1\n", True, "|"),
+    ('"sep=\t"\ntext\tlabel\n', True, "\t"),
     ("a\nb\n", False, ","),
   ],
 )

@@ -129,6 +129,7 @@ def test_gpu_is_named_with_its_memory_where_the_driver_tells_it(
   )
   expected = "GPU:0 (A100, 40000 MiB of 40960 MiB of memory free at the start)"
   assert devices.describe(1) == expected
+  assert devices.free_gpu_memory() == 40000 << 20
   # Two lines for one visible GPU: the other is hidden, and may be either.
   tool.write_text("#!/bin/sh\necho 'A100, 4 MiB, 4 MiB\nT4, 2 MiB, 1 MiB'\n")
   assert devices.describe(1) == expected  # the tool is run once
@@ -137,6 +138,7 @@ def test_gpu_is_named_with_its_memory_where_the_driver_tells_it(
     devices.tf.config.experimental, "get_device_details", lambda gpu: {}
   )
   assert devices.describe(1) == "GPU:0 (unnamed)"
+  assert devices.free_gpu_memory() is None
 
 
 def test_free_memory_is_at_most_what_the_machine_has():

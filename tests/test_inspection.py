@@ -14,7 +14,13 @@ from conftest import (
 import numpy as np
 import pytest
 
-from bert_classifier import inspection, options, resources, sharing
+from bert_classifier import (
+  inspection,
+  inspection_page,
+  options,
+  resources,
+  sharing,
+)
 from bert_classifier.model_files import Weights
 import tokenization
 
@@ -176,6 +182,26 @@ def test_memory_of_weights_is_that_of_their_numbers(report, small_model):
   counted = sum(value.size for value in weights.values())
   assert report["model"]["weights"] == counted
   assert report["memory"]["weights"] == 4 * counted
+
+
+def test_a_gpu_holds_the_model_and_this_machine_the_rest():
+  parts = resources.Memory(1 << 30, *[100 << 20] * 5, 50 << 20)
+  assert parts.total() == sum(parts)
+  assert parts.total(on_cpu=False) == (1 << 30) + (150 << 20)
+  assert parts.on_device() == 500 << 20
+  memory = {
+    **parts._asdict(),
+    "total": parts.total(on_cpu=False),
+    "free": 1 << 30,
+    "gpu": {"total": parts.on_device(), "free": 400 << 20},
+  }
+  assert inspection_page.list_lacks(memory) == [
+    (500 << 20, 400 << 20, " on the GPU")
+  ]
+  memory["gpu"]["free"] = None  # two GPUs, or no driver that says it
+  assert not inspection_page.list_lacks(memory)
+  memory["free"] = 100 << 20
+  assert inspection_page.list_lacks(memory) == [(150 << 20, 100 << 20, "")]
 
 
 def test_memory_of_activations_grows_with_tokens_and_with_their_square():

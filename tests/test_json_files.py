@@ -47,6 +47,7 @@ ROW = {
   "a": {"b": {"c": 7}, "b.c": True},
   "a.b": 1.5,
   "none": None,
+  "nan": float("nan"),
   "words": ["one", "two"],
   "mixed": ["one", 2],
 }
@@ -59,6 +60,7 @@ ROW = {
     ("a.b.c", False, "true"),
     ("a.b", False, "1.5"),
     ("none", True, ""),
+    ("nan", False, ""),
     ("words", True, "one two"),
     ("words", False, '["one", "two"]'),
     ("mixed", False, '["one", 2]'),

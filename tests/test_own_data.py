@@ -3,6 +3,7 @@
 import collections
 import csv
 import json
+import re
 
 from conftest import read_results, read_table
 import pytest
@@ -87,6 +88,12 @@ def test_pairs_are_found_in_every_format(tmp_path, name, text):
     ),
     ({}, "label,body\nx,1\ny,2\n", ("1", None, "x")),
     (dict(label_column="1", text_column="t"), "1,t\nx,1\ny,2\n", None),
+    # A name in another spelling, or twice.
+    (dict(text_column="MY text"), " My Text,label\n1,x\n3,y\n", None),
+    (dict(text_column="a"), "A,a,label\n2,1,x\n4,3,y\n", None),
+    (dict(text_column="1"), "text,text,label\n2,1,x\n4,3,y\n", None),
+    (dict(id_column="2"), "text,label,,\n1,x,7,8\n3,y,7,8\n", None),
+    ({}, "sep=|\ntext|label\n1|x\n3|y\n", None),
   ],
 )
 def test_columns_are_names_or_numbers(tmp_path, flags, text, found):
@@ -142,6 +149,17 @@ def test_several_labels_are_a_cell_or_columns(tmp_path, column):
     "b": {"joy": 0, "anger": 0},
     "c": {"joy": 1, "anger": 0},
   }
+
+
+def test_columns_of_several_labels_need_the_flag_of_several(tmp_path):
+  path = write(tmp_path / "a.csv", SEVERAL)
+  flags = dict(train_file=path, do_train=True)
+  with pytest.raises(
+    UserError, match="names several columns, .* --multi_label"
+  ):
+    prepare(label_column="joy,anger", **flags)
+  with pytest.raises(UserError, match="=joy,joy names a column twice"):
+    prepare(label_column="joy,joy", multi_label=True, **flags)
 
 
 def test_a_number_needs_no_labels(tmp_path):
@@ -281,6 +299,44 @@ def test_labels_and_columns_of_the_training_are_remembered(tmp_path):
   assert examples(task, "test") == [("d", None, None)]
 
 
+def test_columns_that_flags_number_are_remembered_by_name(tmp_path):
+  path = write(tmp_path / "a.csv", "no,review,stars\n1,a,x\n2,b,y\n")
+  flags = dict(text_column="1", label_column="-1", id_column="no")
+  task = prepare(train_file=path, do_train=True, **flags)
+  trained = remember(task, path, **flags)
+  remembered = {n: v for n, v in trained["data"].items() if "_column" in n}
+  assert remembered == {"text_column": "review", "label_column": "stars"}
+  test = write(tmp_path / "b.csv", "lang,Stars,Review\nen,y,c\n")
+  task = prepare(trained, test_file=test, do_predict=True, **remembered)
+  (example,) = task.data.examples("test")
+  assert (example.text_a, example.gold) == ("c", "y")
+
+
+def test_a_test_set_may_have_its_labels_in_another_column(tmp_path):
+  train = write(tmp_path / "a.csv", "text,joy,love\na,1,0\nb,1,1\n")
+  test = write(tmp_path / "b.jsonl", '{"text": "c", "labels": ["love"]}\n')
+  task = prepare(
+    train_file=train,
+    test_file=test,
+    label_column="joy,love",
+    multi_label=True,
+    do_train=True,
+    do_predict=True,
+  )
+  (example,) = task.data.examples("test")
+  assert task.target.show_label(example.gold) == "love"
+
+
+def test_a_label_counted_from_the_end_is_no_text_of_a_test_set(tmp_path):
+  train = write(tmp_path / "a.csv", "a,x\nb,y\n")
+  test = write(tmp_path / "b.csv", "c\n")
+  flags = dict(no_header=True, text_column="0", label_column="-1")
+  task = prepare(
+    train_file=train, test_file=test, do_train=True, do_predict=True, **flags
+  )
+  assert [e.gold for e in task.data.examples("test")] == [None]
+
+
 @pytest.mark.parametrize(
   ("flags", "paths", "data"),
   [
@@ -344,7 +400,22 @@ BAD_COLUMNS = [
   ),
   ({}, "text,review,label\na,b,x\n", "1: 'text' and 'review' may be the text"),
   ({}, "text,label,Class\na,b,x\n", "1: 'label' and 'Class' may be the label"),
-  ({}, "text,label,text\na,x,b\n", "1: the header has 'text' 2 times"),
+  (
+    {},
+    "text,label,text\na,x,b\n",
+    "1: the header has 'text' 2 times, columns 0 and 2 .* --text_column=0",
+  ),
+  (
+    {},
+    "sentence1,sentence2,label,sentence2\na,b,x,c\n",
+    "1: the header has 'sentence2' 2 times, columns 1 and 3",
+  ),
+  (
+    {},
+    "great film,pos\nbad film,neg\n",
+    "1: none .* 'great film', 'pos'; if .* an example .* give --no_header",
+  ),
+  ({}, "text|label\na|x\n", r"1: none .* '\|' separate the .* sep=\| as the"),
   (
     {},
     "text,verdict,more\na,x,b\n",
@@ -416,10 +487,28 @@ def test_a_single_label_is_warned_of_loudly(tmp_path, info):
   assert any("THERE IS ONE LABEL ONLY, 'x'" in line for line in info.messages)
 
 
-def test_labels_that_look_the_same_are_warned_of(tmp_path, info):
-  path = write(tmp_path / "a.csv", "text,label\na,Yes\nb,yes\n")
-  assert len(prepare(train_file=path, do_train=True).target.labels) == 2
-  assert any("differ in case or spaces only" in line for line in info.messages)
+@pytest.mark.parametrize(
+  ("labels", "said"),
+  [
+    (("Yes", "yes"), "'Yes' and 'yes' .* although they differ in case only"),
+    (("1", "1.0"), "'1' and '1.0' .* although they are the same number"),
+  ],
+)
+def test_labels_that_look_the_same_are_warned_of(tmp_path, info, labels, said):
+  rows = "".join(f"a,{label}\n" for label in labels)
+  path = write(tmp_path / "a.csv", f"text,label\n{rows}")
+  assert prepare(train_file=path, do_train=True).target.labels == labels
+  assert any(re.search(said, line) for line in info.messages)
+
+
+def test_spaces_around_labels_make_no_other_labels(tmp_path):
+  rows = "a, x\nb,x \nc,y\n"
+  path = write(tmp_path / "a.csv", f"text, label\n{rows}")
+  task = prepare(train_file=path, test_file=path, do_train=True)
+  assert task.target.labels == ("x", "y")
+  encoded = [task.target.encode(label) for _, _, label in examples(task)]
+  assert encoded == [0, 0, 1]
+  assert task.target.show_label(" x") == "x"
 
 
 @pytest.mark.parametrize(
@@ -481,6 +570,19 @@ def test_formats_and_files_name_own_data(flags, is_own):
   )
 
 
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    (dict(multi_label=True, regression=True), "contradict each other"),
+    (dict(label_list="1,2", regression=True), "--label_list=1,2 names classes"),
+  ],
+)
+def test_flags_of_two_kinds_contradict_each_other(flags, said):
+  data = options.make_options(**flags).data
+  with pytest.raises(UserError, match=said):
+    task_choice.check_task_flags(data, is_own_data=True, reads_data=False)
+
+
 @pytest.mark.parametrize("flag", [dict(test_file="a"), dict(dev_fraction=0.1)])
 def test_a_task_with_files_of_its_own_takes_none(flag):
   data = options.make_options(task_name="mrpc", **flag).data
@@ -493,7 +595,8 @@ def test_a_cell_of_a_column_of_labels_must_be_0_or_1(tmp_path):
   task = prepare(
     train_file=path, do_train=True, label_column="a,b", multi_label=True
   )
-  with pytest.raises(UserError, match="a.csv:2: .* label 'b' is '2', but must"):
+  said = "a.csv:2: .* label 'b' is '2', but must be 0 or 1; correct the row"
+  with pytest.raises(UserError, match=said):
     task.data.count("train")
 
 

@@ -144,6 +144,7 @@ def test_labels_with_a_bar_are_shown_as_a_json_list():
   [
     ("joy|hate", "'hate' is not one of 'joy', 'love'"),
     ("[joy, love]", "begins as a JSON list, but is none: Expecting value"),
+    ("['joy']", "is none: Expecting .*; names in it must be in double quotes"),
     ('["joy", null]', "the list of labels has None, but must have na"),
     ("[[0]]", r"has \[0\] \(list\), but must"),
     ("[" * 100000, "begins as a JSON list, but is none"),
@@ -185,8 +186,9 @@ def test_a_number_is_encoded_as_it_is():
   ("label", "said"),
   [
     ("positive", "'positive' is not a number, such as 2.5"),
-    ("", "'' is not a number"),
-    ("2,5", "'2,5' is not a number"),
+    ("", "the label is missing"),
+    ("2,5", "'2,5' is not a number.*; if its comma is a decimal one, write a"),
+    ("1.000,5", "'1.000,5' is not a number.*; if its comma"),
     ([1], "is not a number"),
     ("nan", "'nan' is not a finite number"),
     ("-inf", "'-inf' is not a finite number"),
@@ -227,6 +229,12 @@ def test_classes_that_look_like_another_kind_are_warned_of(info, labels, said):
   targets.OneClass(labels).check("Own")
   assert len(info.messages) == bool(said)
   assert not said or re.search(said, info.messages[0])
+
+
+def test_another_separator_of_several_labels_is_warned_of(info):
+  targets.SeveralClasses(["joy", "joy;love", "no;yes"]).check("Own")
+  (said,) = info.messages
+  assert "the label 'joy;love' of Own looks like several labels" in said
 
 
 @pytest.mark.parametrize(
