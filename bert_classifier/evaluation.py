@@ -14,7 +14,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import files, history, output_dir
 from bert_classifier.errors import UserError
-from bert_classifier.metrics import UndefinedError, measure
+from bert_classifier.metrics import METRICS, UndefinedError, measure
 import estimator_bridge  # noqa: F401 - tf.estimator
 
 # The result that is written as `loss`, of which name the Estimator has its own.
@@ -83,12 +83,16 @@ class Collector(tf.train.SessionRunHook):
     """Returns {name: (value, update)}; the tensors are those of `add`.
 
     A value that is undefined is an empty tensor, which the Estimator writes
-    nowhere as a number, and `tidy_results` leaves out.
+    nowhere as a number, and `tidy_results` leaves out. The mean of batches is
+    <float32>[1] for the same reason: TensorBoard need not show it.
     """
     names = [f"eval_{name}" for name in ("loss", *self._metrics)]
     names.append(MEAN_OF_BATCHES)
     update = tf.numpy_function(self.add, tensors, tf.float32)
-    values = tf.numpy_function(self.compute, [], [tf.float32] * len(names))
+    *values, mean = tf.numpy_function(
+      self.compute, [], [tf.float32] * len(names)
+    )
+    values.append(tf.reshape(mean, [1]))
     return {name: (value, update) for name, value in zip(names, values)}
 
   def add(self, losses, logits, labels, is_real_example):
@@ -146,6 +150,10 @@ def compute_results(evaluated, target, metrics, loss_batch_size):
       results[name] = measure(name, labels, decided, scores)
     except UndefinedError as error:
       logging.warning("%s is undefined and left out: %s", name, error)
+      continue
+    reason = METRICS[name].explain_zero(labels, decided)
+    if reason:
+      logging.warning("%s is undefined and counts as 0: %s", name, reason)
   return {name: np.float32(value) for name, value in results.items()}
 
 
@@ -214,7 +222,7 @@ def tidy_results(results):
   """
   results = {key: results[key] for key in results if np.size(results[key])}
   if MEAN_OF_BATCHES in results:
-    results["loss"] = results.pop(MEAN_OF_BATCHES)
+    (results["loss"],) = results.pop(MEAN_OF_BATCHES)
   return results
 
 

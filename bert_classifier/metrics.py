@@ -34,12 +34,15 @@ class Metric(NamedTuple):
     problem_types: those of the targets that it fits.
     higher_is_better: False for an error.
     two_classes: whether it is that of the class with id 1 of two.
+    explain_zero: function of labels and decided; returns why the metric is
+      undefined, where it counts as 0 then, else None.
   """
 
   compute: Callable
   problem_types: tuple
   higher_is_better: bool = True
   two_classes: bool = False
+  explain_zero: Callable = lambda labels, decided: None
 
   def fits(self, target):
     """Returns whether it can be computed of a target, see `targets`."""
@@ -134,6 +137,14 @@ def balanced_accuracy(labels, decided, scores):
   )
 
 
+def _find_one_class(labels, decided):
+  """Returns that all are of one class, where they are, else None."""
+  for what, ids in (("labels", labels), ("predictions", decided)):
+    if len(set(ids)) < 2:
+      return f"all {what} are of one class"
+  return None
+
+
 def matthews_correlation(labels, decided, scores):
   """Returns Matthews' coefficient for any number of classes; 0 if undefined.
 
@@ -143,7 +154,7 @@ def matthews_correlation(labels, decided, scores):
   del scores
   from sklearn import metrics
 
-  if len(set(labels)) < 2 or len(set(decided)) < 2:
+  if _find_one_class(labels, decided):
     return 0.0  # scikit-learn returns the same, with a warning
   return metrics.matthews_corrcoef(labels, decided)
 
@@ -174,6 +185,18 @@ def _of_class_1(function, labels, decided, scores):
   from sklearn import metrics
 
   return getattr(metrics, function)(labels == 1, decided == 1, zero_division=0)
+
+
+def _find_none_of_class_1(part, labels, decided):
+  """Returns what there is none of, where nothing can be divided by it."""
+  is_label, is_prediction = (labels == 1).any(), (decided == 1).any()
+  if part == "recall_score" and not is_label:
+    return "no example is of the class"
+  if part == "precision_score" and not is_prediction:
+    return "no example is predicted to be of the class"
+  if not (is_label or is_prediction):
+    return "no example is of the class, and none is predicted to be"
+  return None
 
 
 def _averaged(function, average, labels, decided, scores):
@@ -282,8 +305,12 @@ _ONE, _CLASSES, _NUMBER = (
 
 
 def _two(function):
-  compute = functools.partial(_of_class_1, function)
-  return Metric(compute, _ONE, two_classes=True)
+  return Metric(
+    functools.partial(_of_class_1, function),
+    _ONE,
+    two_classes=True,
+    explain_zero=functools.partial(_find_none_of_class_1, function),
+  )
 
 
 def _mean(function, average):
@@ -301,7 +328,9 @@ def _correlated(function):
 METRICS = {
   "accuracy": Metric(accuracy, _CLASSES),
   "balanced_accuracy": Metric(balanced_accuracy, _ONE),
-  "matthews_correlation": Metric(matthews_correlation, _ONE),
+  "matthews_correlation": Metric(
+    matthews_correlation, _ONE, explain_zero=_find_one_class
+  ),
   "cohen_kappa": Metric(cohen_kappa, _ONE),
   "f1": _two("f1_score"),
   "precision": _two("precision_score"),

@@ -17,6 +17,7 @@ _RENEW_SECONDS = 0.5  # on a terminal
 _LOG_SECONDS = 10.0
 _USUAL_COLUMNS = 80  # of a terminal that does not tell
 _BARS = 20, 10  # columns of the bar; the second where there is less room
+_LEAST_POINTS = 100  # of the curve of a run that has as many steps
 # What a line leaves out where the terminal is narrow, the first before others.
 _DISPENSABLE = "learning rate", "epoch", "loss", "speed"
 
@@ -230,9 +231,9 @@ class ProgressHook(tf.train.SessionRunHook):
   """Reports step, epoch, loss, rate, speed and time left.
 
   In the log at the first step, then every `log_steps`; on a terminal in the
-  status line. At the same steps the numbers are written for TensorBoard and
-  into the history. On a TPU, which runs many steps at a time, the Estimator
-  logs the loss.
+  status line. The numbers are written for TensorBoard and into the history at
+  least as often, and so often that a short run has a curve too. On a TPU,
+  which runs many steps at a time, the Estimator logs the loss.
 
   Args:
     total_steps: N.
@@ -268,6 +269,7 @@ class ProgressHook(tf.train.SessionRunHook):
     self._total = total_steps
     self._batch, self._examples = batch_size, examples
     self._log_steps, self._steps_per_run = log_steps, steps_per_run
+    self._kept_steps = min(log_steps, max(1, total_steps // _LEAST_POINTS))
     self._summary_dir, self._writer = summary_dir, None
     self._summarized = None
     self.history_path = history_path
@@ -305,10 +307,10 @@ class ProgressHook(tf.train.SessionRunHook):
       raise errors.NotFiniteError(
         f"the loss of step {self._step} is {loss}", updates=before
       )
-    is_due = self._is_due()
-    if is_due:
+    if self._is_due(self._kept_steps):
       self._keep(run_values.results)
     now = time.monotonic()
+    is_due = self._is_due(self._log_steps)
     if STATUS.is_terminal:
       is_due = now - self._reported_time > _RENEW_SECONDS
     if is_due:
@@ -346,11 +348,11 @@ class ProgressHook(tf.train.SessionRunHook):
     self._shown_speed.pause(seconds)
     self._kept_speed.pause(seconds)
 
-  def _is_due(self):
+  def _is_due(self, every):
     first = self._first + self._steps_per_run
     return (
       self._step in (first, self._total)
-      or self._step % self._log_steps < self._steps_per_run
+      or self._step % every < self._steps_per_run
     )
 
   @property

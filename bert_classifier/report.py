@@ -11,6 +11,7 @@ made from that alone.
 
 from collections.abc import Iterable
 import contextlib
+import os
 import platform
 from typing import Any, NamedTuple
 
@@ -86,6 +87,7 @@ def write_of_run(run, split, results, evaluated, checkpoint):
   """
   task, folder = run.task, run.options.run.output_dir
   tokens, unknown = run.cache.count_tokens(split)
+  settings = {**run.found.settings, **run.settings}
   evaluation = Evaluation(
     split=split,
     target=task.target,
@@ -98,19 +100,55 @@ def write_of_run(run, split, results, evaluated, checkpoint):
     tokens=tokens,
     unknown=unknown,
     history=history.read(output_dir.history_path(folder)),
-    settings={**run.found.settings, **run.settings},
+    settings=settings,
     checkpoint=checkpoint,
-    facts={
-      "task": task.name,
-      "data": run.options.data.data_dir,
-      "features": run.features[split].path,
-      "device": run.placement.describe(),
-      "Python": platform.python_version(),
-      "TensorFlow": tf.__version__,
-      "NumPy": np.__version__,
-    },
+    facts=_state_facts(run, split, settings),
   )
   return write(folder, evaluation)
+
+
+# What of the settings is seen without a click.
+_STATED = {
+  "training": (
+    "num_train_epochs",
+    "train_batch_size",
+    "learning_rate",
+    "warmup_proportion",
+    "seed",
+  ),
+  "model": ("max_seq_length",),
+}
+
+
+def _state_facts(run, split, settings):
+  """Returns what was evaluated, trained on what and how: text by name.
+
+  Args:
+    run, split: see `write_of_run`.
+    settings: dictionary by phase.
+  """
+  data, paths = run.task.data, settings.get("paths", {})
+  trained_on = paths.get("train_file") or paths.get("data_dir")
+  if run.schedule:
+    examples = f"{run.schedule.examples:,} examples"
+    trained_on = f"{data.path('train') or run.task.name}, {examples}"
+  stated = {
+    name: settings.get(phase, {}).get(name)
+    for phase, names in _STATED.items()
+    for name in names
+  }
+  return {
+    "task": run.task.name.replace("_", " "),
+    "evaluated": data.path(split) or run.options.data.data_dir,
+    "trained on": trained_on,
+    "begun with": settings.get("training", {}).get(output_dir.WEIGHTS),
+    **{name: str(fact) for name, fact in stated.items() if fact is not None},
+    "features": run.features[split].path,
+    "device": run.placement.describe(),
+    "Python": platform.python_version(),
+    "TensorFlow": tf.__version__,
+    "NumPy": np.__version__,
+  }
 
 
 def write(folder, evaluation):
@@ -191,7 +229,8 @@ def _describe_groups(kind, groups):
 def _describe_metrics(evaluation, kind):
   """Returns a dictionary for each metric, the headline first.
 
-  An undefined one has the reason instead of a value.
+  An undefined one has the reason instead of a value, or, where it counts as 0,
+  beside it.
   """
   names = [evaluation.metric] + [
     name
@@ -216,21 +255,48 @@ def _describe_metric(name, kind, is_headline):
   except metrics.UndefinedError as error:
     described["undefined"] = str(error)
     return described
+  reason = metrics.METRICS[name].explain_zero(kind.labels, kind.decided)
+  if reason:
+    described["zero_because"] = reason
   resampled = kind.resample(name)
   if resampled is None and is_headline:
     resampled = _resample_examples(name, *arrays)
   if resampled is not None:
-    described["interval"] = statistics.take_interval(resampled)
-    described["replicates"] = len(resampled)
-  if kind.baseline is None:
+    described.update(
+      _describe_interval(name, described["value"], resampled, len(kind.labels))
+    )
+  baseline = kind.baseline(name)
+  if baseline is None:
     return described
-  decided, scores, words = kind.baseline
+  decided, scores, words = baseline
   described["baseline_is"] = words
   try:
     described["baseline"] = metrics.measure(name, kind.labels, decided, scores)
   except metrics.UndefinedError as error:
     described["baseline_undefined"] = str(error)
   return described
+
+
+def _describe_interval(name, value, resampled, examples):
+  """Returns the 95% interval of a metric, or why there is none.
+
+  Where every sample gives the same, as where everything is right, the bootstrap
+  says nothing of how far the figure would move. Of an accuracy, which is a
+  share, there is Wilson's interval then.
+
+  Args:
+    name, value: of the metric.
+    resampled: <float64>[R], NaN where it is undefined.
+    examples: their number.
+  """
+  resampled = resampled[np.isfinite(resampled)]
+  if len(resampled) and np.ptp(resampled) > 0:
+    interval = statistics.take_interval(resampled)
+    return {"interval": interval, "replicates": len(resampled)}
+  if name == "accuracy":
+    right = round(value * examples)
+    return {"interval": statistics.estimate_share(right, examples)}
+  return {"no_interval": "every sample of the examples gives the same"}
 
 
 def _resample_examples(name, labels, decided, scores):
@@ -257,7 +323,7 @@ def _report_mistakes(evaluation, kind, path):
     path: of the list.
   """
   order = kind.mistakes()
-  report = {"count": len(order), "shown": []}
+  report = {"count": len(order), "file": os.path.basename(path), "shown": []}
   try:
     texts = _read_texts(evaluation.examples, order)
   except Exception as error:
@@ -267,7 +333,7 @@ def _report_mistakes(evaluation, kind, path):
     logging.warning("the report is without the mistakes' texts: %s", sentence)
     if tf.io.gfile.exists(path):
       tf.io.gfile.remove(path)
-    return {**report, "missing": sentence}
+    return {"count": len(order), "shown": [], "missing": sentence}
 
   def describe_mistake(number):
     return {

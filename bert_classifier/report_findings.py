@@ -4,6 +4,7 @@ Each `_find_...` is a function of the report's dictionary (see `report`) and
 returns a sentence, or None where there is nothing to say.
 """
 
+import itertools
 import unicodedata
 
 # A difference of confidence and accuracy that is worth a sentence.
@@ -59,9 +60,9 @@ def shorten(text, width):
   text = " ".join(str(text).split())
   if count_columns(text) <= width:
     return text
-  while count_columns(text) >= width:
-    text = text[:-1]
-  return text.rstrip() + "…"
+  ends = itertools.accumulate(map(count_columns, text))
+  kept = sum(1 for _ in itertools.takewhile(lambda end: end < width, ends))
+  return text[:kept].rstrip() + "…"
 
 
 def count_columns(text):
@@ -79,23 +80,21 @@ def find(report):
 
 def _find_baseline(report):
   headline = report["metrics"][0]
-  interval = headline.get("interval")
-  if "baseline" not in headline or not interval:
+  if "baseline" not in headline:
     return None
   figure, words = headline["baseline"], headline["baseline_is"]
-  better, worse = interval[0] > figure, interval[1] < figure
-  if not headline["higher_is_better"]:
-    better, worse = worse, better
-  what, lies = f"predicting {words} ({figure:.3f})", "the whole interval lies"
-  side = "above" if headline["higher_is_better"] else "below"
-  other = "below" if headline["higher_is_better"] else "above"
-  if better:
-    return f"The model is better than {what}: {lies} {side} it."
-  if worse:
-    return (
-      f"The model is WORSE than {what}: {lies} {other} it. It has not learned"
-      " the task."
-    )
+  interval = headline.get("interval")
+  low, high = interval or [headline["value"]] * 2
+  what, lies = f"predicting {words} ({figure:.3f})", ""
+  if interval:
+    side = "above" if low > figure else "below"
+    lies = f": the whole interval lies {side} it"
+  if high < figure if headline["higher_is_better"] else low > figure:
+    return f"The model is WORSE than {what}{lies}. It has not learned the task."
+  if low > figure or high < figure:
+    return f"The model is better than {what}{lies}."
+  if not interval:
+    return f"The model is no better than {what}."
   return (
     f"The model is not shown to be better than {what}, which is within its"
     " interval."
@@ -122,10 +121,21 @@ def _find_classes_never_predicted(report):
   ]
   if not never:
     return None
-  names = ", ".join(map(repr, never[:_MOST_NAMES]))
-  more = len(never) - _MOST_NAMES
-  more = f" and {more} more" if more > 0 else ""
-  return f"Never predicted, though there are examples: {names}{more}."
+  return f"Never predicted, though there are examples: {_join_names(never)}."
+
+
+def _join_names(names):
+  more = len(names) - _MOST_NAMES
+  return ", ".join(map(repr, names[:_MOST_NAMES])) + (
+    f" and {more} more" if more > 0 else ""
+  )
+
+
+def _find_classes_without_examples(report):
+  never = [
+    one["label"] for one in report.get("classes", ()) if not one["support"]
+  ]
+  return f"Without an example: {_join_names(never)}." if never else None
 
 
 def _find_calibration(report):
@@ -172,6 +182,7 @@ _FINDERS = (
   _find_baseline,
   _find_confusion,
   _find_classes_never_predicted,
+  _find_classes_without_examples,
   _find_calibration,
   _find_length,
   _find_unknown,

@@ -6,7 +6,8 @@
   errors                    <float64>[n]: 0 or 1, or how far a number is off
   error_is                  words for the mean of errors
   errors_are_shares         whether it is a share
-  baseline                  decided, scores and words of one answer for all
+  baseline(name)            decided, scores and words of one answer for all,
+                            which a metric is held against, or None
   resample(name)            a metric <float64>[R] of resampled examples, or None
   sections()                parts of the report that the kind has, for JSON
   mistakes()                numbers of the examples that are wrong, worst first
@@ -35,7 +36,6 @@ class _Kind:
 
   error_is, errors_are_shares = "mean loss", False
   columns = ("loss",)
-  baseline = None
 
   def __init__(self, evaluation):
     self.target = evaluation.target
@@ -43,6 +43,9 @@ class _Kind:
     self.decided = self.target.decide(evaluation.logits)
     self.scores = self.target.scores(evaluation.logits)
     self.losses = self.errors = np.float64(evaluation.losses)
+
+  def baseline(self, name):
+    del name
 
   def resample(self, name):
     del name
@@ -77,8 +80,8 @@ class OneClass(_Kind):
     counts = np.bincount(pairs, minlength=width**2)
     self._confusion = counts.reshape(width, width)
 
-  @property
-  def baseline(self):
+  def baseline(self, name):
+    del name
     frequencies = self._confusion.sum(1)
     majority = frequencies.argmax()
     shape = len(self.labels), 1
@@ -156,15 +159,34 @@ class SeveralClasses(_Kind):
     self._wrong = self.labels != self.decided
     self.errors = self._wrong.any(-1).astype(np.float64)
 
-  @property
-  def baseline(self):
-    frequencies = self.labels.mean(0)
+  def baseline(self, name):
+    shares = self.labels.mean(0)
+    if name == "accuracy":
+      found, counts = np.unique(self.labels, axis=0, return_counts=True)
+      answer = found[counts.argmax()]
+      words = f"always {self._join(answer) or 'no label'!r}"
+    elif name == "hamming_loss":
+      answer = (shares > 0.5).astype(np.int64)
+      words = "each label as most examples have it"
+    else:
+      answer, words = self._best_of_f1(shares)
     shape = len(self.labels), 1
-    return (
-      np.tile((frequencies > 0.5).astype(np.int64), shape),
-      np.tile(frequencies, shape),
-      "each label as most examples have it",
-    )
+    return np.tile(answer, shape), np.tile(shares, shape), words
+
+  def _best_of_f1(self, shares):
+    """Returns the labels that for all examples have the best micro F1."""
+    order = np.argsort(-shares, kind="stable")
+    numbers = np.arange(1, len(shares) + 1)
+    scores = 2 * shares[order].cumsum() / (shares.sum() + numbers)
+    number = numbers[scores.argmax()]
+    answer = np.zeros(len(shares), np.int64)
+    answer[order[:number]] = 1
+    words = f"the {number} commonest labels"
+    if number == len(shares):
+      words = "all labels"
+    elif number == 1:
+      words = repr(self.target.labels[order[0]])
+    return answer, f"always {words}"
 
   @functools.cached_property
   def _resampled(self):
@@ -239,8 +261,8 @@ class Number(_Kind):
     self._residuals = self.decided - self.labels
     self.errors = np.abs(self._residuals)
 
-  @property
-  def baseline(self):
+  def baseline(self, name):
+    del name
     means = np.full(len(self.labels), self.labels.mean())
     return means, means, f"always the mean, {means[0]:.4g}"
 

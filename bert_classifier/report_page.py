@@ -98,10 +98,10 @@ def _lay_out_ruler(metric):
 
   The line is from 0 to 1 where they are.
   """
-  if "value" not in metric or not metric.get("interval"):
+  if "value" not in metric:
     return None
   figures = {"value": metric["value"], "baseline": metric.get("baseline")}
-  figures["low"], figures["high"] = metric["interval"]
+  figures["low"], figures["high"] = metric.get("interval") or (None, None)
   figures = {name: f for name, f in figures.items() if f is not None}
   start, end = min(0, *figures.values()), max(1, *figures.values())
   if not metric["higher_is_better"]:
@@ -168,6 +168,8 @@ def _format_metrics(report):
     low, high = metric.get("interval") or ("", "")
     figures = metric["value"], low, high, metric.get("baseline", "")
     yield _align(words, *(f"{f:.4f}" if f != "" else "" for f in figures))
+    if "zero_because" in metric:
+      yield f"  undefined, and counts as 0: {metric['zero_because']}"
 
 
 def _format_classes(report):

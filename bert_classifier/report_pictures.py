@@ -61,6 +61,7 @@ _POINTS_AN_INCH = 72  # of the SVG's unit
 # As wide as a telephone shows it, so that its letters can be read there.
 _NARROW, _WIDE = 300, 640
 _SHADE = 0.6  # of the darkest cell, on which text can be read
+_SMOOTHED = 10  # points of a learning curve that a mean leaves of many
 # Classes of a confusion matrix that is narrow, has numbers, has names.
 _MOST_NARROW, MOST_COUNTED, _MOST_NAMED = 6, 20, 40
 
@@ -77,6 +78,7 @@ class Picture(NamedTuple):
     alt: what it shows, for who does not see it.
     caption: how to read it.
     is_wide: whether it is wider than a telephone.
+    has_numbers: whether its classes are numbers of the table of classes.
   """
 
   title: str
@@ -84,6 +86,7 @@ class Picture(NamedTuple):
   alt: str
   caption: str
   is_wide: bool = False
+  has_numbers: bool = False
 
 
 def draw(report):
@@ -209,36 +212,50 @@ def _draw_confusion(report):
     xlabel="predicted class",
     ylabel="true class",
   )
-  if number <= _MOST_NAMED:
-    size = 9 if number <= MOST_COUNTED else 7
-    names = [shorten(label, 14) for label in labels]
-    turned = number > 4 or max(map(len, names)) * number > 28
-    axes.set_xticks(
-      range(number),
-      names,
-      rotation=45 if turned else 0,
-      ha="right" if turned else "center",
-      rotation_mode="anchor" if turned else None,
-      fontsize=size,
-    )
-    axes.set_yticks(range(number), names, fontsize=size)
-  else:
-    for axis in (axes.xaxis, axes.yaxis):
-      axis.set_major_locator(MaxNLocator(12, integer=True))
-    axes.set(
-      xlabel="predicted class, number in the table of classes (from 0)",
-      ylabel="true class, number in the table (from 0)",
-    )
+  has_names = _label_classes(axes, labels)
   right = int(np.diagonal(counts).sum())
   return Picture(
     "Confusion matrix",
     figure,
     f"Confusion matrix of {number} classes: {right} of {counts.sum()} examples"
     " are on the diagonal. Its numbers are in the table below it.",
-    "Each row holds the examples of a true class. The shade is the share of"
-    " the row; the diagonal is right.",
+    "Each row holds the examples of a true class. The stronger the colour of a"
+    " cell, the larger its share of the row; the diagonal is right.",
     is_wide=many,
+    has_numbers=not has_names,
   )
+
+
+def _label_classes(axes, labels):
+  """Writes the names of the classes beside rows and columns.
+
+  Numbers, where there are many classes, or names that begin alike and are cut.
+
+  Returns:
+    Whether they are names.
+  """
+  number = len(labels)
+  names = [shorten(label, 14) for label in labels]
+  if number > _MOST_NAMED or len(set(names)) < number:
+    for axis in (axes.xaxis, axes.yaxis):
+      axis.set_major_locator(MaxNLocator(min(number, 30), integer=True))
+    axes.set(
+      xlabel="predicted class (number in the table of classes)",
+      ylabel="true class (number in the table)",
+    )
+    return False
+  size = 9 if number <= MOST_COUNTED else 7
+  turned = number > 4 or max(map(len, names)) * number > 28
+  axes.set_xticks(
+    range(number),
+    names,
+    rotation=45 if turned else 0,
+    ha="right" if turned else "center",
+    rotation_mode="anchor" if turned else None,
+    fontsize=size,
+  )
+  axes.set_yticks(range(number), names, fontsize=size)
+  return True
 
 
 def _draw_calibration(report):
@@ -452,7 +469,16 @@ def _draw_learning_curve(report):
   figure = _figure(210)
   axes = figure.subplots()
   steps, losses = ([e[name] for e in training] for name in ("step", "loss"))
-  axes.plot(steps, losses, color=_ACCENT, linewidth=1.4, label="training")
+  width = len(losses) // _SMOOTHED if len(losses) > 2 * _SMOOTHED else 1
+  if width > 1:
+    axes.plot(steps, losses, color=_ACCENT, linewidth=0.8, alpha=0.4)
+  axes.plot(
+    _smooth(steps, width),
+    _smooth(losses, width),
+    color=_ACCENT,
+    linewidth=1.4,
+    label=f"training, mean of {width}" if width > 1 else "training",
+  )
   if evaluated:
     axes.plot(
       [e["step"] for e in evaluated],
@@ -473,9 +499,15 @@ def _draw_learning_curve(report):
     figure,
     f"Training loss from {losses[0]:.3f} at step {steps[0]} to {losses[-1]:.3f}"
     f" at step {steps[-1]}{last}.",
-    "The loss of single training batches at the logged steps"
+    "The loss of single training batches"
+    + (f", with the running mean of {width} of them" if width > 1 else "")
     + (f", and of all of {report['split']}." if evaluated else "."),
   )
+
+
+def _smooth(values, width):
+  """Returns the means of each `width` neighbours, <float64>[n + 1 - width]."""
+  return np.convolve(values, np.full(width, 1 / width), mode="valid")
 
 
 def _draw_rate(report):
@@ -491,7 +523,7 @@ def _draw_rate(report):
   axes = figure.subplots()
   axes.plot(steps, rates, color=_ACCENT, linewidth=1.4)
   axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-  axes.set(ylim=(0, None), xlabel="step", ylabel="learning rate (per step)")
+  axes.set(ylim=(0, None), xlabel="step", ylabel="learning rate")
   return Picture(
     "Learning rate",
     figure,

@@ -109,7 +109,7 @@ def tick(clock):
 NUMBERS = {"loss": 2.5, "learning_rate": 1e-4, "gradient_norm": 3.5}
 
 
-def test_tensorboard_gets_the_numbers_at_the_logged_steps(
+def test_tensorboard_gets_the_numbers_of_a_short_run_at_every_step(
   graph, tmp_path, clock
 ):
   train(
@@ -121,22 +121,30 @@ def test_tensorboard_gets_the_numbers_at_the_logged_steps(
     for value in event.summary.value:
       written.setdefault(value.tag, {})[event.step] = value.simple_value
   for name, number in NUMBERS.items():
-    assert written[name] == dict.fromkeys((1, 4, 8, 10), np.float32(number))
+    assert written[name] == dict.fromkeys(range(1, 11), np.float32(number))
   # A second a step, of which the first line, with the start, tells no speed.
-  assert written["global_step/sec"] == dict.fromkeys((4, 8, 10), 1.0)
-  assert written["examples/sec"] == dict.fromkeys((4, 8, 10), 4.0)
+  assert written["global_step/sec"] == dict.fromkeys(range(2, 11), 1.0)
+  assert written["examples/sec"] == dict.fromkeys(range(2, 11), 4.0)
 
 
-def test_history_gets_a_line_for_each_logged_step(graph, tmp_path, clock):
+@pytest.mark.parametrize(
+  "log_steps, steps",
+  [(100, [1, *range(2, 251, 2)]), (1, range(1, 251))],
+)
+def test_history_has_a_hundred_points_of_a_run_and_each_logged_step(
+  graph, tmp_path, clock, log_steps, steps
+):
   path = str(tmp_path / "history.jsonl")
   history.append(path, {"step": 4, "loss": 9.0})  # of a run that was killed
-  train(steps=10, log_steps=4, pass_second=tick(clock), history_path=path)
+  train(
+    steps=250, log_steps=log_steps, pass_second=tick(clock), history_path=path
+  )
   entries = history.read(path)
   assert all(entry.pop("time") > 0 for entry in entries)
-  speeds = [{}] + 3 * [{"examples_per_second": 4.0}]
+  speeds = [{}] + (len(steps) - 1) * [{"examples_per_second": 4.0}]
   assert entries == [
-    {"step": step, "epoch": 0.4 * step, **NUMBERS, **speed}
-    for step, speed in zip((1, 4, 8, 10), speeds)
+    {"step": step, "epoch": round(0.4 * step, 4), **NUMBERS, **speed}
+    for step, speed in zip(steps, speeds)
   ]
 
 
