@@ -572,6 +572,8 @@ class BertForSequenceClassification:
     use_one_hot_embeddings: look words up by a product with a one-hot matrix,
       which is the fast way on a TPU.
     forms: the `Forms` to compute with.
+    head_dropout: dropout of the pooled output, in [0, 1); None for that of the
+      2018 head.
   """
 
   # Set in the 2018 head, whatever the configuration says.
@@ -585,6 +587,7 @@ class BertForSequenceClassification:
     *,
     use_one_hot_embeddings=False,
     forms=PLAIN,
+    head_dropout=None,
   ):
     if num_labels < 1:
       raise ValueError(f"num_labels is {num_labels}, but must be at least 1")
@@ -592,6 +595,9 @@ class BertForSequenceClassification:
     self.num_labels = num_labels
     self.use_one_hot_embeddings = use_one_hot_embeddings
     self.forms = forms
+    self.head_dropout = head_dropout
+    if head_dropout is None:
+      self.head_dropout = self.HEAD_DROPOUT
 
   def __call__(self, features, *, is_training=False, dropout_key=None):
     """Adds the model to the graph, with its loss where there are labels.
@@ -642,7 +648,7 @@ class BertForSequenceClassification:
       dropout=dropout,
       only_pooled=True,
     )
-    pooled = dropout(bert.get_pooled_output(), self.HEAD_DROPOUT)  # [B, H]
+    pooled = dropout(bert.get_pooled_output(), self.head_dropout)  # [B, H]
     weights = new_matrix(
       "output_weights",
       [self.num_labels, self.config.hidden_size],

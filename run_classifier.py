@@ -254,6 +254,7 @@ def model_fn_builder(
   use_one_hot_embeddings,
   *,
   seed=0,
+  head_dropout=None,
   collector=None,
   fresh_variables=(),
   placement=None,
@@ -273,6 +274,7 @@ def model_fn_builder(
     use_tpu: whether the graph is made for the cores of a TPU.
     use_one_hot_embeddings: look words up by a product with a one-hot matrix.
     seed: of dropout.
+    head_dropout: as of `modeling.BertForSequenceClassification`.
     collector: `evaluation.Collector`, which knows the target, too; by default
       that of one class of L.
     fresh_variables: names that are not to be taken from init_checkpoint.
@@ -285,6 +287,7 @@ def model_fn_builder(
     num_labels,
     use_one_hot_embeddings=use_one_hot_embeddings,
     forms=forms,
+    head_dropout=head_dropout,
   )
   collector = collector or evaluation.Collector(
     targets.OneClass(map(str, range(num_labels)))
@@ -372,6 +375,7 @@ def make_model_fn(run, init_checkpoint, placement, collector=None):
     placement.use_tpu,
     placement.use_one_hot_embeddings,
     seed=training.seed,
+    head_dropout=training.head_dropout,
     collector=collector or evaluation.Collector(run.task.target),
     fresh_variables=coverage.fresh if coverage else (),
     placement=placement,

@@ -12,16 +12,20 @@ from typing import NamedTuple
 class Range(NamedTuple):
   """The numbers from `low` to `high`, both among them unless `is_open`.
 
-  An open range lacks its ends: finite numbers over `low`, and under `high`.
+  An open range lacks its ends: finite numbers over `low`, and under `high`. One
+  without `has_high` lacks that end alone.
   """
 
   low: float
   high: float = math.inf
   is_open: bool = False
+  has_high: bool = True
 
   def __contains__(self, number):
     if self.is_open:
       return self.low < number < self.high
+    if not self.has_high:
+      return self.low <= number < self.high
     return self.low <= number <= self.high
 
   def __str__(self):
@@ -29,6 +33,8 @@ class Range(NamedTuple):
       return f"a finite number over {self.low}"
     if self.is_open:
       return f"over {self.low} and under {self.high}"
+    if not self.has_high:
+      return f"at least {self.low} and under {self.high}"
     if self.high == math.inf:
       return f"at least {self.low}"
     return f"from {self.low} to {self.high}"

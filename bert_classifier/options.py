@@ -262,6 +262,13 @@ class TrainingOptions:
     Range(0, 1),
     setting="training",
   )
+  head_dropout: float = flag(
+    0.1,
+    "Dropout before the classifier's head. That of the layers is the"
+    " configuration's: hidden_dropout_prob, attention_probs_dropout_prob.",
+    Range(0, 1, has_high=False),
+    setting="training",
+  )
   seed: int = flag(
     42,
     "Decides the order of the examples, dropout and new weights. Runs of one"

@@ -375,7 +375,10 @@ WEIGHTS, WEIGHTS_DIGEST = "init_checkpoint", "init_checkpoint (SHA-256)"
 
 
 # Values of settings in manifests from before there was another.
-_BEFORE_RECORDED = {"layer_norm_eps": modeling.LAYER_NORM_EPSILON}
+_BEFORE_RECORDED = {
+  "layer_norm_eps": modeling.LAYER_NORM_EPSILON,
+  "head_dropout": modeling.BertForSequenceClassification.HEAD_DROPOUT,
+}
 
 
 class Difference(NamedTuple):

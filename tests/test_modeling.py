@@ -356,6 +356,26 @@ def test_dropout_is_off_outside_training(graph):
   assert not [name for name in random if "Initializer" not in name]
 
 
+@pytest.mark.parametrize(("asked", "share"), [(None, 0.1), (0.5, 0.5), (0, 0)])
+def test_the_head_drops_what_is_asked_for(graph, asked, share):
+  config = small_config(
+    hidden_size=40, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+  )
+  model = modeling.BertForSequenceClassification(config, 2, head_dropout=asked)
+  logits = model.logits(
+    {"input_ids": tf.ones([200, 4], tf.int32)}, is_training=True
+  )
+  (weighed,) = (
+    op.inputs[0]
+    for op in graph.get_operations()
+    if op.type == "MatMul" and op.get_attr("transpose_b")
+  )
+  with tf.Session() as session:
+    session.run(tf.global_variables_initializer())
+    pooled, _ = session.run([weighed, logits])
+  assert (pooled == 0).mean() == pytest.approx(share, abs=0.02)
+
+
 def test_training_steps_with_one_key_are_equal(graph):
   config = modeling.BertConfig(9, 8, 1, 2, 8, "gelu", 0.5, 0.5, 6, 2)
   features = {"input_ids": tf.ones([3, 4], tf.int32)}

@@ -126,6 +126,8 @@ def test_a_flag_stands_in_one_group():
     ("learning_rate", float("nan"), "a finite number over 0"),
     ("num_train_epochs", float("inf"), "a finite number over 0"),
     ("warmup_proportion", 1.5, "from 0 to 1"),
+    ("head_dropout", 1.0, "at least 0 and under 1"),
+    ("head_dropout", -0.1, "at least 0 and under 1"),
     ("seed", 2**31, "from 0 to 2147483647"),
   ],
 )

@@ -434,6 +434,9 @@ def test_a_folder_of_the_version_before_is_read(previous):
   other = {"model": {**settings, "layer_norm_eps": 1e-5}}
   (difference,) = output_dir.compare_settings(found.settings, other)
   assert str(difference) == "layer_norm_eps was 1e-12 and is 1e-05"
+  other = {"training": {"head_dropout": 0.0}}
+  (difference,) = output_dir.compare_settings(found.settings, other)
+  assert str(difference) == "head_dropout was 0.1 and is 0.0"
 
 
 def test_every_file_of_the_version_before_is_known_as_own(previous):
