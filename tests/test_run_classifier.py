@@ -439,7 +439,7 @@ def test_a_checkpoint_whose_files_are_gone_is_not_passed_over(
   for flags in (training, predicting):
     outcome = classify(output_dir=output_dir, **flags)
     assert outcome.status == 1
-    assert "not model.ckpt-13.index; copy it there" in outcome.log
+    assert "copy the files model.ckpt-13.* there" in outcome.log
 
 
 def test_padding_is_skipped_unless_it_is_asked_for(
