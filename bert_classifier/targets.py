@@ -523,19 +523,20 @@ def find_kind(problem_type):
   return None
 
 
-def make_target(kind, labels=(), threshold=0.5):
+def make_target(kind, list_labels, threshold):
   """Returns the target of a kind.
 
   Args:
     kind: a name in `KINDS`.
-    labels: names of the classes; not used for a number.
+    list_labels: function that returns the names of the classes; it is not
+      called for a number.
     threshold: see `SeveralClasses`; not used for other kinds.
   """
   if kind == "regression":
     return Number()
   if kind == "multi_label":
-    return SeveralClasses(labels, threshold)
-  return OneClass(labels)
+    return SeveralClasses(list_labels(), threshold)
+  return OneClass(list_labels())
 
 
 def _shift(logits):

@@ -143,11 +143,13 @@ class DataProcessor:
         f"the kind of {type(self).__name__} is {kind!r}, but must be None or"
         f" one of {', '.join(targets.KINDS)}"
       )
-    labels = ()
-    if kind != "regression":
-      with _failures_named(f"{type(self).__name__}.get_labels"):
-        labels = self.get_labels()
-    return targets.make_target(kind, self._list_labels(labels), self.threshold)
+    return targets.make_target(kind, self._list_own_labels, self.threshold)
+
+  def _list_own_labels(self):
+    """Returns what `get_labels` gives as a list of str."""
+    with _failures_named(f"{type(self).__name__}.get_labels"):
+      labels = self.get_labels()
+    return self._list_labels(labels)
 
   def check_target(self, target):
     """Raises a UserError where the labels are not usable."""
