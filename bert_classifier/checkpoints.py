@@ -22,7 +22,13 @@ from typing import Callable, Optional
 
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files, hugging_face, tensorflow_weights
+from bert_classifier import (
+  errors,
+  files,
+  hugging_face,
+  tensorflow_weights,
+  tokenizer_files,
+)
 from bert_classifier.coverage import HEAD, Coverage, shorten_names
 import modeling
 
@@ -307,7 +313,7 @@ def _is_configuration(path):
 
 
 def _find_vocabulary(path):
-  return _find_beside(path, "vocab.txt", hugging_face.TOKENIZER)
+  return _find_beside(path, "vocab.txt", tokenizer_files.TOKENIZER)
 
 
 # ---------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from bert_classifier import (
   output_dir,
   resources,
   sharing,
+  tokenizer_files,
 )
 from bert_classifier.coverage import Coverage, compute_shapes
 from bert_classifier.errors import UserError
@@ -176,10 +177,10 @@ def _read_config(path, weights, manifest):
 
 def _make_tokenizer(vocab_file, settings):
   """Returns the tokenizer, and the SHA-256 of its vocabulary as a vocab.txt."""
-  if hugging_face.is_whole_vocabulary(vocab_file):
+  if tokenizer_files.is_whole_vocabulary(vocab_file):
     tokenizer = tokenization.FullTokenizer(vocab_file, **settings)
     return tokenizer, files.hash_file(vocab_file)
-  text = hugging_face.read_vocabulary(vocab_file)
+  text = tokenizer_files.read_vocabulary(vocab_file)
   with tempfile.TemporaryDirectory() as folder:
     path = os.path.join(folder, output_dir.VOCABULARY)
     files.write_text(path, [text])
@@ -214,9 +215,9 @@ def choose_tokenizer_settings(
   elif not known:
     for beside in filter(None, (vocab_file, weights and weights.path)):
       folder = os.path.dirname(beside)
-      found, paths = hugging_face.read_tokenizer_settings(folder)
+      found, paths = tokenizer_files.read_tokenizer_settings(folder)
       said, sources = {**said, **found}, {**sources, **paths}
-      added.update(hugging_face.list_added_tokens(folder))
+      added.update(tokenizer_files.list_added_tokens(folder))
   flag = options.do_lower_case
   lower = said.get("do_lower_case", flag)
   if "do_lower_case" in given:

@@ -17,10 +17,10 @@ from bert_classifier import (
   checkpoints,
   errors,
   files,
-  hugging_face,
   manifest,
   plain_texts,
   targets,
+  tokenizer_files,
 )
 from bert_classifier.coverage import HEAD
 import modeling
@@ -355,7 +355,7 @@ def write_manifest(output_dir, settings, config, vocab_file):
   tf.io.gfile.makedirs(output_dir)
   copies = {
     CONFIG: json.dumps(config.architecture(), indent=2, sort_keys=True) + "\n",
-    VOCABULARY: hugging_face.read_vocabulary(vocab_file),
+    VOCABULARY: tokenizer_files.read_vocabulary(vocab_file),
   }
   ours_before = _read_manifest(output_dir).get("copies", [])
   ours = [
