@@ -19,6 +19,7 @@ from bert_classifier import (
   hugging_face,
   output_dir,
   resources,
+  run_settings,
   sharing,
   tokenizer_files,
 )
@@ -262,7 +263,7 @@ def check_config_copy(known, home, config, config_file):
   if not known or not _is_in(config_file, home):
     return
   for key, value in config.architecture().items():
-    if known.get(key, value) != value and not output_dir.may_resume(key):
+    if known.get(key, value) != value and not run_settings.may_resume(key):
       raise UserError(
         f"{config_file} has {key} {value!r}, but the model in {home} was"
         f" trained with {known[key]!r}, as {output_dir.MANIFEST} there says:"

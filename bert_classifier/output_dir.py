@@ -1,9 +1,8 @@
 """The output_dir of a run: the name of every file in it, and its manifest.
 
 A run asks here for the paths that it writes; `list_own_files` knows them all.
-Training writes `run_manifest.json`: the settings that decide what is trained.
-Another command on the same folder is compared with it, so that no model is
-trained on, evaluated or used under settings that are not its own.
+Training writes `run_manifest.json`: the settings that decide what is trained;
+see `run_settings` for what another command may change of them.
 """
 
 import json
@@ -23,7 +22,6 @@ from bert_classifier import (
   tokenizer_files,
 )
 from bert_classifier.coverage import HEAD
-import modeling
 
 # ---------------------------------------------------------------------------
 # Names
@@ -347,7 +345,7 @@ def write_manifest(output_dir, settings, config, vocab_file):
 
   Args:
     output_dir: the folder, made if need be.
-    settings: dictionary by phase, see `compare_settings`.
+    settings: dictionary by phase.
     config: a `modeling.BertConfig`.
     vocab_file: path of the vocabulary, a vocab.txt or a tokenizer.json.
   """
@@ -374,202 +372,12 @@ def write_manifest(output_dir, settings, config, vocab_file):
 WEIGHTS, WEIGHTS_DIGEST = "init_checkpoint", "init_checkpoint (SHA-256)"
 
 
-# Values of settings in manifests from before there was another.
-_BEFORE_RECORDED = {
-  "layer_norm_eps": modeling.LAYER_NORM_EPSILON,
-  "head_dropout": modeling.BertForSequenceClassification.HEAD_DROPOUT,
-}
-
-
-class Difference(NamedTuple):
-  """A setting that differs between two runs.
-
-  Attributes:
-    phase, name: its place in the manifest.
-    old, new: its values.
-  """
-
-  phase: str
-  name: str
-  old: object
-  new: object
-
-  def __str__(self):
-    if self.name == WEIGHTS_DIGEST:
-      return f"{WEIGHTS} is not the weights that it was trained from"
-    return f"{self.name} was {shorten(self.old)} and is {shorten(self.new)}"
-
-
 def shorten(value):
   """Returns a value as an error shows it; a digest by its beginning."""
   if isinstance(value, list):
     return f"[{plain_texts.show_labels(value)}]"
   text = repr(value)
   return re.sub(r"^'([0-9a-f]{12})[0-9a-f]{52}'$", r"'\1...'", text)
-
-
-def compare_settings(before, now):
-  """Returns the list of the `Difference`s between the settings of two runs.
-
-  Args:
-    before: dictionary by phase as the manifest has it; a setting that it lacks
-      is no difference.
-    now: the same of the phases that are asked for.
-  """
-  found = []
-  for phase, settings in now.items():
-    recorded = before.get(phase, {})
-    if recorded:
-      recorded = {**_BEFORE_RECORDED, **recorded}
-    for name, new in settings.items():
-      old = recorded.get(name, new)
-      if old != new and not _may_change(name, old, new, recorded):
-        found.append(Difference(phase, name, old, new))
-  return found
-
-
-def _may_change(name, old, new, recorded):
-  """Returns True for a value that may differ from that of the run before.
-
-  Args:
-    recorded: the settings of its phase before.
-  """
-  # The weights are in the folder, and what they began with may be moved.
-  if name == WEIGHTS:
-    return new is None or recorded.get(WEIGHTS_DIGEST) is not None
-  if name == WEIGHTS_DIGEST:
-    return new is None
-  # More epochs go on with the same training.
-  is_number = isinstance(old, (int, float))
-  return name == "num_train_epochs" and is_number and new > old
-
-
-def check_settings(
-  found, now, is_resumed=False, *, flags=None, find_epochs=None
-):
-  """Makes sure that a command's settings are those of the folder.
-
-  Args:
-    found: `OutputDir`.
-    now: see `compare_settings`.
-    is_resumed: whether --resume lets other settings pass; what the weights mean
-      never changes.
-    flags: dictionary from (phase, name) of a setting to its flag.
-    find_epochs: function that is called where settings differ; it returns the
-      least --num_train_epochs that would train on, None where those asked for
-      do. None where nothing is to be trained.
-
-  Raises:
-    UserError: lists the settings that differ.
-  """
-  if not found.checkpoint:
-    return
-  differing = compare_settings(found.settings, now)
-  if not differing:
-    return
-  epochs_needed = find_epochs() if find_epochs else None
-  fixed = [
-    difference.name
-    for difference in differing
-    if difference.phase == "model" and not may_resume(difference.name)
-  ]
-  in_training = any(one.phase == "training" for one in differing)
-  is_futile = epochs_needed is not None and in_training
-  if is_resumed and not fixed and not is_futile:
-    return
-  ways = _list_ways(found, differing, fixed, flags or {}, epochs_needed)
-  if "training" in now:
-    ways.append("--overwrite_output_dir to train from the start")
-  reason = _explain_fixed(fixed, is_own_data="data" in found.settings)
-  if is_futile and not fixed:
-    reason = (
-      f"--num_train_epochs asks for no step beyond {found.step}, so nothing"
-      " would be trained. "
-    )
-  raise errors.UserError(
-    f"{found.path} was trained (up to step {found.step}) with other settings:"
-    f" {'; '.join(map(str, differing))}. {reason}Give {', or '.join(ways)}"
-  )
-
-
-def _list_ways(found, differing, fixed, flags, epochs_needed):
-  """Returns a phrase for each way out of settings that differ.
-
-  Args:
-    fixed: names of those that --resume does not let pass.
-    found, flags: see `check_settings`.
-    epochs_needed: what its find_epochs gives.
-  """
-  ways = []
-  given = [flags.get((one.phase, one.name)) for one in differing]
-  only_epochs = given == ["num_train_epochs"]
-  # None is no value that a flag takes.
-  may_give = all(given) and all(one.old is not None for one in differing)
-  if may_give and not (only_epochs and epochs_needed):
-    as_before = " ".join(
-      f"--{flag}={_format_value(one.old)}"
-      for flag, one in zip(given, differing)
-    )
-    ways.append(f"{as_before} as before, which may be left out")
-  elsewhere = "another --output_dir"
-  if not fixed and any(one.phase == "training" for one in differing):
-    elsewhere += (
-      f" with --init_checkpoint={found.path} to train on from these weights"
-    )
-  ways.append(elsewhere)
-  if not fixed:
-    more = epochs_needed and f"--num_train_epochs={epochs_needed} or more"
-    if only_epochs and more:
-      ways.append(f"{more} to go on")
-    else:
-      with_more = f" and {more}" if more else ""
-      ways.append(f"--resume{with_more} to go on with the new values")
-  return ways
-
-
-def _format_value(value):
-  """Returns a setting's value as its flag takes it."""
-  return str(value).lower() if isinstance(value, bool) else value
-
-
-# Of the model's settings, those under which the weights mean the same.
-_MODEL_SETTINGS_TO_RESUME = (
-  "max_seq_length",
-  "hidden_dropout_prob",
-  "attention_probs_dropout_prob",
-)
-
-
-def may_resume(name):
-  """Returns True for a setting of the model that --resume lets pass."""
-  # Files may change their columns.
-  is_of_table = name == "synonyms" or name.startswith("table of ")
-  return is_of_table or name in _MODEL_SETTINGS_TO_RESUME
-
-
-def _explain_fixed(fixed, is_own_data):
-  """Returns why the settings named cannot change, and what can be done.
-
-  Args:
-    fixed: names.
-    is_own_data: whether the data are a user's own, named by flags.
-  """
-  if not fixed:
-    return ""
-  if "problem_type" in fixed:
-    return (
-      "What the weights mean depends on it: leave out --multi_label and"
-      " --regression, and the folder decides. "
-    )
-  advice = ""
-  if "labels" in fixed:
-    advice = (
-      "Leave out --label_list, and the folder decides. "
-      if is_own_data
-      else "The labels are those of the task's get_labels: if they come from a"
-      " set, whose order changes, sort them. "
-    )
-  return f"What the weights mean depends on {', '.join(fixed)}. {advice}"
 
 
 # ---------------------------------------------------------------------------

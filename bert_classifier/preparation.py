@@ -21,6 +21,7 @@ from bert_classifier import (
   model_files,
   output_dir,
   own_data,
+  run_settings,
 )
 from bert_classifier.catalogue import (
   PROCESSORS,
@@ -528,7 +529,7 @@ def check_output_dir(options, task, model, settings):
     examples = task.data.count("train")
     return find_epochs_needed(options.training, examples, found.step)
 
-  output_dir.check_settings(
+  run_settings.check_settings(
     found,
     settings,
     options.run.resume,
