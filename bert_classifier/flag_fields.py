@@ -68,9 +68,37 @@ def flag(
   return dataclasses.field(default=default, metadata=metadata)
 
 
+# The words for the types of values, but text.
+TYPES_IN_WORDS = {
+  int: "a whole number",
+  float: "a number",
+  bool: "true or false",
+}
+
+
 def kind_of(field):
   """Returns the type of a flag's values: str, int, float or bool."""
   return getattr(field.type, "__args__", (field.type,))[0]  # of Optional
+
+
+def is_allowed(field, value):
+  """Returns True for a value, as JSON has it, that a flag may have."""
+  if value is None:
+    return field.default is None
+  kind, allowed = kind_of(field), field.metadata["allowed"]
+  kinds = (int, float) if kind is float else (kind,)
+  return type(value) in kinds and (allowed is None or value in allowed)
+
+
+def describe_allowed(field):
+  """Returns in words which values a flag may have in JSON."""
+  kind, allowed = (
+    TYPES_IN_WORDS.get(kind_of(field), "text"),
+    field.metadata["allowed"],
+  )
+  if allowed is not None:
+    kind = str(allowed) if allowed.is_open else f"{kind}, {allowed}"
+  return kind + " or null" * (field.default is None)
 
 
 def _default(field):

@@ -7,7 +7,7 @@ never a setting.
 
 from typing import Callable, NamedTuple
 
-from bert_classifier import errors, options
+from bert_classifier import errors, flag_fields, options
 import modeling
 
 
@@ -68,8 +68,8 @@ def _rules():
   """Returns {(phase, name): `_Rule`} of all settings but the model's sizes."""
   rules = {
     options.recorded_place(field): _Rule(
-      lambda value, field=field: options.is_allowed(field, value),
-      options.describe_allowed(field),
+      lambda value, field=field: flag_fields.is_allowed(field, value),
+      flag_fields.describe_allowed(field),
     )
     for field in options.all_flags()
     if options.recorded_place(field)[0]

@@ -20,6 +20,7 @@ from absl import flags
 from bert_classifier import flagfiles, process
 from bert_classifier.errors import UserError
 from bert_classifier.flag_fields import (
+  TYPES_IN_WORDS,
   Range,
   describe_flags,
   describe_in_markdown,
@@ -561,33 +562,13 @@ def _explain_unknown(name):
   return f"there is no flag --{name}{meant}"
 
 
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
-
-
-def is_allowed(field, value):
-  """Returns True for a value, as JSON has it, that a flag may have."""
-  if value is None:
-    return field.default is None
-  kind, allowed = kind_of(field), field.metadata["allowed"]
-  kinds = (int, float) if kind is float else (kind,)
-  return type(value) in kinds and (allowed is None or value in allowed)
-
-
-def describe_allowed(field):
-  """Returns in words which values a flag may have in JSON."""
-  kind, allowed = _KINDS.get(kind_of(field), "text"), field.metadata["allowed"]
-  if allowed is not None:
-    kind = str(allowed) if allowed.is_open else f"{kind}, {allowed}"
-  return kind + " or null" * (field.default is None)
-
-
 def _explain_value(message):
   """Returns absl's sentence about a value, in words of the flag's type."""
   found = re.match(r"(?s)flag --(\w+)=(.*?): ", message)
   kinds = {field.name: kind_of(field) for field in all_flags()}
-  if not found or kinds.get(found[1]) not in _KINDS:
+  if not found or kinds.get(found[1]) not in TYPES_IN_WORDS:
     return message
-  return f"--{found[1]}={found[2]}: must be {_KINDS[kinds[found[1]]]}"
+  return f"--{found[1]}={found[2]}: must be {TYPES_IN_WORDS[kinds[found[1]]]}"
 
 
 def refuse_stray_words(argv):
