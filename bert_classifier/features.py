@@ -25,8 +25,8 @@ from bert_classifier import (
   progress,
   targets,
 )
+from bert_classifier.examples import PaddingInputExample
 from bert_classifier.records import RecordEncoder, serialize
-from bert_classifier.tasks import PaddingInputExample
 import tokenization
 
 LOGGED_EXAMPLES = 5

@@ -13,7 +13,6 @@ import contextlib
 import functools
 import hashlib
 import os
-import traceback
 
 import tensorflow.compat.v1 as tf
 
@@ -26,58 +25,12 @@ from bert_classifier import (
   table_files,
   targets,
 )
-
-
-class InputExample:
-  """A text, or a pair of texts, with its label.
-
-  Args and attributes:
-    guid: name of the example, unique in its split.
-    text_a: the text, or the first of the pair.
-    text_b: the second text, or None.
-    label: one of the task's labels; of a task of several classes those that
-      hold, separated by `|`; of a number its text; None in a test set.
-    row_id: the file's own id of the example, or None.
-    gold: the label that a test file gives away, or None; never trained on.
-  """
-
-  def __init__(
-    self, guid, text_a, text_b=None, label=None, *, row_id=None, gold=None
-  ):
-    self.guid, self.row_id = guid, row_id
-    self.text_a, self.text_b = text_a, text_b
-    self.label, self.gold = label, gold
-
-
-class PaddingInputExample:
-  """Fills the last batch where batches must be whole, and is no example.
-
-  A TPU computes batches of one size only. A filling has weight 0 in every
-  metric and is left out of every output.
-  """
-
-
-@contextlib.contextmanager
-def _failures_named(method):
-  """Makes a UserError of what a task's own method fails with.
-
-  It is the user's code: its line is named instead of a traceback.
-
-  Args:
-    method: its name.
-  """
-  try:
-    yield
-  except (errors.UserError, MemoryError, OSError, tf.errors.OpError):
-    raise
-  except Exception as error:
-    frames = traceback.extract_tb(error.__traceback__)
-    begun = [f for f in frames if method.endswith(f".{f.name}")] or frames
-    at = [f for f in frames if f.filename == begun[0].filename][-1]
-    raise errors.UserError(
-      f"{method} failed at {at.filename}:{at.lineno}:"
-      f" {type(error).__name__}: {error}"
-    ) from error
+from bert_classifier.examples import (
+  InputExample,
+  PaddingInputExample,  # noqa: F401 - for importers
+  copy_example,
+  failures_named,
+)
 
 
 class DataProcessor:
@@ -147,7 +100,7 @@ class DataProcessor:
 
   def _list_own_labels(self):
     """Returns what `get_labels` gives as a list of str."""
-    with _failures_named(f"{type(self).__name__}.get_labels"):
+    with failures_named(f"{type(self).__name__}.get_labels"):
       labels = self.get_labels()
     return self._list_labels(labels)
 
@@ -368,9 +321,11 @@ class TaskData:
   def _own_examples(self, split, method, tally):
     """Yields the examples that the processor's own method gives."""
     sha256, example = hashlib.sha256(), None
-    encode = self.processor.get_target().encode
+    name, encode = self._name_method(split), self.processor.get_target().encode
     for number, given in enumerate(self._call_own_method(split, method), 1):
-      copy = self._copy_example(split, number, given, encode)
+      copy = copy_example(
+        given, number, name, encode, may_lack_label=_may_lack_labels(split)
+      )
       if split == "train" and not copy.text_a.strip():
         if tally is not None:
           tally["blank"] += 1
@@ -387,7 +342,7 @@ class TaskData:
 
   def _call_own_method(self, split, method):
     """Yields what the processor's own method gives."""
-    with _failures_named(self._name_method(split)):
+    with failures_named(self._name_method(split)):
       found = self._kept.get(split)
       if found is None:
         found = method(self._data_dir)
@@ -396,55 +351,6 @@ class TaskData:
         if not isinstance(found, collections.abc.Iterator):
           self._kept[split] = found
       yield from found
-
-  def _copy_example(self, split, number, given, encode):
-    """Returns an `InputExample` of what a processor's own method gives.
-
-    That may be an object of any class, with attributes that this project does
-    not know: they are no part of the example, nor of its digest.
-
-    Args:
-      split: that of the method.
-      number: of the example among those given, from 1.
-      given: the example.
-      encode: of the task's target.
-
-    Raises:
-      UserError: it lacks an attribute of 2018's class, a text or a label.
-    """
-    try:
-      example = InputExample(
-        given.guid,
-        given.text_a,
-        given.text_b,
-        given.label,
-        row_id=getattr(given, "row_id", None),
-        gold=getattr(given, "gold", None),
-      )
-    except AttributeError as error:
-      raise errors.UserError(
-        f"{self._name_method(split)} gave a {type(given).__name__}, but must"
-        f" give InputExamples: {error}"
-      ) from error
-    if example.label is None and not _may_lack_labels(split):
-      raise errors.UserError(
-        f"{self._name_method(split)} gave {example.guid!r} without a label,"
-        " which only a test set may leave out"
-      )
-    role = "text_a"
-    try:
-      example.text_a = plain_texts.read_text(example.text_a)
-      if example.text_b is not None:
-        role = "text_b"
-        example.text_b = plain_texts.read_text(example.text_b)
-      example.label, role = plain_texts.read_label(example.label), ""
-      encode(example.label)
-    except ValueError as error:
-      raise errors.UserError(
-        f"{self._name_method(split)} gave {example.guid!r}, example {number}:"
-        f" {role}{' is ' * bool(role)}{error}"
-      ) from error
-    return example
 
   @contextlib.contextmanager
   def _open_table(self, split, tally=None):
