@@ -68,7 +68,7 @@ def flag(
   return dataclasses.field(default=default, metadata=metadata)
 
 
-# The words for the types of values, but text.
+# Of the values of flags; those of any other type are text.
 TYPES_IN_WORDS = {
   int: "a whole number",
   float: "a number",
@@ -92,10 +92,8 @@ def is_allowed(field, value):
 
 def describe_allowed(field):
   """Returns in words which values a flag may have in JSON."""
-  kind, allowed = (
-    TYPES_IN_WORDS.get(kind_of(field), "text"),
-    field.metadata["allowed"],
-  )
+  kind = TYPES_IN_WORDS.get(kind_of(field), "text")
+  allowed = field.metadata["allowed"]
   if allowed is not None:
     kind = str(allowed) if allowed.is_open else f"{kind}, {allowed}"
   return kind + " or null" * (field.default is None)
