@@ -160,13 +160,19 @@ def remove_own_files(output_dir):
 # State
 
 
-def check_place(path):
+def check_place(path, flag="output_dir", *, is_read_only=False):
   """Makes sure that a folder is there or can be made, and can be written.
+
+  Args:
+    path: the folder.
+    flag: the one that names it.
+    is_read_only: whether what is there already may be enough.
 
   Raises:
     UserError: says what is in the way.
   """
-  files.refuse_pattern(path)
+  if flag == "output_dir":  # where TensorFlow looks for checkpoints
+    files.refuse_pattern(path)
   if files.is_remote(path):
     return
   at = os.path.abspath(path)
@@ -177,7 +183,7 @@ def check_place(path):
       problem = f"{at} is a link to {os.readlink(at)}, which is not there"
     elif not os.path.isdir(at):
       problem = f"{at} is a file"
-    elif not os.access(at, os.W_OK | os.X_OK):
+    elif not (is_read_only or os.access(at, os.W_OK | os.X_OK)):
       problem = f"{at} cannot be written by this user"
     elif max(map(len, os.fsencode(path).split(b"/"))) > _LONGEST_NAME:
       problem = f"a name is longer than {_LONGEST_NAME} bytes"
@@ -186,7 +192,7 @@ def check_place(path):
   except OSError as error:
     problem = error.strerror
   raise errors.UserError(
-    f"--output_dir={path} is no folder to write into: {problem}. Give another"
+    f"--{flag}={path} is no folder to write into: {problem}. Give another"
   )
 
 
@@ -423,6 +429,20 @@ def compare_settings(before, now):
       if old != new and not _may_change(name, old, new, recorded):
         found.append(Difference(phase, name, old, new))
   return found
+
+
+def keep_origin(found, now):
+  """Adds what a folder's training began with, where a command leaves it out.
+
+  Args:
+    found: `OutputDir`.
+    now: see `compare_settings`; changed in place.
+  """
+  training = now.get("training", {})
+  if found.checkpoint and training and training[WEIGHTS] is None:
+    before = found.settings.get("training", {})
+    for name in (WEIGHTS, WEIGHTS_DIGEST):
+      training[name] = before.get(name)
 
 
 def _may_change(name, old, new, recorded):

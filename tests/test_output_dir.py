@@ -84,6 +84,22 @@ def test_settings_that_differ_stop_with_the_ways_out():
 PATH, DIGEST = "init_checkpoint", "init_checkpoint (SHA-256)"
 
 
+def test_a_command_that_goes_on_need_not_say_what_training_began_with():
+  origin = {PATH: "/a", DIGEST: "1"}
+  there = OutputDir("out", "out/model.ckpt-7", 7, {"training": origin})
+  now = {"training": {PATH: None, DIGEST: None, "seed": 1}}
+  output_dir.keep_origin(there, now)
+  assert now == {"training": {**origin, "seed": 1}}
+  for found, changed in (
+    (there, {PATH: "/b", DIGEST: "2"}),
+    (there._replace(checkpoint=None), {PATH: None, DIGEST: None}),
+  ):
+    now = {"training": dict(changed)}
+    output_dir.keep_origin(found, now)
+    assert now == {"training": changed}
+  output_dir.keep_origin(there, {"model": {}})
+
+
 @pytest.mark.parametrize(
   ("before", "now", "found"),
   [
@@ -317,6 +333,19 @@ def test_an_output_dir_that_cannot_be_one_is_refused_at_once(tmp_path):
   for name in ("", "a/b/c"):
     output_dir.check_place(str(tmp_path / name))
   output_dir.check_place("gs://bucket/a")
+
+
+def test_a_cache_dir_that_cannot_be_one_is_refused_at_once(tmp_path):
+  def check(path):
+    output_dir.check_place(str(path), "cache_dir", is_read_only=True)
+
+  (tmp_path / "file").write_text("")
+  (tmp_path / "link").symlink_to("nowhere")
+  for name, words in (("file", "is a file"), ("link", "which is not there")):
+    with pytest.raises(UserError, match=f"--cache_dir=.*{name}.*{words}. Give"):
+      check(tmp_path / name)
+  for name in ("[1]", "new/folder"):
+    check(tmp_path / name)
 
 
 def test_an_output_dir_of_another_user_is_refused_at_once(
