@@ -27,7 +27,7 @@ if None in (sys.stdin, sys.stdout, sys.stderr):
 if __name__ == "__main__":
   process.end_at_signals()
 else:
-  process.explain_interrupted_import(__name__)
+  _import_is_done = process.explain_interrupted_import(__name__)
 
 from absl import app, logging
 
@@ -614,3 +614,5 @@ def parse_flags(argv):
 
 if __name__ == "__main__":
   app.run(main, flags_parser=lambda _: _WORDS)
+else:
+  _import_is_done()

@@ -189,6 +189,9 @@ def _open_folder(folder):
     for name in names
     if _PICKLE_FILE.search(name) and not _NO_MODEL.search(name)
   ]
+  parts = [name for name in names if _PART_OF_MODEL.search(name)]
+  if parts:
+    raise errors.UserError(_explain_part(os.path.join(folder, parts[0])))
   if len(pickled) > 1:
     raise errors.UserError(
       f"{folder} holds {len(pickled)} pickles of PyTorch; give one of them:"
@@ -273,6 +276,15 @@ def _explain_archive(path):
   )
 
 
+def _explain_part(path):
+  """Returns what to do instead of giving one of several files of a model."""
+  index = _PART_OF_MODEL.sub("", path) + ".index.json"
+  remedy = f"give the file that lists them, {index}, or the folder"
+  if not tf.io.gfile.exists(index):
+    remedy = f"copy the file that lists them there, too: {index} is missing"
+  return f"{path} is one part of a model in several files: {remedy}"
+
+
 def _find_beside(path, *names):
   """Returns the path of the first of the names in its folder, or None."""
   paths = (os.path.join(os.path.dirname(path), name) for name in names)
@@ -322,11 +334,7 @@ def _find_vocabulary(path):
 
 def _open_hugging_face(path):
   if _PART_OF_MODEL.search(path):
-    index = _PART_OF_MODEL.sub("", path) + ".index.json"
-    raise errors.UserError(
-      f"{path} is one part of a model in several files: give the file that"
-      f" lists them, {index}, or the folder"
-    )
+    raise errors.UserError(_explain_part(path))
   _check_file(path)
   weights = hugging_face.open_weights(path)
   return Checkpoint(

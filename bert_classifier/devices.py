@@ -45,6 +45,8 @@ def check_cluster(text):
     return
   try:
     config = json.loads(text)
+    if not isinstance(config, dict):
+      raise TypeError("it is no JSON object")
     kind = (config.get("task") or {}).get("type")
     jobs = {
       job: _count_machines(hosts)

@@ -47,7 +47,11 @@ _MAKE_ROOM = (
   "make room there, or write to another disk (--output_dir, --cache_dir), and"
   " give the same command again"
 )
-_REMEDIES = {errno.ENOSPC: _MAKE_ROOM, errno.EDQUOT: _MAKE_ROOM}
+_REMEDIES = {
+  errno.ENOSPC: _MAKE_ROOM,
+  errno.EDQUOT: _MAKE_ROOM,
+  errno.EROFS: "write to another folder (--output_dir, --cache_dir)",
+}
 # Errors of TensorFlow that a file system or exhausted memory causes, and what
 # the message of each has where a bug in a graph does.
 _MISHAPS = {

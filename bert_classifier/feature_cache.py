@@ -445,10 +445,11 @@ def _usable_manifest(base):
   size = tf.io.gfile.stat(path).length
   if size != manifest["bytes"] or files.hash_file(path) != manifest["sha256"]:
     logging.warning(
-      "%s is damaged (%d bytes, %s were written): converting anew",
+      "%s is damaged (%s): converting anew",
       path,
-      size,
-      manifest["bytes"],
+      "its content changed"
+      if size == manifest["bytes"]
+      else f"{size} bytes, {manifest['bytes']} were written",
     )
     return None
   if manifest.get(_OWN_DIGEST) != _hash_manifest(manifest) and not (

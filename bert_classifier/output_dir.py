@@ -158,13 +158,19 @@ def remove_own_files(output_dir):
 # State
 
 
-def check_place(path):
+def check_place(path, flag="output_dir", *, is_read_only=False):
   """Makes sure that a folder is there or can be made, and can be written.
+
+  Args:
+    path: the folder.
+    flag: the one that names it.
+    is_read_only: whether what is there already may be enough.
 
   Raises:
     UserError: says what is in the way.
   """
-  files.refuse_pattern(path)
+  if flag == "output_dir":  # where TensorFlow looks for checkpoints
+    files.refuse_pattern(path)
   if files.is_remote(path):
     return
   at = os.path.abspath(path)
@@ -175,7 +181,7 @@ def check_place(path):
       problem = f"{at} is a link to {os.readlink(at)}, which is not there"
     elif not os.path.isdir(at):
       problem = f"{at} is a file"
-    elif not os.access(at, os.W_OK | os.X_OK):
+    elif not (is_read_only or os.access(at, os.W_OK | os.X_OK)):
       problem = f"{at} cannot be written by this user"
     elif max(map(len, os.fsencode(path).split(b"/"))) > _LONGEST_NAME:
       problem = f"a name is longer than {_LONGEST_NAME} bytes"
@@ -184,7 +190,7 @@ def check_place(path):
   except OSError as error:
     problem = error.strerror
   raise errors.UserError(
-    f"--output_dir={path} is no folder to write into: {problem}. Give another"
+    f"--{flag}={path} is no folder to write into: {problem}. Give another"
   )
 
 

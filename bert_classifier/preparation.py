@@ -148,6 +148,10 @@ def check(options):
   check_there_is_a_model(options.run, options.model)
   if options.run.reads_data:
     output_dir.check_place(options.run.output_dir)
+  if options.run.reads_data and options.data.cache_dir:
+    output_dir.check_place(
+      options.data.cache_dir, "cache_dir", is_read_only=True
+    )
   placement = prepare_placement(options)
   trained = read_trained_settings(options.run)
   options = take_trained_settings(options, trained)
@@ -536,4 +540,5 @@ def check_output_dir(options, task, model, settings):
     flags={recorded_place(field): field.name for field in all_flags()},
     find_epochs=find_epochs if options.run.do_train else None,
   )
+  run_settings.keep_origin(found, settings)
   return found

@@ -99,25 +99,34 @@ def end_at_signals():
   For the time of the imports, where an exception could be lost in a library.
   """
 
-  def end(number, frame):
-    del frame
-    sentence = f"{_WORDS[number]}; {BEGINS_AGAIN}"
-    os.write(2, f"{format_error(sentence)}\n".encode())
-    os._exit(128 + number)
+  _handle(dict.fromkeys(_WORDS, _end))
 
-  _handle(dict.fromkeys(_WORDS, end))
+
+def _end(number, frame):
+  """Ends the process at a signal, with a sentence."""
+  del frame
+  sentence = f"{_WORDS[number]}; {BEGINS_AGAIN}"
+  os.write(2, f"{format_error(sentence)}\n".encode())
+  os._exit(128 + number)
 
 
 def explain_interrupted_import(module):
-  """Lets Ctrl-C during the import of a module end with a sentence.
+  """Lets Ctrl-C and SIGTERM during a module's import end with a sentence.
 
   For the scripts of tasks, which import run_classifier and TensorFlow with it.
-  Nothing changes where the KeyboardInterrupt is caught, or comes later.
+  Nothing changes where the KeyboardInterrupt is caught, or comes later, or
+  where the importer handles SIGTERM itself.
 
   Args:
     module: its `__name__`.
+
+  Returns:
+    The function to call when the import is done.
   """
   show = sys.excepthook
+  before = {}
+  if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL:
+    before = _handle({signal.SIGTERM: _end})
 
   def explain(kind, error, trace):
     within = [
@@ -132,6 +141,7 @@ def explain_interrupted_import(module):
       show(kind, error, trace)
 
   sys.excepthook = explain
+  return lambda: _handle(before)
 
 
 @contextlib.contextmanager

@@ -56,6 +56,20 @@ def compare_settings(before, now):
   return found
 
 
+def keep_origin(found, now):
+  """Adds what a folder's training began with, where a command leaves it out.
+
+  Args:
+    found: `OutputDir`.
+    now: see `compare_settings`; changed in place.
+  """
+  training = now.get("training", {})
+  if found.checkpoint and training and training[WEIGHTS] is None:
+    before = found.settings.get("training", {})
+    for name in (WEIGHTS, WEIGHTS_DIGEST):
+      training[name] = before.get(name)
+
+
 def _may_change(name, old, new, recorded):
   """Returns True for a value that may differ from that of the run before.
 

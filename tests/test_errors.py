@@ -19,6 +19,7 @@ from bert_classifier import errors
       RuntimeError("f; No space left on device\n\tFailed to flush 2 events"),
       "f; No space left on device: make room there",
     ),
+    (OSError(30, "Read-only file system", "f"), "write to another folder"),
     (MemoryError(), "the memory is exhausted"),
     (tf.errors.ResourceExhaustedError(None, None, "f; no space"), "no space"),
     (

@@ -174,6 +174,19 @@ def test_an_output_dir_that_cannot_be_one_is_refused_at_once(tmp_path):
   output_dir.check_place("gs://bucket/a")
 
 
+def test_a_cache_dir_that_cannot_be_one_is_refused_at_once(tmp_path):
+  def check(path):
+    output_dir.check_place(str(path), "cache_dir", is_read_only=True)
+
+  (tmp_path / "file").write_text("")
+  (tmp_path / "link").symlink_to("nowhere")
+  for name, words in (("file", "is a file"), ("link", "which is not there")):
+    with pytest.raises(UserError, match=f"--cache_dir=.*{name}.*{words}. Give"):
+      check(tmp_path / name)
+  for name in ("[1]", "new/folder"):
+    check(tmp_path / name)
+
+
 def test_an_output_dir_of_another_user_is_refused_at_once(
   tmp_path, monkeypatch
 ):

@@ -93,6 +93,11 @@ def test_a_model_in_several_pickles_is_read_from_its_index(folder, expected):
   index.write_text(json.dumps({"weight_map": weight_map}))
   with pytest.raises(UserError, match="twice"):  # both hold the same names
     checkpoints.open_checkpoint(folder)
+  for path in (folder, folder / part):  # not to the folder, nor to the index
+    index.rename(folder / "away")
+    with pytest.raises(UserError, match=f"copy the file that .*: {index} is m"):
+      checkpoints.open_checkpoint(path)
+    (folder / "away").rename(index)
   with pytest.raises(UserError, match=f"one part of a model.*{index}"):
     checkpoints.open_checkpoint(folder / part)
   index.write_text(json.dumps({"weight_map": {"1": weight_map["1"]}}))

@@ -40,6 +40,7 @@ def shell(command, **environment):
     ("run_classifier.py", signal.SIGINT, 130, "interrupted"),
     ("run_classifier.py", signal.SIGTERM, 143, "terminated"),
     ("my_task.py", signal.SIGINT, -signal.SIGINT, "interrupted"),
+    ("my_task.py", signal.SIGTERM, 143, "terminated"),
   ],
 )
 def test_a_signal_during_the_import_ends_with_a_sentence(
@@ -73,6 +74,9 @@ def test_a_signal_during_the_import_ends_with_a_sentence(
 def test_an_interruption_after_the_import_keeps_its_traceback():
   done = run_python("-c", "import run_classifier; raise KeyboardInterrupt")
   assert "Traceback" in done.stderr and "begins again" not in done.stderr
+  ended = "import run_classifier, os, signal; os.kill(os.getpid(), signal.{})"
+  done = run_python("-c", ended.format("SIGTERM"))
+  assert done.returncode == -signal.SIGTERM and done.stderr == ""
 
 
 def test_signals_are_exceptions_inside_and_what_they_were_outside():

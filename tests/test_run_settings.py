@@ -4,7 +4,11 @@ import pytest
 
 from bert_classifier.errors import UserError
 from bert_classifier.output_dir import OutputDir
-from bert_classifier.run_settings import check_settings, compare_settings
+from bert_classifier.run_settings import (
+  check_settings,
+  compare_settings,
+  keep_origin,
+)
 
 BEFORE = {
   "model": {
@@ -55,6 +59,22 @@ def test_settings_that_differ_stop_with_the_ways_out():
 
 
 PATH, DIGEST = "init_checkpoint", "init_checkpoint (SHA-256)"
+
+
+def test_a_command_that_goes_on_need_not_say_what_training_began_with():
+  origin = {PATH: "/a", DIGEST: "1"}
+  there = OutputDir("out", "out/model.ckpt-7", 7, {"training": origin})
+  now = {"training": {PATH: None, DIGEST: None, "seed": 1}}
+  keep_origin(there, now)
+  assert now == {"training": {**origin, "seed": 1}}
+  for found, changed in (
+    (there, {PATH: "/b", DIGEST: "2"}),
+    (there._replace(checkpoint=None), {PATH: None, DIGEST: None}),
+  ):
+    now = {"training": dict(changed)}
+    keep_origin(found, now)
+    assert now == {"training": changed}
+  keep_origin(there, {"model": {}})
 
 
 @pytest.mark.parametrize(
