@@ -32,6 +32,7 @@ from bert_classifier import (
   sharing,
 )
 from bert_classifier.coverage import shorten_names
+from bert_classifier.errors import UserError
 from bert_classifier.features import Converter, commonest_unknown_words
 
 _CUT_SHARE = 0.01  # of the length that is proposed
@@ -404,6 +405,25 @@ def _disk_needed(run):
 
 # ---------------------------------------------------------------------------
 # The report
+
+
+def check_request(options):
+  """Makes sure that the report can be written where it is asked for.
+
+  Args:
+    options: `options.RunOptions`.
+
+  Raises:
+    UserError: there is no such folder, or it is one itself.
+  """
+  path = options.dry_run_file
+  if path is None or files.is_remote(path):
+    return
+  folder = os.path.dirname(path) or "."
+  if not os.path.isdir(folder):
+    raise UserError(f"--dry_run_file={path}: there is no folder {folder}")
+  if os.path.isdir(path):
+    raise UserError(f"--dry_run_file={path} is a folder: give a file in it")
 
 
 def report_dry_run(run, make_model_fn):

@@ -20,6 +20,7 @@ from bert_classifier import (
   label_texts,
   output_dir,
   plain_texts,
+  progress,
   table_files,
   targets,
 )
@@ -191,7 +192,8 @@ class OwnData(DataProcessor):
     if isinstance(file.table.label, tuple):
       return file.label_names(file.table.label)
     read, found = file.label_reader(file.table.label), set()
-    for line, number, cells in file.rows:
+    counter = progress.Counter("read the labels of")
+    for line, number, cells in progress.count_examples(file.rows, counter):
       if not cells[file.table.text_a].strip():
         continue  # no example
       try:

@@ -471,6 +471,8 @@ class TaskData:
     table = self.processor.tables[split]
     file = table_files.open_table(path, table, sha256)
     rows = self._labelled_rows(file, file.table.text_a, collections.Counter())
+    counter = progress.Counter("divided", unit="example")
+    rows = progress.count_examples(rows, counter)
     counts = collections.Counter(encode(label) for _, _, _, label in rows)
     self._hold(split, sha256.hexdigest())
     return counts

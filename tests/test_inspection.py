@@ -177,6 +177,20 @@ def test_a_report_as_json_needs_a_dry_run(classify, tmp_path):
   assert "--dry_run_file is nothing without --dry_run" in outcome.log
 
 
+def test_a_place_of_the_json_that_is_not_there_is_told_at_once(
+  classify, tmp_path
+):
+  for place, said in (
+    (tmp_path / "none" / "x.json", f"there is no folder {tmp_path}/none"),
+    (tmp_path, "is a folder: give a file in it"),
+  ):
+    outcome = classify(
+      "--do_eval", "--dry_run", dry_run_file=place, output_dir=tmp_path / "out"
+    )
+    assert outcome.status == 1 and said in outcome.log
+    assert "checked" not in outcome.log
+
+
 def test_memory_of_weights_is_that_of_their_numbers(report, small_model):
   weights = read_checkpoint(small_model["init_checkpoint"] / "bert_model.ckpt")
   counted = sum(value.size for value in weights.values())

@@ -415,6 +415,7 @@ BAD_COLUMNS = [
     "great film,pos\nbad film,neg\n",
     "1: none .* 'great film', 'pos'; if .* an example .* give --no_header",
   ),
+  ({}, "sep=;\n\ntext;body\na;x\n", "3: none .* called label"),
   ({}, "text|label\na|x\n", r"1: none .* '\|' separate the .* sep=\| as the"),
   (
     {},
