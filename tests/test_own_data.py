@@ -373,14 +373,22 @@ def test_pairs_stay_pairs(tmp_path, first, then, said):
     prepare(train_file=train, dev_file=dev, do_train=True, do_eval=True)
 
 
-def test_labels_are_those_of_the_folder_that_init_checkpoint_names(tmp_path):
-  settings = {"settings": {"model": {"labels": ["x", "y"]}}}
+def test_labels_and_columns_are_those_of_the_folder_that_init_checkpoint_names(
+  tmp_path,
+):
+  settings = {
+    "settings": {
+      "model": {"labels": ["x", "y"]},
+      "data": {"columns": {"text": "body"}},
+    }
+  }
   write(tmp_path / "run" / "run_manifest.json", json.dumps(settings))
-  test = write(tmp_path / "b.csv", "text\nc\n")
+  test = write(tmp_path / "b.csv", "text,body\nc,d\n")
   task = prepare(
     test_file=test, do_predict=True, init_checkpoint=str(tmp_path / "run")
   )
   assert task.target.labels == ("x", "y")
+  assert examples(task, "test") == [("d", None, None)]
 
 
 def test_empty_cells_behind_the_last_column_are_none(tmp_path):
