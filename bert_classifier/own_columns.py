@@ -324,8 +324,16 @@ class Columns:
     if text_a is not None:
       return text_a, pairs[text_a]
     left = [column for column in range(len(self._all)) if column not in others]
-    if len(left) != 1 or not self._has_names:
+    is_alone = len(self._all) == 1
+    if len(left) != 1 or not (self._has_names or is_alone):
       raise self._without_text()
+    if is_alone and self._has_names and self._format != "jsonl":
+      logging.warning(
+        "%s: the only column is taken for the text, and %r for its header; if"
+        " that is an example, give --no_header",
+        self._place,
+        self._all[0],
+      )
     return left[0], None
 
   def _check_pairs(self, text_b):
