@@ -30,6 +30,7 @@ from bert_classifier import (
   progress,
   resources,
   sharing,
+  targets,
 )
 from bert_classifier.coverage import shorten_names
 from bert_classifier.errors import UserError
@@ -148,7 +149,10 @@ def describe_split(reading):
     **find_repeated(reading.texts, reading.labels),
   }
   if reading.labels is not None:
-    found["labels"] = count_labels(reading.converter)
+    has_classes = reading.converter.target.has_classes
+    found["labels" if has_classes else "numbers"] = count_labels(
+      reading.converter
+    )
   return found
 
 
@@ -166,7 +170,7 @@ def count_labels(converter):
   target, counts = converter.target, converter.label_values
   values = np.array(list(counts))
   times = np.array(list(counts.values()))
-  if not target.labels:
+  if not target.has_classes:
     ordered = np.repeat(values, times)
     names = ("least", "quarter", "median", "three quarters", "greatest")
     return dict(zip(names, map(float, np.quantile(ordered, np.arange(5) / 4))))
@@ -174,7 +178,10 @@ def count_labels(converter):
     held = times @ values
   else:
     held = np.bincount(values, times, len(target.labels))
-  return {label: int(count) for label, count in zip(target.labels, held)}
+  found = {label: int(count) for label, count in zip(target.labels, held)}
+  if values.ndim == 2 and (without := int(times[~values.any(axis=1)].sum())):
+    found[targets.NO_LABEL] = without
+  return found
 
 
 def find_repeated(texts, labels):

@@ -143,11 +143,11 @@ class DataProcessor:
         f"the kind of {type(self).__name__} is {kind!r}, but must be None or"
         f" one of {', '.join(targets.KINDS)}"
       )
-    labels = ()
-    if kind != "regression":
+    target, labels = targets.KINDS[kind], ()
+    if target.has_classes:
       with _failures_named(f"{type(self).__name__}.get_labels"):
         labels = self.get_labels()
-    return targets.make_target(kind, self._list_labels(labels), self.threshold)
+    return target.make(self._list_labels(labels), self.threshold)
 
   def check_target(self, target):
     """Raises a UserError where the labels are not usable."""
