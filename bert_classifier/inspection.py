@@ -30,8 +30,10 @@ from bert_classifier import (
   progress,
   resources,
   sharing,
+  targets,
 )
 from bert_classifier.coverage import shorten_names
+from bert_classifier.errors import UserError
 from bert_classifier.features import Converter, commonest_unknown_words
 
 _CUT_SHARE = 0.01  # of the length that is proposed
@@ -147,7 +149,10 @@ def describe_split(reading):
     **find_repeated(reading.texts, reading.labels),
   }
   if reading.labels is not None:
-    found["labels"] = count_labels(reading.converter)
+    has_classes = reading.converter.target.has_classes
+    found["labels" if has_classes else "numbers"] = count_labels(
+      reading.converter
+    )
   return found
 
 
@@ -165,7 +170,7 @@ def count_labels(converter):
   target, counts = converter.target, converter.label_values
   values = np.array(list(counts))
   times = np.array(list(counts.values()))
-  if not target.labels:
+  if not target.has_classes:
     ordered = np.repeat(values, times)
     names = ("least", "quarter", "median", "three quarters", "greatest")
     return dict(zip(names, map(float, np.quantile(ordered, np.arange(5) / 4))))
@@ -173,7 +178,10 @@ def count_labels(converter):
     held = times @ values
   else:
     held = np.bincount(values, times, len(target.labels))
-  return {label: int(count) for label, count in zip(target.labels, held)}
+  found = {label: int(count) for label, count in zip(target.labels, held)}
+  if values.ndim == 2 and (without := int(times[~values.any(axis=1)].sum())):
+    found[targets.NO_LABEL] = without
+  return found
 
 
 def find_repeated(texts, labels):
@@ -404,6 +412,25 @@ def _disk_needed(run):
 
 # ---------------------------------------------------------------------------
 # The report
+
+
+def check_request(options):
+  """Makes sure that the report can be written where it is asked for.
+
+  Args:
+    options: `options.RunOptions`.
+
+  Raises:
+    UserError: there is no such folder, or it is one itself.
+  """
+  path = options.dry_run_file
+  if path is None or files.is_remote(path):
+    return
+  folder = os.path.dirname(path) or "."
+  if not os.path.isdir(folder):
+    raise UserError(f"--dry_run_file={path}: there is no folder {folder}")
+  if os.path.isdir(path):
+    raise UserError(f"--dry_run_file={path} is a folder: give a file in it")
 
 
 def report_dry_run(run, make_model_fn):

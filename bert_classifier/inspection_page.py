@@ -64,7 +64,10 @@ def _describe_split(report, split):
   source = f" of {found['file']}" if found["file"] else ""
   yield f"{plain_texts.count(number)}{source}."
   if "labels" in found:
-    yield _describe_labels(found["labels"], number, report["problem_type"])
+    yield _describe_labels(found["labels"], number)
+  if "numbers" in found:
+    numbers = found["numbers"].items()
+    yield f"Numbers: {', '.join(f'{name} {n:g}' for name, n in numbers)}."
   tokens = ", ".join(
     f"{name} have up to {length}".replace("100% have", "all have")
     for name, length in found["tokens"].items()
@@ -97,11 +100,7 @@ def _share(count, number):
   return f"{count} ({count / number:.1%})"
 
 
-def _describe_labels(labels, number, problem_type):
-  if problem_type == "regression":
-    return (
-      "Numbers: " + ", ".join(f"{k} {v:g}" for k, v in labels.items()) + "."
-    )
+def _describe_labels(labels, number):
   ordered = sorted(labels.items(), key=lambda item: -item[1])
   shown = [f"{label} {_share(count, number)}" for label, count in ordered]
   if len(shown) > _MOST_LABELS:
@@ -216,7 +215,7 @@ def list_warnings(report):
   """
   warnings = list(report["doubts"])
   for split, found in report["splits"].items():
-    warnings += _warn_of_split(report, split, found)
+    warnings += _warn_of_split(split, found)
   warnings += _warn_of_cuts(report)
   for shared in report["shared texts"]:
     warnings.append(
@@ -243,13 +242,9 @@ def list_warnings(report):
   return warnings
 
 
-def _warn_of_split(report, split, found):
+def _warn_of_split(split, found):
   """Yields the warnings of a split."""
-  never = [
-    label
-    for label, count in found.get("labels", {}).items()
-    if not count and report["problem_type"] != "regression"
-  ]
+  never = [label for label, n in found.get("labels", {}).items() if not n]
   if never and split == "train":
     yield (
       f"train has no example of the labels {plain_texts.show_labels(never)}"

@@ -64,9 +64,10 @@ class Columns:
     self._format = _find_format(data, path)
     has_header = self._format != "jsonl" and not data.no_header
     self._has_names = has_header or self._format == "jsonl"
-    self._all, separator = table_files.read_header(
+    self._all, separator, line = table_files.read_header(
       path, self._format, has_header
     )
+    self._place = f"{path}:{line}"
     self._remembered, self._kind = names, kind
     is_test = split == "test"
     label = self._find_label(is_needed=not is_test)
@@ -177,7 +178,7 @@ class Columns:
     if column is not None:
       return column
     raise errors.UserError(
-      f"{self._path}:1: there is no column {name!r} (--{role}_column);"
+      f"{self._place}: there is no column {name!r} (--{role}_column);"
       f" {self._there_is()}{plain_texts.suggest(name, self._all)}"
     )
 
@@ -188,7 +189,7 @@ class Columns:
       mend += f", or say which by its number, --{role}_column={columns[0]}"
     numbers = " and ".join(map(str, columns))
     return errors.UserError(
-      f"{self._path}:1: the header has {self._all[columns[0]]!r}"
+      f"{self._place}: the header has {self._all[columns[0]]!r}"
       f" {len(columns)} times, columns {numbers} counted from 0: {mend}"
     )
 
@@ -252,7 +253,7 @@ class Columns:
     """Returns the error of columns that fit a role alike."""
     names = [self._all[column] for column in fitting]
     return errors.UserError(
-      f"{self._path}:1: {' and '.join(map(repr, names))} may be the {role}: say"
+      f"{self._place}: {' and '.join(map(repr, names))} may be the {role}: say"
       f" which by --{role}_column={names[0]}"
     )
 
@@ -274,7 +275,7 @@ class Columns:
       label = self._choose("label", self._fitting(known))
     if label is None and is_needed:
       raise errors.UserError(
-        f"{self._path}:1: none of the columns is called label, class or the"
+        f"{self._place}: none of the columns is called label, class or the"
         f" like: name it by --label_column; {self._there_is()}"
         f"{self._suggest_no_header()}"
       )
@@ -323,8 +324,16 @@ class Columns:
     if text_a is not None:
       return text_a, pairs[text_a]
     left = [column for column in range(len(self._all)) if column not in others]
-    if len(left) != 1 or not self._has_names:
+    is_alone = len(self._all) == 1
+    if len(left) != 1 or not (self._has_names or is_alone):
       raise self._without_text()
+    if is_alone and self._has_names and self._format != "jsonl":
+      logging.warning(
+        "%s: the only column is taken for the text, and %r for its header; if"
+        " that is an example, give --no_header",
+        self._place,
+        self._all[0],
+      )
     return left[0], None
 
   def _check_pairs(self, text_b):
@@ -334,20 +343,20 @@ class Columns:
     had = self._remembered.get("text_b")
     if had is not None and text_b is None:
       raise errors.UserError(
-        f"{self._path}:1: the model was trained on pairs of texts, but there is"
+        f"{self._place}: the model was trained on pairs of texts, but there is"
         f" no second text, {had!r} there: name it by --text_b_column;"
         f" {self._there_is()}"
       )
     if had is None and text_b is not None:
       raise errors.UserError(
-        f"{self._path}:1: the model was trained on single texts, but here"
+        f"{self._place}: the model was trained on single texts, but here"
         f" {self._all[text_b]!r} is a second one: name the text by"
         " --text_column"
       )
 
   def _without_text(self):
     return errors.UserError(
-      f"{self._path}:1: none of the columns is called text, sentence, review or"
+      f"{self._place}: none of the columns is called text, sentence, review or"
       f" the like: name it by --text_column; {self._there_is()}"
       f"{self._suggest_no_header()}"
     )
@@ -359,7 +368,7 @@ class Columns:
       for column in _as_tuple(columns):
         if roles.setdefault(column, role) != role:
           raise errors.UserError(
-            f"{self._path}:1: the column {self._all[column]!r} is both"
+            f"{self._place}: the column {self._all[column]!r} is both"
             f" {roles[column]} and {role}: name others by --{role}_column or"
             f" --{roles[column]}_column"
           )

@@ -20,6 +20,7 @@ from bert_classifier import (
   label_texts,
   output_dir,
   plain_texts,
+  progress,
   table_files,
   targets,
 )
@@ -75,7 +76,8 @@ def make_processor(options, trained):
   """
   data, run = options.data, options.run
   found = {split: _find_file(data, split) for split in _SPLITS}
-  labels, source = _find_labels(options, trained)
+  folder, known = _find_trained(options, trained)
+  labels, source = _find_labels(options, folder, known)
   share = _find_share(options, found, trained)
   wanted = {
     "train": run.do_train or (labels is None and found["train"] is not None),
@@ -84,9 +86,9 @@ def make_processor(options, trained):
   }
   if run.do_eval and share is not None:
     wanted["train"] = True
-  names = trained.get("data", {}).get("columns")
+  names = known.get("data", {}).get("columns")
   names = dict(names) if isinstance(names, dict) else {}
-  kind = _find_kind(data, trained)
+  kind = _find_kind(data, known)
   tables, flags = {}, {}
   for split in _SPLITS:
     if wanted[split]:
@@ -99,17 +101,35 @@ def make_processor(options, trained):
   return OwnData(tables, labels, source, names, flags)
 
 
-def _find_kind(data, trained):
+def _find_trained(options, trained):
+  """Returns the folder of a training, and its manifest's settings, {} of none.
+
+  It is output_dir or, where that has none and nothing is trained, the folder
+  that init_checkpoint names.
+
+  Args:
+    options: `options.Options`.
+    trained: see `make_processor`.
+  """
+  weights = options.model.init_checkpoint
+  if trained or options.run.do_train or not weights:
+    return options.run.output_dir, trained
+  if not tf.io.gfile.isdir(weights):
+    return weights, {}
+  return weights, output_dir.inspect(weights).settings
+
+
+def _find_kind(data, known):
   """Returns the kind of the target, see `targets.KINDS`.
 
   Args:
     data: `options.DataOptions`.
-    trained: see `make_processor`.
+    known: the settings of a training.
   """
   for kind in ("multi_label", "regression"):
     if getattr(data, kind):
       return kind
-  problem_type = trained.get("model", {}).get("problem_type")
+  problem_type = known.get("model", {}).get("problem_type")
   return targets.find_kind(problem_type) or "single_label"
 
 
@@ -191,7 +211,8 @@ class OwnData(DataProcessor):
     if isinstance(file.table.label, tuple):
       return file.label_names(file.table.label)
     read, found = file.label_reader(file.table.label), set()
-    for line, number, cells in file.rows:
+    counter = progress.Counter("read the labels of")
+    for line, number, cells in progress.count_examples(file.rows, counter):
       if not cells[file.table.text_a].strip():
         continue  # no example
       try:
@@ -254,25 +275,22 @@ def _warn_of_twins(labels):
 _OF_TRAINING = "the training set"
 
 
-def _find_labels(options, trained):
+def _find_labels(options, folder, known):
   """Returns the list of the labels and whose they are; None for training's.
 
-  Without --label_list and training they are those that output_dir, or the
-  folder of init_checkpoint, was trained with.
+  Without --label_list and training they are those of an earlier training.
+
+  Args:
+    options: `options.Options`.
+    folder, known: what `_find_trained` gives.
   """
   if options.data.label_list:
     return _parse_labels(options.data.label_list), "--label_list"
-  if options.run.do_train:
+  labels = known.get("model", {}).get("labels")
+  # A list that is empty where the label is a number.
+  if options.run.do_train or not isinstance(labels, list):
     return None, _OF_TRAINING
-  folders = {options.run.output_dir: trained}
-  weights = options.model.init_checkpoint
-  if not trained and weights and tf.io.gfile.isdir(weights):
-    folders[weights] = output_dir.inspect(weights).settings
-  for folder, settings in folders.items():
-    labels = settings.get("model", {}).get("labels")
-    if isinstance(labels, list):  # empty where the label is a number
-      return labels, f"the training of {folder}"
-  return None, _OF_TRAINING
+  return labels, f"the training of {folder}"
 
 
 def _parse_labels(text):

@@ -17,6 +17,7 @@ from bert_classifier import (
   devices,
   files,
   heads,
+  inspection,
   interactive,
   model_files,
   output_dir,
@@ -361,6 +362,7 @@ def choose_task(options, trained):
       " --do_predict, or leave it out"
     )
   interactive.check_request(options.run, task)
+  inspection.check_request(options.run)
   return task
 
 

@@ -163,7 +163,7 @@ def _missing_column(path, column, role, header):
     f" its {role}; "
     + (
       f"the header has {names}: give the file the task's header, or correct the"
-      " Table"
+      " Table; --train_file and its like read files of any columns"
       if header
       else "the Table says that the file has no header"
     )
@@ -356,7 +356,7 @@ def _json_rows(path, rows, header, text_columns, may_lack):
 
 
 def read_header(path, format_name, has_header):
-  """Returns the list of the columns of a file, and the separator.
+  """Returns the list of the columns of a file, the separator, and the line.
 
   Their names in the header or, of JSON lines, in the first line; of a file
   without a header their numbers as text. The separator is None where there is
@@ -368,19 +368,19 @@ def read_header(path, format_name, has_header):
   foreign_files.refuse(path)
   separator, first = None, None
   if format_name == "jsonl":
-    _, row = next(json_files.read_objects(path), (0, {}))
+    line, row = next(json_files.read_objects(path), (0, {}))
     first = json_files.list_columns(row)
   elif format_name == "csv":
     separator = csv_files.find_separator(path, has_header)
-    _, first = next(csv_files.read_csv(path, separator), (0, []))
+    line, first = next(csv_files.read_csv(path, separator), (0, []))
   else:
     separator = "\t"
-    _, first = next(read_tsv(path), (0, []))
+    line, first = next(read_tsv(path), (0, []))
   if not first:
     raise errors.UserError(f"{path}: the file is empty")
   if format_name != "jsonl" and not has_header:
     first = list(map(str, range(len(first))))
-  return first, separator
+  return first, separator, line
 
 
 def list_names(names):

@@ -4,6 +4,8 @@ A target says how wide the head is, how a label becomes numbers in a record,
 what the loss is, and what of the logits is written. Whatever depends on the
 kind of target asks an object of this interface:
 
+  make(labels, threshold)      class method: the target of a task
+  has_classes           of the class: whether its tasks have labels by name
   width                 logits of an example
   labels                names of the classes, () where there are none
   metrics               names in `metrics.METRICS` that are always computed
@@ -53,7 +55,7 @@ from bert_classifier import label_texts, plain_texts
 from bert_classifier.errors import UserError
 from bert_classifier.number_target import Number, as_printed
 
-_NO_LABEL = "(no label)"
+NO_LABEL = "(no label)"
 
 
 class UnknownLabelError(ValueError):
@@ -66,6 +68,8 @@ class _Classes:
   Args:
     labels: names of the classes, in the order of their ids.
   """
+
+  has_classes = True
 
   def __init__(self, labels):
     self.labels = tuple(map(plain_texts.read_label, labels))
@@ -142,6 +146,12 @@ class OneClass(_Classes):
   headline = "accuracy"
   label_feature = "label_ids"
   problem_type = "single_label_classification"
+
+  @classmethod
+  def make(cls, labels, threshold):
+    """Returns the target of labels; there is no threshold."""
+    del threshold
+    return cls(labels)
 
   def check(self, owner):
     """Checks that the labels are two or more different strings.
@@ -325,6 +335,11 @@ class SeveralClasses(_Classes):
   label_feature = "label_vector"
   problem_type = "multi_label_classification"
 
+  @classmethod
+  def make(cls, labels, threshold):
+    """Returns the target of labels and the threshold."""
+    return cls(labels, threshold)
+
   def __init__(self, labels, threshold=0.5):
     super().__init__(labels)
     self.threshold = threshold
@@ -443,7 +458,7 @@ class SeveralClasses(_Classes):
     rows, counts = np.unique(values, axis=0, return_counts=True)
     return collections.Counter(
       {
-        self._join(row) or _NO_LABEL: int(count)
+        self._join(row) or NO_LABEL: int(count)
         for row, count in zip(rows, counts)
       }
     )
@@ -458,7 +473,7 @@ class SeveralClasses(_Classes):
     Args:
       outputs: dictionary with `probabilities` <float32>[L].
     """
-    return self._predicted(outputs) or _NO_LABEL
+    return self._predicted(outputs) or NO_LABEL
 
   def show_label(self, label):
     """Returns the labels that hold as `prediction_cells` has them.
@@ -521,22 +536,6 @@ def find_kind(problem_type):
     if target.problem_type == problem_type:
       return kind
   return None
-
-
-def make_target(kind, list_labels, threshold):
-  """Returns the target of a kind.
-
-  Args:
-    kind: a name in `KINDS`.
-    list_labels: function that returns the names of the classes; it is not
-      called for a number.
-    threshold: see `SeveralClasses`; not used for other kinds.
-  """
-  if kind == "regression":
-    return Number()
-  if kind == "multi_label":
-    return SeveralClasses(list_labels(), threshold)
-  return OneClass(list_labels())
 
 
 def _shift(logits):

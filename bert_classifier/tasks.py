@@ -96,13 +96,11 @@ class DataProcessor:
         f"the kind of {type(self).__name__} is {kind!r}, but must be None or"
         f" one of {', '.join(targets.KINDS)}"
       )
-    return targets.make_target(kind, self._list_own_labels, self.threshold)
-
-  def _list_own_labels(self):
-    """Returns what `get_labels` gives as a list of str."""
-    with failures_named(f"{type(self).__name__}.get_labels"):
-      labels = self.get_labels()
-    return self._list_labels(labels)
+    target, labels = targets.KINDS[kind], ()
+    if target.has_classes:
+      with failures_named(f"{type(self).__name__}.get_labels"):
+        labels = self.get_labels()
+    return target.make(self._list_labels(labels), self.threshold)
 
   def check_target(self, target):
     """Raises a UserError where the labels are not usable."""
@@ -361,8 +359,8 @@ class TaskData:
     """
     path = self._existing(split)
     table = self.processor.tables[split]
-    if table.share is not None and split not in self._strata:
-      self._strata[split] = self._count_strata(split, path)
+    if table.share is not None and path not in self._strata:
+      self._strata[path] = self._count_strata(split, path)
     sha256 = hashlib.sha256()
     try:
       file = table_files.open_table(path, table, sha256)
@@ -379,6 +377,8 @@ class TaskData:
     table = self.processor.tables[split]
     file = table_files.open_table(path, table, sha256)
     rows = self._labelled_rows(file, file.table.text_a, collections.Counter())
+    counter = progress.Counter("divided")
+    rows = progress.count_examples(rows, counter)
     counts = collections.Counter(encode(label) for _, _, _, label in rows)
     self._hold(split, sha256.hexdigest())
     return counts
@@ -404,7 +404,7 @@ class TaskData:
     must_have_text = split == "train" or table.share is not None
     left_out = collections.Counter()
     if table.share is not None:
-      is_of_split = table.share.chooser(self._strata[split])
+      is_of_split = table.share.chooser(self._strata[file.path])
       stratum = self._stratum_encoder()
     # Their quotes are looked at in the first reading.
     is_first = split not in self._checked_quotes

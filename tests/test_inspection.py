@@ -3,6 +3,7 @@
 import collections
 import json
 from pathlib import Path
+import types
 from types import SimpleNamespace
 
 from conftest import (
@@ -20,6 +21,7 @@ from bert_classifier import (
   options,
   resources,
   sharing,
+  targets,
 )
 from bert_classifier.model_files import Weights
 import tokenization
@@ -87,6 +89,23 @@ def test_what_would_be_written_is_named(report):
   names = {Path(path).name for path in report["files"]["written"]}
   assert names >= {"eval_results.txt", "test_results.tsv", "run_manifest.json"}
   assert report["files"]["removed"] == report["files"]["replaced"] == []
+
+
+def test_labels_that_hold_and_numbers_are_counted():
+  several = targets.SeveralClasses(("joy", "love", "rage"))
+  number = targets.Number()
+  for target, labels, expected in (
+    (several, ["joy", "joy|love", "", ""], {"joy": 2, "love": 1, "rage": 0}),
+    (number, ["3", "1", "2", "7", "2"], {"least": 1, "greatest": 7}),
+  ):
+    values = collections.Counter(map(target.encode, labels))
+    converter = types.SimpleNamespace(target=target, label_values=values)
+    found = inspection.count_labels(converter)
+    if target is number:
+      assert (found["quarter"], found["median"]) == (2, 2)
+    else:
+      assert found["(no label)"] == 2
+    assert {name: found[name] for name in expected} == expected
 
 
 def test_repeated_texts_are_counted_as_a_dictionary_counts_them():
@@ -175,6 +194,20 @@ def test_a_report_as_json_needs_a_dry_run(classify, tmp_path):
   )
   assert outcome.status == 1
   assert "--dry_run_file is nothing without --dry_run" in outcome.log
+
+
+def test_a_place_of_the_json_that_is_not_there_is_told_at_once(
+  classify, tmp_path
+):
+  for place, said in (
+    (tmp_path / "none" / "x.json", f"there is no folder {tmp_path}/none"),
+    (tmp_path, "is a folder: give a file in it"),
+  ):
+    outcome = classify(
+      "--do_eval", "--dry_run", dry_run_file=place, output_dir=tmp_path / "out"
+    )
+    assert outcome.status == 1 and said in outcome.log
+    assert "checked" not in outcome.log
 
 
 def test_memory_of_weights_is_that_of_their_numbers(report, small_model):

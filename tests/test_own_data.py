@@ -178,6 +178,18 @@ def test_a_test_set_needs_no_label_and_may_have_one(tmp_path):
     assert [e.gold for e in task.data.examples("test")] == [gold]
 
 
+@pytest.mark.parametrize("no_header", [False, True])
+def test_a_test_set_may_be_a_column_of_texts(tmp_path, info, no_header):
+  test = write(tmp_path / "b.tsv", "great film\ndull\n")
+  task = prepare(
+    test_file=test, label_list="x,y", do_predict=True, no_header=no_header
+  )
+  texts = [text for text, _, _ in examples(task, "test")]
+  assert texts == ["great film", "dull"][not no_header :]
+  said = "b.tsv:1: the only column is taken for the text, and 'great film' for"
+  assert any(said in line for line in info.messages) != no_header
+
+
 def test_files_are_found_in_data_dir(tmp_path):
   write(tmp_path / "train.csv", "text,label\na,x\nb,y\n")
   write(tmp_path / "dev.tsv", "text\tlabel\nc\tx\n")
@@ -373,14 +385,22 @@ def test_pairs_stay_pairs(tmp_path, first, then, said):
     prepare(train_file=train, dev_file=dev, do_train=True, do_eval=True)
 
 
-def test_labels_are_those_of_the_folder_that_init_checkpoint_names(tmp_path):
-  settings = {"settings": {"model": {"labels": ["x", "y"]}}}
+def test_labels_and_columns_are_those_of_the_folder_of_the_weights(
+  tmp_path,
+):
+  settings = {
+    "settings": {
+      "model": {"labels": ["x", "y"]},
+      "data": {"columns": {"text": "body"}},
+    }
+  }
   write(tmp_path / "run" / "run_manifest.json", json.dumps(settings))
-  test = write(tmp_path / "b.csv", "text\nc\n")
+  test = write(tmp_path / "b.csv", "text,body\nc,d\n")
   task = prepare(
     test_file=test, do_predict=True, init_checkpoint=str(tmp_path / "run")
   )
   assert task.target.labels == ("x", "y")
+  assert examples(task, "test") == [("d", None, None)]
 
 
 def test_empty_cells_behind_the_last_column_are_none(tmp_path):
@@ -415,6 +435,7 @@ BAD_COLUMNS = [
     "great film,pos\nbad film,neg\n",
     "1: none .* 'great film', 'pos'; if .* an example .* give --no_header",
   ),
+  ({}, "sep=;\n\ntext;body\na;x\n", "3: none .* called label"),
   ({}, "text|label\na|x\n", r"1: none .* '\|' separate the .* sep=\| as the"),
   (
     {},

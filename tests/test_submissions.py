@@ -1,6 +1,11 @@
-"""Files for GLUE's leaderboard."""
+"""Files for the leaderboards of GLUE and CLUE."""
 
-from conftest import read_table, write_rows
+import json
+import re
+import subprocess
+import sys
+
+from conftest import ROOT, read_table, write_rows
 import pytest
 
 from bert_classifier.catalogue import PROCESSORS
@@ -49,3 +54,17 @@ def test_predictions_are_written_as_glue_takes_them(
   path = write_submission(str(tmp_path), split, PROCESSORS[task]())
   assert path == str(tmp_path / file)
   assert read_table(path) == [["index", "prediction"], *expected]
+
+
+def test_the_command_for_clue_writes_a_line_of_json_for_each_example(tmp_path):
+  text = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+  (command,) = re.findall(r"```sh\n(python -c '.*?)```", text, re.DOTALL)
+  rows = ["id\ttext_a\ttext_b\tlabel\tp", '0\t"a\t\t107\t1.0', "1\tb\t\t100\t1"]
+  write_rows(tmp_path / "tnews_output" / "test_predictions.tsv", *rows)
+  command = command.replace("python", sys.executable, 1)
+  subprocess.run(command, shell=True, cwd=tmp_path, check=True)
+  lines = (tmp_path / "tnews_predict.json").read_text().splitlines()
+  assert [*map(json.loads, lines)] == [
+    {"id": 0, "label": "107"},
+    {"id": 1, "label": "100"},
+  ]

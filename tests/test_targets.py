@@ -362,6 +362,21 @@ class Magnitude(targets.Number):
     return np.abs(logits[:, 0] - labels)
 
 
+@pytest.mark.parametrize("kind", [Magnitude, targets.SeveralClasses])
+def test_a_kind_is_added_by_an_entry(monkeypatch, kind):
+  monkeypatch.setitem(targets.KINDS, "mine", kind)
+
+  class Own(catalogue.DataProcessor):
+    labels = ("no", "yes")
+    threshold = 0.3
+
+  Own.kind = "mine"
+  target = Own().get_target()
+  assert type(target) is kind
+  assert target.labels == (Own.labels if kind.has_classes else ())
+  assert getattr(target, "threshold", 0.3) == 0.3
+
+
 class OwnTask(catalogue.DataProcessor):
   """Texts with a label."""
 
