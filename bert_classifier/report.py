@@ -133,6 +133,10 @@ def _state_facts(run, split, settings):
   if run.schedule:
     examples = f"{run.schedule.examples:,} examples"
     trained_on = f"{data.path('train') or run.task.name}, {examples}"
+  begun_with = None
+  if "training" in settings:
+    weights = settings["training"].get(output_dir.WEIGHTS)
+    begun_with = weights or "random weights"
   stated = {
     name: settings.get(phase, {}).get(name)
     for phase, names in _STATED.items()
@@ -142,7 +146,7 @@ def _state_facts(run, split, settings):
     "task": run.task.name.replace("_", " "),
     "evaluated": data.path(split) or run.options.data.data_dir,
     "trained on": trained_on,
-    "begun with": settings.get("training", {}).get(output_dir.WEIGHTS),
+    "begun with": begun_with,
     **{name: str(fact) for name, fact in stated.items() if fact is not None},
     "features": run.features[split].path,
     "device": run.placement.describe(),

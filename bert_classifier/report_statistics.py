@@ -199,6 +199,8 @@ def _mae(weights, labels, values):
 
 def _r2(weights, labels, values):
   labels, values = labels - labels.mean(), values - labels.mean()
+  scale = np.abs(labels).max() or 1  # so that small units are no equal numbers
+  labels, values = labels / scale, values / scale
   mean = weights @ labels / len(labels)
   spread = weights @ np.square(labels) / len(labels) - np.square(mean)
   return _divide_or_nan(spread - _mse(weights, labels, values), spread)
@@ -206,6 +208,7 @@ def _r2(weights, labels, values):
 
 def _pearson(weights, labels, values):
   x, y = labels - labels.mean(), values - values.mean()
+  x, y = (numbers / (np.abs(numbers).max() or 1) for numbers in (x, y))
   sums = weights @ np.stack([x, y, x * x, y * y, x * y], axis=1)
   x, y, xx, yy, xy = sums.T / len(labels)
   return _divide_or_nan(

@@ -1,6 +1,7 @@
 """The report: figures against scikit-learn and NumPy, the page in a browser."""
 
 import html
+import itertools
 import json
 from pathlib import Path
 import re
@@ -11,11 +12,13 @@ from conftest import read_results, read_table
 import numpy as np
 import pytest
 from report_speed import make_evaluation
+from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from bert_classifier import metrics, report, report_kinds, targets
 from bert_classifier import report_statistics as statistics
 from bert_classifier.errors import UserError
+from bert_classifier.report_findings import count_columns, shorten
 from bert_classifier.tasks import InputExample
 
 TWO = targets.OneClass(["no", "yes"])
@@ -80,10 +83,12 @@ def test_metrics_of_counts_equal_scikit_learn(target, n):
 
 @pytest.mark.parametrize("name", fitting(NUMBER))
 @pytest.mark.parametrize("distinct", [4, 1000])
-def test_a_resampled_metric_is_that_of_the_drawn_examples(name, distinct):
+@pytest.mark.parametrize("unit", [1, 1e-7])
+def test_a_resampled_metric_is_that_of_the_drawn_examples(name, distinct, unit):
   generator = np.random.default_rng(1)
   labels = generator.integers(distinct, size=60) / 7
-  values = np.round(labels + generator.normal(size=60), 1)
+  values = unit * np.round(labels + generator.normal(size=60), 1)
+  labels = unit * labels
   weights = next(statistics.draw_weights(60, replicates=5))
   found = statistics.OF_NUMBERS[name](weights, labels, values)
   for value, counts in zip(found, weights.astype(int)):
@@ -120,6 +125,32 @@ def test_interval_has_the_spread_of_resampled_examples(target):
   ]
   expected = np.quantile(values, [0.025, 0.975])
   assert [low, high] == pytest.approx(expected, abs=0.15 * np.ptp(expected))
+
+
+@pytest.mark.parametrize("target", [TWO, SEVERAL])
+def test_where_all_is_right_an_accuracy_has_wilsons_interval(write, target):
+  found = write(make_evaluation(target, 30, sureness=60.0))["json"]["metrics"]
+  of = {metric["name"]: metric for metric in found}
+  expected = stats.binomtest(30, 30).proportion_ci(method="wilson")
+  assert of["accuracy"]["interval"] == pytest.approx(expected)
+  assert "replicates" not in of["accuracy"]
+  for name in set(of) - {"accuracy"}:
+    assert "interval" not in of[name] and of[name]["no_interval"]
+
+
+@pytest.mark.parametrize(
+  "name, best", [("micro_f1", max), ("accuracy", max), ("hamming_loss", min)]
+)
+def test_no_one_answer_for_several_labels_is_better_than_the_baseline(
+  name, best
+):
+  kind = report_kinds.kind_of(make_evaluation(SEVERAL, 40))
+  answers = itertools.product([0, 1], repeat=3)
+  decided, scores, _ = kind.baseline(name)
+  assert metrics.measure(name, kind.labels, decided, scores) == best(
+    metrics.measure(name, kind.labels, np.tile(answer, (40, 1)), scores)
+    for answer in answers
+  )
 
 
 def test_calibration_error_of_a_case_computed_by_hand():
@@ -205,7 +236,11 @@ def test_every_mistake_is_listed_the_most_confident_first(write):
 def test_without_mistakes_the_list_has_its_header(write):
   found = write(make_evaluation(TWO, 30, sureness=60.0))
   assert len(read_table(found["errors"])) == 1
-  assert found["json"]["mistakes"] == {"count": 0, "shown": []}
+  assert found["json"]["mistakes"] == {
+    "count": 0,
+    "file": "eval_errors.tsv",
+    "shown": [],
+  }
 
 
 def test_texts_that_changed_leave_a_report_without_them(write, caplog):
@@ -300,6 +335,37 @@ def test_what_is_undefined_says_why_and_has_no_number(write):
   assert "all predictions are 1" in found["html"]
 
 
+def test_a_metric_that_is_undefined_and_counts_as_0_says_why(write):
+  found = write(EXTREMES["one class"])
+  reason = "all labels are of one class"
+  headline = found["json"]["metrics"][0]
+  assert headline["value"] == 0 and headline["zero_because"] == reason
+  assert found["html"].count(reason) == 2 and reason in found["txt"]
+
+
+def test_names_of_classes_that_begin_alike_are_numbers_in_the_matrix(write):
+  names = [f"a class whose name is long, {i}" for i in range(3)]
+  page = write(make_evaluation(targets.OneClass(names), 60))["html"]
+  picture = re.search('aria-label="Confusion matrix.*?</svg>', page)[0]
+  shown = re.findall(">([^<>]+)</text>", picture)
+  assert {"0", "1", "2"} <= set(shown)
+  assert not any(text.startswith("a class") for text in shown)
+  for i, name in enumerate(names):
+    assert f'<span class="soft">{i}</span> {name}</th>' in page
+
+
+def test_short_forms_are_those_of_cutting_letter_by_letter():
+  for text in ("", "a long name", "很好的 text", "a  b\nc", "很" * 7):
+    for width in range(1, 12):
+      expected = " ".join(text.split())
+      if count_columns(expected) > width:
+        while count_columns(expected) >= width:
+          expected = expected[:-1]
+        expected = expected.rstrip() + "…"
+      assert shorten(text, width) == expected
+  assert shorten("x" * 1_000_000, 5) == "xxxx…"  # in no time
+
+
 def test_equal_input_gives_equal_files(write, tmp_path):
   contents = []
   for name in ("a", "b"):
@@ -332,6 +398,10 @@ def test_the_report_of_the_sample(sample_run):
   low, high = by_name["accuracy"]["interval"]
   assert low <= results["eval_accuracy"] <= high
   assert found["history"][-1]["step"] == results["global_step"]
+  facts = found["facts"]
+  assert facts["evaluated"].endswith("dev.tsv")
+  assert re.search(r"train\.tsv, [\d,]+ examples$", facts["trained on"])
+  assert float(facts["learning_rate"]) > 0
   wrong = found["examples"] * (1 - results["eval_accuracy"])
   assert found["mistakes"]["count"] == pytest.approx(wrong)
   assert len(read_table(out / "eval_errors.tsv")) == 1 + round(wrong)
