@@ -249,7 +249,11 @@ def _describe_metrics(evaluation, kind):
 
 
 def _describe_metric(name, kind, is_headline):
-  """Returns value, 95% interval and the figure of one answer for all."""
+  """Returns value, 95% interval and the figure of one answer for all.
+
+  Of the headline also `difference`, the 95% interval of how far both are apart
+  in the same samples.
+  """
   described = {
     "name": name,
     "higher_is_better": metrics.METRICS[name].higher_is_better,
@@ -270,22 +274,32 @@ def _describe_metric(name, kind, is_headline):
     described.update(
       _describe_interval(name, described["value"], resampled, len(kind.labels))
     )
+  described.update(_describe_baseline(name, kind))
+  of_baseline = kind.resample_baseline(name) if is_headline else None
+  if resampled is not None and of_baseline is not None:
+    difference = statistics.take_interval(resampled - of_baseline)
+    if difference:
+      described["difference"] = difference
+  return described
+
+
+def _describe_baseline(name, kind):
+  """Returns the figure of one answer for all, or why there is none."""
   baseline = kind.baseline(name)
   if baseline is None:
-    return described
+    return {}
   decided, scores, words = baseline
-  described["baseline_is"] = words
   try:
-    described["baseline"] = metrics.measure(name, kind.labels, decided, scores)
+    figure = metrics.measure(name, kind.labels, decided, scores)
   except metrics.UndefinedError as error:
-    described["baseline_undefined"] = str(error)
-  return described
+    return {"baseline_is": words, "baseline_undefined": str(error)}
+  return {"baseline_is": words, "baseline": figure}
 
 
 def _describe_interval(name, value, resampled, examples):
   """Returns the 95% interval of a metric, or why there is none.
 
-  Where every sample gives the same, as where everything is right, the bootstrap
+  Where the samples give the same, as where everything is right, the bootstrap
   says nothing of how far the figure would move. Of an accuracy, which is a
   share, there is Wilson's interval then.
 
@@ -294,14 +308,14 @@ def _describe_interval(name, value, resampled, examples):
     resampled: <float64>[R], NaN where it is undefined.
     examples: their number.
   """
-  resampled = resampled[np.isfinite(resampled)]
-  if len(resampled) and np.ptp(resampled) > 0:
-    interval = statistics.take_interval(resampled)
-    return {"interval": interval, "replicates": len(resampled)}
+  interval = statistics.take_interval(resampled)
+  if interval and np.ptp(interval) > 1e-12:
+    replicates = int(np.isfinite(resampled).sum())
+    return {"interval": interval, "replicates": replicates}
   if name == "accuracy":
     right = round(value * examples)
     return {"interval": statistics.estimate_share(right, examples)}
-  return {"no_interval": "every sample of the examples gives the same"}
+  return {"no_interval": "the samples of the bootstrap give the same"}
 
 
 def _resample_examples(name, labels, decided, scores):

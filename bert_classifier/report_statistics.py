@@ -153,6 +153,20 @@ def resample_classes(confusion, replicates=REPLICATES, seed=SEED):
   return _count(right, drawn @ of_row, drawn @ of_column, total)
 
 
+def answer_always(counts, number):
+  """Returns the `Counts` of predicting one class for all of the same examples.
+
+  Args:
+    counts: those of a sample, or of R of them.
+    number: id of the class.
+  """
+  is_answer = np.arange(counts.support.shape[-1]) == number
+  predicted = np.zeros(counts.support.shape) + counts.total * is_answer
+  return _count(
+    counts.support * is_answer, counts.support, predicted, counts.total
+  )
+
+
 def count_labels(labels, decided, weights):
   """Returns the `Counts` of several labels an example.
 

@@ -153,6 +153,58 @@ def test_no_one_answer_for_several_labels_is_better_than_the_baseline(
   )
 
 
+@pytest.mark.parametrize("target", [TWO, SEVERAL, NUMBER])
+def test_the_baseline_is_resampled_with_the_same_examples(target):
+  kind = report_kinds.kind_of(make_evaluation(target, 300, sureness=1.0))
+  name = "rmse" if target is NUMBER else "accuracy"
+  answer, scores, _ = kind.baseline(name)
+  found = kind.resample(name) - kind.resample_baseline(name)
+  generator = np.random.default_rng(3)
+  expected = []
+  for _ in range(600):
+    d = generator.integers(300, size=300)
+    model, baseline = (
+      metrics.measure(name, kind.labels[d], decided[d], scores[d])
+      for decided in (kind.decided, answer)
+    )
+    expected.append(model - baseline)
+  ends = np.quantile(expected, [0.025, 0.975])
+  assert np.quantile(found, [0.025, 0.975]) == pytest.approx(
+    ends, abs=0.15 * np.ptp(ends)
+  )
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1", "matthews_correlation"])
+def test_counts_of_one_answer_are_those_of_its_confusion_matrix(name):
+  labels = np.array([0, 1, 1, 0, 1])
+  counts = statistics.count_classes(
+    sklearn_metrics.confusion_matrix(labels, [0, 0, 1, 1, 1])
+  )
+  always = statistics.answer_always(counts, 1)
+  expected = metrics.measure(name, labels, np.ones(5, int), np.ones([5, 2]))
+  assert statistics.OF_CLASSES[name](always) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+  "right, words",
+  [
+    (55, "The model is better than predicting always"),
+    (32, "The model is not shown to be better than predicting always"),
+    (5, "The model is WORSE than predicting always"),
+  ],
+)
+def test_a_finding_says_what_the_difference_to_the_baseline_shows(
+  write, right, words
+):
+  labels = np.arange(60) % 2
+  decided = np.where(np.arange(60) < right, labels, 1 - labels)
+  logits = np.float32(2 * np.eye(2)[decided])
+  found = write(make_evaluation(TWO, 60, labels=labels, logits=logits))["json"]
+  low, high = found["metrics"][0]["difference"]
+  assert found["findings"][0].startswith(words)
+  assert {55: low > 0, 32: low < 0 < high, 5: high < 0}[right]
+
+
 def test_calibration_error_of_a_case_computed_by_hand():
   # Of ten bins: 0.95, 0.85 -> (0.8, 0.9] and (0.9, 1]; 0.6 is the end of its.
   found = statistics.calibrate([0.95, 0.91, 0.85, 0.6], [1, 0, 1, 0], bins=10)
@@ -346,7 +398,8 @@ def test_a_metric_that_is_undefined_and_counts_as_0_says_why(write):
 def test_names_of_classes_that_begin_alike_are_numbers_in_the_matrix(write):
   names = [f"a class whose name is long, {i}" for i in range(3)]
   page = write(make_evaluation(targets.OneClass(names), 60))["html"]
-  picture = re.search('aria-label="Confusion matrix.*?</svg>', page)[0]
+  matrix = re.compile('aria-label="Confusion matrix.*?</svg>', re.DOTALL)
+  picture = matrix.search(page)[0]
   shown = re.findall(">([^<>]+)</text>", picture)
   assert {"0", "1", "2"} <= set(shown)
   assert not any(text.startswith("a class") for text in shown)
