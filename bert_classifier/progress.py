@@ -269,7 +269,9 @@ class ProgressHook(tf.train.SessionRunHook):
     self._total = total_steps
     self._batch, self._examples = batch_size, examples
     self._log_steps, self._steps_per_run = log_steps, steps_per_run
-    self._kept_steps = min(log_steps, max(1, total_steps // _LEAST_POINTS))
+    most = max(1, min(log_steps, total_steps // _LEAST_POINTS))
+    divisors = (n for n in range(1, most + 1) if log_steps % n == 0)
+    self._kept_steps = max(divisors)
     self._summary_dir, self._writer = summary_dir, None
     self._summarized = None
     self.history_path = history_path

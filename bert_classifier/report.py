@@ -132,6 +132,10 @@ def _state_facts(run, split, settings):
   if run.schedule:
     examples = f"{run.schedule.examples:,} examples"
     trained_on = f"{data.path('train') or run.task.name}, {examples}"
+  begun_with = None
+  if "training" in settings:
+    weights = settings["training"].get(output_dir.WEIGHTS)
+    begun_with = weights or "random weights"
   stated = {
     name: settings.get(phase, {}).get(name)
     for phase, names in _STATED.items()
@@ -141,7 +145,7 @@ def _state_facts(run, split, settings):
     "task": run.task.name.replace("_", " "),
     "evaluated": data.path(split) or run.options.data.data_dir,
     "trained on": trained_on,
-    "begun with": settings.get("training", {}).get(output_dir.WEIGHTS),
+    "begun with": begun_with,
     **{name: str(fact) for name, fact in stated.items() if fact is not None},
     "features": run.features[split].path,
     "device": run.placement.describe(),
@@ -244,7 +248,11 @@ def _describe_metrics(evaluation, kind):
 
 
 def _describe_metric(name, kind, is_headline):
-  """Returns value, 95% interval and the figure of one answer for all."""
+  """Returns value, 95% interval and the figure of one answer for all.
+
+  Of the headline also `difference`, the 95% interval of how far both are apart
+  in the same samples.
+  """
   described = {
     "name": name,
     "higher_is_better": metrics.METRICS[name].higher_is_better,
@@ -265,22 +273,32 @@ def _describe_metric(name, kind, is_headline):
     described.update(
       _describe_interval(name, described["value"], resampled, len(kind.labels))
     )
+  described.update(_describe_baseline(name, kind))
+  of_baseline = kind.resample_baseline(name) if is_headline else None
+  if resampled is not None and of_baseline is not None:
+    difference = statistics.take_interval(resampled - of_baseline)
+    if difference:
+      described["difference"] = difference
+  return described
+
+
+def _describe_baseline(name, kind):
+  """Returns the figure of one answer for all, or why there is none."""
   baseline = kind.baseline(name)
   if baseline is None:
-    return described
+    return {}
   decided, scores, words = baseline
-  described["baseline_is"] = words
   try:
-    described["baseline"] = metrics.measure(name, kind.labels, decided, scores)
+    figure = metrics.measure(name, kind.labels, decided, scores)
   except metrics.UndefinedError as error:
-    described["baseline_undefined"] = str(error)
-  return described
+    return {"baseline_is": words, "baseline_undefined": str(error)}
+  return {"baseline_is": words, "baseline": figure}
 
 
 def _describe_interval(name, value, resampled, examples):
   """Returns the 95% interval of a metric, or why there is none.
 
-  Where every sample gives the same, as where everything is right, the bootstrap
+  Where the samples give the same, as where everything is right, the bootstrap
   says nothing of how far the figure would move. Of an accuracy, which is a
   share, there is Wilson's interval then.
 
@@ -289,14 +307,14 @@ def _describe_interval(name, value, resampled, examples):
     resampled: <float64>[R], NaN where it is undefined.
     examples: their number.
   """
-  resampled = resampled[np.isfinite(resampled)]
-  if len(resampled) and np.ptp(resampled) > 0:
-    interval = statistics.take_interval(resampled)
-    return {"interval": interval, "replicates": len(resampled)}
+  interval = statistics.take_interval(resampled)
+  if interval and np.ptp(interval) > 1e-12:
+    replicates = int(np.isfinite(resampled).sum())
+    return {"interval": interval, "replicates": replicates}
   if name == "accuracy":
     right = round(value * examples)
     return {"interval": statistics.estimate_share(right, examples)}
-  return {"no_interval": "every sample of the examples gives the same"}
+  return {"no_interval": "the samples of the bootstrap give the same"}
 
 
 def _resample_examples(name, labels, decided, scores):

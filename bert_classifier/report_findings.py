@@ -82,22 +82,27 @@ def _find_baseline(report):
   headline = report["metrics"][0]
   if "baseline" not in headline:
     return None
-  figure, words = headline["baseline"], headline["baseline_is"]
-  interval = headline.get("interval")
-  low, high = interval or [headline["value"]] * 2
-  what, lies = f"predicting {words} ({figure:.3f})", ""
-  if interval:
-    side = "above" if low > figure else "below"
-    lies = f": the whole interval lies {side} it"
-  if high < figure if headline["higher_is_better"] else low > figure:
-    return f"The model is WORSE than {what}{lies}. It has not learned the task."
-  if low > figure or high < figure:
-    return f"The model is better than {what}{lies}."
-  if not interval:
+  figure = headline["baseline"]
+  ends = headline.get("interval") or [headline["value"]] * 2
+  low, high = headline.get("difference") or (end - figure for end in ends)
+  if not headline["higher_is_better"]:
+    low, high = -high, -low
+  what = f"predicting {headline['baseline_is']} ({figure:.3f})"
+  if low > 0:
+    return (
+      f"The model is better than {what}, by {low:.3f} to {high:.3f} (95%"
+      " interval)."
+    )
+  if high < 0:
+    how = f"by {-high:.3f} to {-low:.3f} (95% interval)"
+    return (
+      f"The model is WORSE than {what}, {how}. It has not learned the task."
+    )
+  if low == high:
     return f"The model is no better than {what}."
   return (
-    f"The model is not shown to be better than {what}, which is within its"
-    " interval."
+    f"The model is not shown to be better than {what}: the 95% interval of the"
+    f" difference is {low:.3f} to {high:.3f}."
   )
 
 

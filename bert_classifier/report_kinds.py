@@ -9,6 +9,7 @@
   baseline(name)            decided, scores and words of one answer for all,
                             which a metric is held against, or None
   resample(name)            a metric <float64>[R] of resampled examples, or None
+  resample_baseline(name)   that of the baseline of the same samples, or None
   sections()                parts of the report that the kind has, for JSON
   mistakes()                numbers of the examples that are wrong, worst first
   columns                   names of the cells of `mistake`
@@ -50,6 +51,9 @@ class _Kind:
   def resample(self, name):
     del name
 
+  def resample_baseline(self, name):
+    del name
+
   def sections(self):
     return {}
 
@@ -82,14 +86,17 @@ class OneClass(_Kind):
 
   def baseline(self, name):
     del name
-    frequencies = self._confusion.sum(1)
-    majority = frequencies.argmax()
+    frequencies, majority = self._confusion.sum(1), self._majority
     shape = len(self.labels), 1
     return (
       np.full(len(self.labels), majority),
       np.tile(frequencies / frequencies.sum(), shape),
       f"always {self.target.labels[majority]!r}",
     )
+
+  @property
+  def _majority(self):
+    return self._confusion.sum(1).argmax()
 
   @functools.cached_property
   def _resampled(self):
@@ -98,6 +105,12 @@ class OneClass(_Kind):
   def resample(self, name):
     compute = statistics.OF_CLASSES.get(name)
     return compute and compute(self._resampled)
+
+  def resample_baseline(self, name):
+    compute = statistics.OF_CLASSES.get(name)
+    return compute and compute(
+      statistics.answer_always(self._resampled, self._majority)
+    )
 
   def sections(self):
     counts = statistics.count_classes(self._confusion)
@@ -190,8 +203,11 @@ class SeveralClasses(_Kind):
 
   @functools.cached_property
   def _resampled(self):
+    return self._resample_counts(self.decided)
+
+  def _resample_counts(self, decided):
     parts = [
-      statistics.count_labels(self.labels, self.decided, weights)
+      statistics.count_labels(self.labels, decided, weights)
       for weights in statistics.draw_weights(len(self.labels))
     ]
     *arrays, totals = zip(*parts)
@@ -200,6 +216,10 @@ class SeveralClasses(_Kind):
   def resample(self, name):
     compute = statistics.OF_CLASSES.get(name)
     return compute and compute(self._resampled)
+
+  def resample_baseline(self, name):
+    compute = statistics.OF_CLASSES.get(name)
+    return compute and compute(self._resample_counts(self.baseline(name)[0]))
 
   def sections(self):
     all_once = np.ones([1, len(self.labels)])
@@ -268,17 +288,24 @@ class Number(_Kind):
 
   @functools.cached_property
   def _resampled(self):
+    return self._resample_all(statistics.OF_NUMBERS, self.decided)
+
+  def _resample_all(self, names, decided):
     parts = [
       [
-        compute(weights, self.labels, self.decided)
-        for compute in statistics.OF_NUMBERS.values()
+        statistics.OF_NUMBERS[name](weights, self.labels, decided)
+        for name in names
       ]
       for weights in statistics.draw_weights(len(self.labels))
     ]
-    return dict(zip(statistics.OF_NUMBERS, np.concatenate(parts, axis=1)))
+    return dict(zip(names, np.concatenate(parts, axis=1)))
 
   def resample(self, name):
     return self._resampled.get(name)
+
+  def resample_baseline(self, name):
+    answer, _, _ = self.baseline(name)
+    return self._resample_all([name], answer)[name]
 
   def sections(self):
     counts, edges = np.histogram(self._residuals, bins=21)

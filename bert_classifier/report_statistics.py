@@ -153,6 +153,20 @@ def resample_classes(confusion, replicates=REPLICATES, seed=SEED):
   return _count(right, drawn @ of_row, drawn @ of_column, total)
 
 
+def answer_always(counts, number):
+  """Returns the `Counts` of predicting one class for all of the same examples.
+
+  Args:
+    counts: those of a sample, or of R of them.
+    number: id of the class.
+  """
+  is_answer = np.arange(counts.support.shape[-1]) == number
+  predicted = np.zeros(counts.support.shape) + counts.total * is_answer
+  return _count(
+    counts.support * is_answer, counts.support, predicted, counts.total
+  )
+
+
 def count_labels(labels, decided, weights):
   """Returns the `Counts` of several labels an example.
 
@@ -199,6 +213,8 @@ def _mae(weights, labels, values):
 
 def _r2(weights, labels, values):
   labels, values = labels - labels.mean(), values - labels.mean()
+  scale = np.abs(labels).max() or 1  # so that small units are no equal numbers
+  labels, values = labels / scale, values / scale
   mean = weights @ labels / len(labels)
   spread = weights @ np.square(labels) / len(labels) - np.square(mean)
   return _divide_or_nan(spread - _mse(weights, labels, values), spread)
@@ -206,6 +222,7 @@ def _r2(weights, labels, values):
 
 def _pearson(weights, labels, values):
   x, y = labels - labels.mean(), values - values.mean()
+  x, y = (numbers / (np.abs(numbers).max() or 1) for numbers in (x, y))
   sums = weights @ np.stack([x, y, x * x, y * y, x * y], axis=1)
   x, y, xx, yy, xy = sums.T / len(labels)
   return _divide_or_nan(

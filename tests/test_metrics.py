@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics as skm
+from sklearn.exceptions import UndefinedMetricWarning
 
 from bert_classifier import metrics, targets
 from bert_classifier.errors import UserError
@@ -261,3 +262,23 @@ def test_the_metrics_of_a_target_fit_it():
     for name in (*target.metrics, target.headline):
       metrics.check_metric(name, target, "it")
   metrics.check_metric("f1", targets.OneClass("ab"), "it")
+
+
+@pytest.mark.parametrize("case", CLASSES)
+@pytest.mark.parametrize("name", ["f1", "precision", "recall"])
+def test_a_zero_is_explained_where_scikit_learn_warns(case, name):
+  labels, decided = (np.array(ids) for ids in CLASSES[case])
+  reason = metrics.METRICS[name].explain_zero(labels, decided)
+  with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    getattr(skm, f"{name}_score")(labels == 1, decided == 1)
+  assert bool(reason) == any(
+    issubclass(warning.category, UndefinedMetricWarning) for warning in caught
+  )
+
+
+@pytest.mark.parametrize("case", CLASSES)
+def test_a_correlation_of_0_is_explained_where_its_formula_has_none(case):
+  labels, decided = (np.array(ids) for ids in CLASSES[case])
+  reason = metrics.METRICS["matthews_correlation"].explain_zero(labels, decided)
+  assert bool(reason) == (np.std(labels) * np.std(decided) == 0)

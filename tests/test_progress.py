@@ -8,6 +8,7 @@ import itertools
 import logging
 import os
 import re
+import select
 import struct
 import termios
 
@@ -254,8 +255,16 @@ def narrow_terminal():
   """What reads a terminal of 52 columns, and a stream that writes there."""
   reader, writer = os.openpty()
   fcntl.ioctl(writer, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 52, 0, 0))
+
+  def read(end):
+    """Reads up to a text that ends what was written, which may come late."""
+    text = ""
+    while not text.endswith(end) and select.select([reader], [], [], 10)[0]:
+      text += os.read(reader, 4096).decode()
+    return text
+
   with open(writer, "w") as stream:
-    yield lambda: os.read(reader, 4096).decode(), stream
+    yield read, stream
   os.close(reader)
 
 
@@ -269,12 +278,12 @@ def test_a_narrow_terminal_shows_a_bar_that_a_log_line_erases(
   for _ in range(3):
     counter.add(10)
     clock[0] += 1
-  shown = re.findall(r"\x1b\[\?7l(.*?)\x1b\[\?7h", read())
+  shown = re.findall(r"\x1b\[\?7l(.*?)\x1b\[\?7h", read("5 s left\x1b[?7h"))
   assert shown[-1] == "[###.......]  38% read 30 of 80 examples, 5 s left"
   progress.set_up_logging()
   record = logging.LogRecord("absl", 20, "f.py", 1, "text", (), None)
   assert absl_logging.get_absl_handler().filter(record)
-  assert read() == "\r\x1b[K"
+  assert read("\x1b[K") == "\r\x1b[K"
 
 
 def test_log_line_has_time_and_level():

@@ -1,6 +1,7 @@
 """The report: figures against scikit-learn and NumPy, the page in a browser."""
 
 import html
+import itertools
 import json
 from pathlib import Path
 import re
@@ -11,11 +12,13 @@ from conftest import read_results, read_table
 import numpy as np
 import pytest
 from report_speed import make_evaluation
+from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from bert_classifier import metrics, report, report_kinds, targets
 from bert_classifier import report_statistics as statistics
 from bert_classifier.errors import UserError
+from bert_classifier.report_findings import count_columns, shorten
 from bert_classifier.tasks import InputExample
 
 TWO = targets.OneClass(["no", "yes"])
@@ -80,10 +83,12 @@ def test_metrics_of_counts_equal_scikit_learn(target, n):
 
 @pytest.mark.parametrize("name", fitting(NUMBER))
 @pytest.mark.parametrize("distinct", [4, 1000])
-def test_a_resampled_metric_is_that_of_the_drawn_examples(name, distinct):
+@pytest.mark.parametrize("unit", [1, 1e-7])
+def test_a_resampled_metric_is_that_of_the_drawn_examples(name, distinct, unit):
   generator = np.random.default_rng(1)
   labels = generator.integers(distinct, size=60) / 7
-  values = np.round(labels + generator.normal(size=60), 1)
+  values = unit * np.round(labels + generator.normal(size=60), 1)
+  labels = unit * labels
   weights = next(statistics.draw_weights(60, replicates=5))
   found = statistics.OF_NUMBERS[name](weights, labels, values)
   for value, counts in zip(found, weights.astype(int)):
@@ -120,6 +125,84 @@ def test_interval_has_the_spread_of_resampled_examples(target):
   ]
   expected = np.quantile(values, [0.025, 0.975])
   assert [low, high] == pytest.approx(expected, abs=0.15 * np.ptp(expected))
+
+
+@pytest.mark.parametrize("target", [TWO, SEVERAL])
+def test_where_all_is_right_an_accuracy_has_wilsons_interval(write, target):
+  found = write(make_evaluation(target, 30, sureness=60.0))["json"]["metrics"]
+  of = {metric["name"]: metric for metric in found}
+  expected = stats.binomtest(30, 30).proportion_ci(method="wilson")
+  assert of["accuracy"]["interval"] == pytest.approx(expected)
+  assert "replicates" not in of["accuracy"]
+  for name in set(of) - {"accuracy"}:
+    assert "interval" not in of[name] and of[name]["no_interval"]
+
+
+@pytest.mark.parametrize(
+  "name, best", [("micro_f1", max), ("accuracy", max), ("hamming_loss", min)]
+)
+def test_no_one_answer_for_several_labels_is_better_than_the_baseline(
+  name, best
+):
+  kind = report_kinds.kind_of(make_evaluation(SEVERAL, 40))
+  answers = itertools.product([0, 1], repeat=3)
+  decided, scores, _ = kind.baseline(name)
+  assert metrics.measure(name, kind.labels, decided, scores) == best(
+    metrics.measure(name, kind.labels, np.tile(answer, (40, 1)), scores)
+    for answer in answers
+  )
+
+
+@pytest.mark.parametrize("target", [TWO, SEVERAL, NUMBER])
+def test_the_baseline_is_resampled_with_the_same_examples(target):
+  kind = report_kinds.kind_of(make_evaluation(target, 300, sureness=1.0))
+  name = "rmse" if target is NUMBER else "accuracy"
+  answer, scores, _ = kind.baseline(name)
+  found = kind.resample(name) - kind.resample_baseline(name)
+  generator = np.random.default_rng(3)
+  expected = []
+  for _ in range(600):
+    d = generator.integers(300, size=300)
+    model, baseline = (
+      metrics.measure(name, kind.labels[d], decided[d], scores[d])
+      for decided in (kind.decided, answer)
+    )
+    expected.append(model - baseline)
+  ends = np.quantile(expected, [0.025, 0.975])
+  assert np.quantile(found, [0.025, 0.975]) == pytest.approx(
+    ends, abs=0.15 * np.ptp(ends)
+  )
+
+
+@pytest.mark.parametrize("name", ["accuracy", "f1", "matthews_correlation"])
+def test_counts_of_one_answer_are_those_of_its_confusion_matrix(name):
+  labels = np.array([0, 1, 1, 0, 1])
+  counts = statistics.count_classes(
+    sklearn_metrics.confusion_matrix(labels, [0, 0, 1, 1, 1])
+  )
+  always = statistics.answer_always(counts, 1)
+  expected = metrics.measure(name, labels, np.ones(5, int), np.ones([5, 2]))
+  assert statistics.OF_CLASSES[name](always) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+  "right, words",
+  [
+    (55, "The model is better than predicting always"),
+    (32, "The model is not shown to be better than predicting always"),
+    (5, "The model is WORSE than predicting always"),
+  ],
+)
+def test_a_finding_says_what_the_difference_to_the_baseline_shows(
+  write, right, words
+):
+  labels = np.arange(60) % 2
+  decided = np.where(np.arange(60) < right, labels, 1 - labels)
+  logits = np.float32(2 * np.eye(2)[decided])
+  found = write(make_evaluation(TWO, 60, labels=labels, logits=logits))["json"]
+  low, high = found["metrics"][0]["difference"]
+  assert found["findings"][0].startswith(words)
+  assert {55: low > 0, 32: low < 0 < high, 5: high < 0}[right]
 
 
 def test_calibration_error_of_a_case_computed_by_hand():
@@ -205,7 +288,11 @@ def test_every_mistake_is_listed_the_most_confident_first(write):
 def test_without_mistakes_the_list_has_its_header(write):
   found = write(make_evaluation(TWO, 30, sureness=60.0))
   assert len(read_table(found["errors"])) == 1
-  assert found["json"]["mistakes"] == {"count": 0, "shown": []}
+  assert found["json"]["mistakes"] == {
+    "count": 0,
+    "file": "eval_errors.tsv",
+    "shown": [],
+  }
 
 
 def test_texts_that_changed_leave_a_report_without_them(write, caplog):
@@ -300,6 +387,38 @@ def test_what_is_undefined_says_why_and_has_no_number(write):
   assert "all predictions are 1" in found["html"]
 
 
+def test_a_metric_that_is_undefined_and_counts_as_0_says_why(write):
+  found = write(EXTREMES["one class"])
+  reason = "all labels are of one class"
+  headline = found["json"]["metrics"][0]
+  assert headline["value"] == 0 and headline["zero_because"] == reason
+  assert found["html"].count(reason) == 2 and reason in found["txt"]
+
+
+def test_names_of_classes_that_begin_alike_are_numbers_in_the_matrix(write):
+  names = [f"a class whose name is long, {i}" for i in range(3)]
+  page = write(make_evaluation(targets.OneClass(names), 60))["html"]
+  matrix = re.compile('aria-label="Confusion matrix.*?</svg>', re.DOTALL)
+  picture = matrix.search(page)[0]
+  shown = re.findall(">([^<>]+)</text>", picture)
+  assert {"0", "1", "2"} <= set(shown)
+  assert not any(text.startswith("a class") for text in shown)
+  for i, name in enumerate(names):
+    assert f'<span class="soft">{i}</span> {name}</th>' in page
+
+
+def test_short_forms_are_those_of_cutting_letter_by_letter():
+  for text in ("", "a long name", "很好的 text", "a  b\nc", "很" * 7):
+    for width in range(1, 12):
+      expected = " ".join(text.split())
+      if count_columns(expected) > width:
+        while count_columns(expected) >= width:
+          expected = expected[:-1]
+        expected = expected.rstrip() + "…"
+      assert shorten(text, width) == expected
+  assert shorten("x" * 1_000_000, 5) == "xxxx…"  # in no time
+
+
 def test_equal_input_gives_equal_files(write, tmp_path):
   contents = []
   for name in ("a", "b"):
@@ -332,6 +451,10 @@ def test_the_report_of_the_sample(sample_run):
   low, high = by_name["accuracy"]["interval"]
   assert low <= results["eval_accuracy"] <= high
   assert found["history"][-1]["step"] == results["global_step"]
+  facts = found["facts"]
+  assert facts["evaluated"].endswith("dev.tsv")
+  assert re.search(r"train\.tsv, [\d,]+ examples$", facts["trained on"])
+  assert float(facts["learning_rate"]) > 0
   wrong = found["examples"] * (1 - results["eval_accuracy"])
   assert found["mistakes"]["count"] == pytest.approx(wrong)
   assert len(read_table(out / "eval_errors.tsv")) == 1 + round(wrong)

@@ -220,6 +220,17 @@ def test_history_has_every_logged_step_and_the_evaluation(trained):
   assert evaluated[-1] == pytest.approx(expected)
 
 
+def test_tensorboard_shows_of_an_evaluation_what_users_know(trained):
+  (path,) = (trained[0] / "eval").glob("events.out.tfevents.*")
+  shown = {
+    value.tag
+    for event in tf.train.summary_iterator(str(path))
+    for value in event.summary.value
+    if value.HasField("simple_value")
+  }
+  assert shown == {"eval_accuracy", "eval_f1", "eval_loss", "loss"}
+
+
 def test_checkpoints_are_kept_as_many_as_asked_for(trained, others):
   def steps(folder):
     found = [re.search(r"-(\d+)\.index", p.name) for p in folder.iterdir()]
