@@ -26,6 +26,7 @@ from bert_classifier.flag_fields import (
   flag,
   kind_of,
 )
+from bert_classifier.step_options import StepOptions
 
 FLAGS = flags.FLAGS
 
@@ -374,6 +375,7 @@ class Options(NamedTuple):
   run: RunOptions
   training: TrainingOptions
   inference: InferenceOptions
+  step: StepOptions
   device: DeviceOptions
   given: frozenset
 
@@ -426,6 +428,7 @@ GROUPS = (
   RunOptions,
   TrainingOptions,
   InferenceOptions,
+  StepOptions,
   DeviceOptions,
 )
 
