@@ -1383,6 +1383,22 @@ def dropout_key(seed, step, replica=0):
   return tf.stack([tf.constant(seed * 65536, tf.int64), step])
 
 
+def dropout_key_of_part(key, number):
+  """Returns the key of one of the parts that a batch is computed in.
+
+  The number stands above the 48 bits that seed and sites take, so that each
+  part draws masks of its own. The key of part 0 is that of the batch.
+
+  Args:
+    key: <int64>[2], what `dropout_key` returns.
+    number: an int or <int32>[], under 32768.
+  """
+  if isinstance(number, int) and not number:
+    return key
+  above = tf.bitwise.left_shift(tf.cast(number, tf.int64), 48)
+  return key + tf.stack([above, tf.zeros_like(above)])
+
+
 def dropout(input_tensor, dropout_prob):
   """Applies dropout with a new mask in every step; see `Dropout`."""
   return Dropout()(input_tensor, dropout_prob)

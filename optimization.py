@@ -1,13 +1,17 @@
 """The learning-rate schedule and the AdamW that BERT was trained with.
 
-A step has four parts, each a function of its own, so that devices can come
+A step has four stages, each a function of its own, so that devices can come
 between them: gradients, their mean over the replicas, clipping, the update.
 
   rate = learning_rate_schedule(5e-5, 343, 34, tf.train.get_global_step())
   optimizer = make_optimizer(rate)
   train_op = training_step(loss, optimizer, tf.train.get_global_step())
 
-`create_optimizer` is all three, with the 2018 signature.
+`create_optimizer` is all three, with the 2018 signature. A batch that is too
+large for the memory is computed in parts:
+
+  loss, gradients = compute_gradients(loss_of_part, optimizer, parts=4)
+  train_op = update_step(gradients, optimizer, tf.train.get_global_step())
 """
 
 import re
@@ -204,6 +208,125 @@ def training_step(loss, optimizer, global_step, reduce=None):
 
   Args:
     loss: <float32>[].
+    optimizer, global_step, reduce: as of `update_step`.
+
+  Returns:
+    An operation.
+  """
+  pairs = optimizer.compute_gradients(loss, tf.trainable_variables())
+  return update_step(pairs, optimizer, global_step, reduce)
+
+
+def compute_gradients(loss_of_part, optimizer, parts=1):
+  """Computes the gradients of a batch, in equal parts one after the other.
+
+  The activations of one part are held at a time. Dense gradients are summed.
+  The rows of IndexedSlices are put side by side, not summed, so that they enter
+  the norm of `clip` as those of the whole batch do.
+
+  Args:
+    loss_of_part: function from the number of a part, an int or <int32>[], to
+      its loss <float32>[], the mean over its examples.
+    optimizer: a `tf.train.Optimizer`.
+    parts: into how many the batch is divided.
+
+  Returns:
+    The loss of the whole batch <float32>[], and the list of pairs of gradient
+    and variable that `tf.train.Optimizer.compute_gradients` gives.
+  """
+
+  def compute(number):
+    loss = loss_of_part(number)
+    loss = loss if parts == 1 else loss / parts
+    return loss, optimizer.compute_gradients(loss, tf.trainable_variables())
+
+  loss, pairs = compute(0)
+  if parts == 1:
+    return loss, pairs
+  # What was made so far is never run: it makes the variables, which a loop
+  # cannot do, and tells the kind of each gradient. A loop, because a graph of
+  # all parts side by side takes as many times as long to prepare.
+  sums = [_Sum(gradient, parts) for gradient, _ in pairs]
+
+  def add(number, loss, *so_far):
+    with tf.variable_scope(tf.get_variable_scope(), reuse=True):
+      part_loss, part_pairs = compute(number)
+    return (
+      number + 1,
+      loss + part_loss,
+      *(
+        s.add(before, gradient, number)
+        for s, before, (gradient, _) in zip(sums, so_far, part_pairs)
+      ),
+    )
+
+  _, loss, *totals = tf.while_loop(
+    lambda number, *_: number < parts,
+    add,
+    [0, 0.0, *(s.start() for s in sums)],
+    parallel_iterations=1,  # or the activations of several parts are held
+    back_prop=False,
+  )
+  return loss, [
+    (s.result(total), variable)
+    for s, total, (_, variable) in zip(sums, totals, pairs)
+  ]
+
+
+class _Sum:
+  """The sum of a variable's gradients over parts, as variables of a loop.
+
+  Args:
+    example: the gradient of a part: a tensor of static shape, IndexedSlices, or
+      None.
+    parts: number of parts.
+  """
+
+  def __init__(self, example, parts):
+    self._example, self._parts = example, parts
+
+  def start(self):
+    """Returns what the sum of no part is."""
+    if self._example is None:
+      return ()
+    if not isinstance(self._example, tf.IndexedSlices):
+      return tf.zeros(self._example.shape, self._example.dtype)
+    return [
+      tf.TensorArray(
+        tensor.dtype,
+        self._parts,
+        infer_shape=False,  # parts may have different numbers of rows
+        element_shape=[None, *tensor.shape[1:]],
+      )
+      for tensor in (self._example.values, self._example.indices)
+    ]
+
+  def add(self, before, gradient, number):
+    """Returns the sum `before`, with the gradient of part `number`."""
+    if gradient is None:
+      return ()
+    if not isinstance(gradient, tf.IndexedSlices):
+      return before + gradient
+    tensors = gradient.values, gradient.indices
+    return [
+      array.write(number, tensor) for array, tensor in zip(before, tensors)
+    ]
+
+  def result(self, total):
+    """Returns the gradient of the whole batch."""
+    if self._example is None:
+      return None
+    if not isinstance(self._example, tf.IndexedSlices):
+      return total
+    values, indices = (array.concat() for array in total)
+    return tf.IndexedSlices(values, indices, self._example.dense_shape)
+
+
+def update_step(pairs, optimizer, global_step, reduce=None):
+  """Reduces, clips and applies gradients; counts the step.
+
+  Args:
+    pairs: pairs of gradient and variable.
     optimizer: a `tf.train.Optimizer` whose rate was read from the global step
       as it is before.
     global_step: the variable <int64>[] to count.
@@ -213,7 +336,6 @@ def training_step(loss, optimizer, global_step, reduce=None):
   Returns:
     An operation.
   """
-  pairs = optimizer.compute_gradients(loss, tf.trainable_variables())
   gradients, variables = zip(*pairs)
   if reduce:
     gradients = reduce(gradients)

@@ -260,6 +260,7 @@ def model_fn_builder(
   placement=None,
   forms=modeling.PLAIN,
   optimizer_class=optimization.AdamWeightDecayOptimizer,
+  step_options=None,
 ):
   """Returns a model_fn for TPUEstimator.
 
@@ -281,7 +282,9 @@ def model_fn_builder(
     placement: see `devices`; by default that of `use_tpu`.
     forms: how the layers are computed, see `modeling.PLAIN`.
     optimizer_class: `optimization.AdamWeightDecayOptimizer` or a subclass.
+    step_options: `options.StepOptions`; the default ones where not given.
   """
+  step_options = step_options or options.StepOptions()
   model = modeling.BertForSequenceClassification(
     bert_config,
     num_labels,
@@ -299,16 +302,9 @@ def model_fn_builder(
 
   def model_fn(features, labels, mode, params, config=None):
     del labels, params
-    global_step = tf.train.get_or_create_global_step()
-    # Read once, so that nothing sees the count that the update ends with.
-    step = global_step.read_value()
-    logits = model.logits(
-      features,
-      is_training=mode == tf.estimator.ModeKeys.TRAIN,
-      dropout_key=modeling.dropout_key(seed, step, placement.replica_id()),
-    )
+    is_training = mode == tf.estimator.ModeKeys.TRAIN
     saver = None
-    if mode == tf.estimator.ModeKeys.TRAIN:
+    if is_training:
       saver = saving.Saver(config and config.keep_checkpoint_max)
     make_spec = functools.partial(
       tf.estimator.tpu.TPUEstimatorSpec,
@@ -317,37 +313,76 @@ def model_fn_builder(
         init_checkpoint, fresh_variables, saver
       ),
     )
+    global_step = tf.train.get_or_create_global_step()
+    # Read once, so that nothing sees the count that the update ends with.
+    step = global_step.read_value()
+    key = modeling.dropout_key(seed, step, placement.replica_id())
+    if is_training:
+      rate = optimization.learning_rate_schedule(
+        learning_rate, num_train_steps, num_warmup_steps, step
+      )
+      loss, train_op = training_ops(
+        functools.partial(compute_loss, model, target, features, key),
+        optimization.make_optimizer(rate, optimizer_class),
+        placement,
+        step_options,
+      )
+      folder = config and config.model_dir
+      return make_spec(
+        loss=loss,
+        train_op=train_op,
+        host_call=placement.host_call(loss, rate, step, folder),
+      )
+    logits = model.logits(features)
     if mode == tf.estimator.ModeKeys.PREDICT:
       return make_spec(predictions=target.outputs(logits))
     losses = target.per_example_loss(logits, features)
-    loss = tf.reduce_mean(losses)
-    if mode == tf.estimator.ModeKeys.EVAL:
-      return make_spec(
-        loss=loss,
-        eval_metrics=collector.eval_metrics(losses, logits, features),
-        evaluation_hooks=[collector],
-      )
-    rate = optimization.learning_rate_schedule(
-      learning_rate, num_train_steps, num_warmup_steps, step
-    )
-    optimizer = optimization.make_optimizer(rate, optimizer_class)
     return make_spec(
-      loss=loss,
-      train_op=training_op(loss, optimizer, global_step, placement),
-      host_call=placement.host_call(
-        loss, rate, step, config and config.model_dir
-      ),
+      loss=tf.reduce_mean(losses),
+      eval_metrics=collector.eval_metrics(losses, logits, features),
+      evaluation_hooks=[collector],
     )
 
   return model_fn
 
 
-def training_op(loss, optimizer, global_step, placement):
-  """Returns a training step; loss and rate get the names that hooks ask for."""
+def compute_loss(model, target, features, key, number, parts):
+  """Returns the loss of one of the parts of a training batch: <float32>[].
+
+  Args:
+    model: `modeling.BertForSequenceClassification`.
+    target: see `targets`.
+    features: of the whole batch.
+    key: of its dropout, see `modeling.dropout_key`.
+    number: of the part.
+    parts: into how many the batch is divided.
+  """
+  part = batches.take_part(features, number, parts)
+  logits = model.logits(
+    part,
+    is_training=True,
+    dropout_key=modeling.dropout_key_of_part(key, number),
+  )
+  return tf.reduce_mean(target.per_example_loss(logits, part))
+
+
+def training_ops(loss_of_part, optimizer, placement, step_options):
+  """Returns the loss of a step and the operation that takes it.
+
+  Loss and rate get the names that hooks ask for.
+
+  Args:
+    loss_of_part: function of the number of a part, and of how many there are.
+    optimizer, placement, step_options: as of `model_fn_builder`.
+  """
+  parts = step_options.gradient_accumulation_steps
+  loss, gradients = optimization.compute_gradients(
+    functools.partial(loss_of_part, parts=parts), optimizer, parts
+  )
   tf.identity(loss, progress.ProgressHook.LOSS)
   tf.identity(optimizer.learning_rate, progress.ProgressHook.RATE)
-  return optimization.training_step(
-    loss, optimizer, global_step, placement.reduce
+  return loss, optimization.update_step(
+    gradients, optimizer, tf.train.get_global_step(), placement.reduce
   )
 
 
@@ -381,6 +416,7 @@ def make_model_fn(run, init_checkpoint, placement, collector=None):
     placement=placement,
     forms=fast_modeling.forms(placement.skip_padding, placement.on_cpu),
     optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
+    step_options=run.options.step,
   )
 
 

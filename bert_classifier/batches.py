@@ -65,6 +65,28 @@ def fill_up(examples, padding, params):
   return examples.concatenate(filling)
 
 
+def take_part(features, number, parts):
+  """Returns the features of one of the equal parts of a batch.
+
+  Args:
+    features: dictionary of tensors <any>[B, ...].
+    number: of the part, an int or <int32>[].
+    parts: into how many the batch is divided, of which B is a multiple.
+
+  Returns:
+    Dictionary of tensors <any>[B / parts, ...]; the batch itself for 1 part.
+  """
+  if parts == 1:
+    return features
+
+  def take(values):
+    size = values.shape.as_list()[0]
+    size = -1 if size is None else size // parts
+    return tf.reshape(values, [parts, size, *values.shape[1:]])[number]
+
+  return {name: take(values) for name, values in features.items()}
+
+
 def parse(records, spec):
   """Parses batches of records.
 

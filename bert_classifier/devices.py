@@ -88,6 +88,7 @@ class Placement:
     steps_per_call: training steps that one call of the session takes.
     sees_every_step: whether hooks are called, with its tensors, in every step.
     shares_folders: whether this machine's folders can be read and written.
+    replicas: copies of the model that share a training batch.
   """
 
   use_tpu = False
@@ -96,6 +97,7 @@ class Placement:
   steps_per_call = 1
   sees_every_step = True
   shares_folders = True
+  replicas = 1
 
   def __init__(self, options=None):
     self.options = options or DeviceOptions()
@@ -217,6 +219,10 @@ class TpuPlacement(Placement):
   def __init__(self, options=None):
     super().__init__(options)
     self._cluster = None
+
+  @property
+  def replicas(self):
+    return self.options.num_tpu_cores
 
   @property
   def steps_per_call(self):

@@ -27,6 +27,7 @@ from bert_classifier.flag_fields import (
   flag,
   kind_of,
 )
+from bert_classifier.step_options import StepOptions
 
 FLAGS = flags.FLAGS
 
@@ -375,6 +376,7 @@ class Options(NamedTuple):
   run: RunOptions
   training: TrainingOptions
   inference: InferenceOptions
+  step: StepOptions
   device: DeviceOptions
   given: frozenset
 
@@ -427,6 +429,7 @@ GROUPS = (
   RunOptions,
   TrainingOptions,
   InferenceOptions,
+  StepOptions,
   DeviceOptions,
 )
 

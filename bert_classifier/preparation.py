@@ -398,6 +398,7 @@ def check_batches(placement, options):
       "predict_batch_size": options.inference.predict_batch_size,
     }
   )
+  options.step.check(options.training.train_batch_size, placement.replicas)
 
 
 def choose_splits(options, data):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import fast_modeling, fast_optimization
+from bert_classifier import batches, fast_modeling, fast_optimization
 import modeling
 import optimization
 
@@ -42,37 +42,56 @@ def golden_training(golden, golden_config, golden_checkpoint):
   variables after the last, by name.
   """
 
-  @functools.cache
-  def train(form, lookup):
+  names = ("input_ids", "input_mask", "segment_ids", "label_ids")
+
+  def build(form, lookup, parts):
+    """Returns the norms, the loss and the training operation of a graph."""
     forms, optimizer_class = FORMS[form]
     config = modeling.BertConfig.from_json_file(golden_config)
-    names = ("input_ids", "input_mask", "segment_ids", "label_ids")
     features = {name: tf.constant(golden[name]) for name in names}
     model = modeling.BertForSequenceClassification(
       config, 3, use_one_hot_embeddings=LOOKUPS[lookup], forms=forms
     )
-    loss = model(features)["loss"]
-    variables = tf.trainable_variables()
-    gradients = tf.gradients(loss, variables)
+
+    def loss_of_part(number):
+      return model(batches.take_part(features, number, parts))["loss"]
+
+    named = f"{optimization.GRADIENT_NORM}:0"
+    steps, warmup, rate = golden["trajectory_T_W_LR"]
+    step = tf.train.get_or_create_global_step()
+    schedule = optimization.learning_rate_schedule(rate, steps, warmup, step)
+    optimizer = optimization.make_optimizer(schedule, optimizer_class)
+    if parts > 1:
+      loss, pairs = optimization.compute_gradients(
+        loss_of_part, optimizer, parts
+      )
+      return [named], loss, optimization.update_step(pairs, optimizer, step)
+    loss = loss_of_part(0)
+    gradients = tf.gradients(loss, tf.trainable_variables())
     norms = [
       tf.linalg.global_norm(optimization.clip(gradients)),
       tf.linalg.global_norm(gradients),
-      f"{optimization.GRADIENT_NORM}:0",
+      named,
     ]
-    steps, warmup, rate = golden["trajectory_T_W_LR"]
     if form == "plain":
-      train_op = optimization.create_optimizer(
-        loss, rate, int(steps), int(warmup), use_tpu=False
+      return (
+        norms,
+        loss,
+        optimization.create_optimizer(
+          loss, rate, int(steps), int(warmup), use_tpu=False
+        ),
       )
-    else:
-      step = tf.train.create_global_step()
-      rate = optimization.learning_rate_schedule(rate, steps, warmup, step)
-      optimizer = optimization.make_optimizer(rate, optimizer_class)
-      train_op = optimization.training_step(loss, optimizer, step)
-    with tf.Session() as session:
+    return norms, loss, optimization.training_step(loss, optimizer, step)
+
+  @functools.cache
+  def train(form, lookup, parts=1):
+    with tf.Graph().as_default(), tf.Session() as session:
+      norms, loss, train_op = build(form, lookup, parts)
+      variables = tf.trainable_variables()
       session.run(tf.global_variables_initializer())
       tf.train.Saver(variables).restore(session, golden_checkpoint)
-      seen = [session.run([norms, loss, train_op]) for _ in range(int(steps))]
+      steps = int(golden["trajectory_T_W_LR"][0])
+      seen = [session.run([norms, loss, train_op]) for _ in range(steps)]
       final = session.run({v.name[:-2]: v for v in variables})
     return seen[0][0], [loss for _, loss, _ in seen], final
 
@@ -87,6 +106,28 @@ def test_training_equals_the_original(golden, golden_training, lookup, form):
   for name, value in final.items():
     expected = golden[f"final_{lookup}/{name}"]
     np.testing.assert_allclose(value, expected, rtol=0, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize(
+  ("form", "lookup"),
+  [
+    ("plain", "gather"),
+    ("real tokens", "gather"),
+    ("every position", "onehot"),
+  ],
+)
+def test_training_in_parts_equals_the_original(
+  golden, golden_training, form, lookup
+):
+  (norm,), losses, final = golden_training(form, lookup, parts=3)
+  assert norm == pytest.approx(golden[f"grad_norm_{lookup}"], rel=1e-4)
+  np.testing.assert_allclose(losses, golden[f"loss_{lookup}"], rtol=1e-4)
+  _, whole_losses, whole = golden_training(form, lookup)
+  np.testing.assert_allclose(losses, whole_losses, rtol=1e-5)
+  for name, value in final.items():
+    np.testing.assert_allclose(
+      value, whole[name], rtol=0, atol=1e-5, err_msg=name
+    )
 
 
 @pytest.mark.parametrize("lookup", LOOKUPS)
