@@ -14,12 +14,12 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   checkpoints,
+  companions,
   files,
   heads,
   hugging_face,
   output_dir,
   resources,
-  run_settings,
   sharing,
   tokenizer_files,
 )
@@ -27,9 +27,6 @@ from bert_classifier.coverage import Coverage, compute_shapes
 from bert_classifier.errors import UserError
 import modeling
 import tokenization
-
-# The setting of a manifest that says which vocabulary it was.
-VOCABULARY_DIGEST = "vocabulary (SHA-256)"
 
 
 class Model(NamedTuple):
@@ -128,7 +125,7 @@ def open_model(
   config_file = _find_config(options, weights, folder)
   with _mistakes_in_files():
     config = _read_config(config_file, weights, known)
-  check_config_copy(known, home, config, config_file)
+  companions.check_config_copy(known, home, config, config_file)
   resources.check_memory(config, config_file, task.target.width, is_training)
   vocab_file = _find(
     "vocab_file",
@@ -141,7 +138,7 @@ def open_model(
   )
   with _mistakes_in_files():
     tokenizer, digest = _make_tokenizer(vocab_file, settings)
-  check_vocabulary_copy(known, home, digest, vocab_file)
+  companions.check_vocabulary_copy(known, home, digest, vocab_file)
   lower = settings["do_lower_case"]
   with _mistakes_in_files(f"{vocab_file}: "):
     tokenization.validate_case_matches_vocab(lower, tokenizer.vocab)
@@ -149,7 +146,11 @@ def open_model(
     if weights:
       tokenization.validate_case_matches_checkpoint(lower, weights.path)
   if not trained:
-    check_manifest(manifest, weights, digest, vocab_file, config, config_file)
+    companions.check_manifest(
+      manifest, weights, digest, vocab_file, config, config_file
+    )
+  if weights and not known:
+    warn_of_others(options, weights, config, digest)
   check_sizes(config, config_file, tokenizer, vocab_file, task)
   check_length(options, given, config, config_file, known)
   return Model(
@@ -248,87 +249,35 @@ def choose_tokenizer_settings(
   }
 
 
-def check_config_copy(known, home, config, config_file):
-  """Makes sure that the configuration kept beside trained weights is theirs.
+def warn_of_others(options, weights, config, vocab_digest):
+  """Warns where files that are given are not those beside the weights.
 
   Args:
-    known: the model settings in the manifest of the weights, {} if there is
-      none.
-    home: folder of the manifest.
-    config, config_file: `modeling.BertConfig` and its path.
-
-  Raises:
-    UserError: it has another value; names the file.
+    options: `options.ModelOptions`.
+    weights: `checkpoints.Checkpoint` without a manifest.
+    config: `modeling.BertConfig` that is used.
+    vocab_digest: SHA-256 of the vocabulary that is used.
   """
-  if not known or not _is_in(config_file, home):
-    return
-  for key, value in config.architecture().items():
-    if known.get(key, value) != value and not run_settings.may_resume(key):
-      raise UserError(
-        f"{config_file} has {key} {value!r}, but the model in {home} was"
-        f" trained with {known[key]!r}, as {output_dir.MANIFEST} there says:"
-        " the file was changed, or is another model's. Restore it, or give the"
-        " right one as --bert_config_file"
+  # One that is broken is no matter where another is given.
+  with contextlib.suppress(FileNotFoundError, ValueError):
+    if options.bert_config_file and weights.config_file:
+      companions.compare_configs(
+        config,
+        options.bert_config_file,
+        _read_config(weights.config_file, weights, {}),
+        weights.config_file,
       )
-
-
-def check_vocabulary_copy(known, home, digest, vocab_file):
-  """Makes sure that the vocabulary kept beside trained weights is theirs.
-
-  Args:
-    known, home: see `check_config_copy`.
-    digest, vocab_file: SHA-256 and path of the vocabulary.
-
-  Raises:
-    UserError: it is another one; names the file.
-  """
-  expected = known.get(VOCABULARY_DIGEST, digest)
-  if expected != digest and _is_in(vocab_file, home):
-    raise UserError(
-      f"{vocab_file} is not the vocabulary that the model in {home} was trained"
-      f" with: its SHA-256 is {digest:.16}..., and {output_dir.MANIFEST} there"
-      f" says {expected:.16}... The file was changed (line ends, a byte-order"
-      " mark and spaces count), or is another model's. Restore it, or give the"
-      " right one as --vocab_file"
-    )
-
-
-def _is_in(path, folder):
-  """Returns True for the path of a file in a folder."""
-  return files.resolve_path(os.path.dirname(path)) == files.resolve_path(folder)
-
-
-def check_manifest(
-  manifest, weights, vocab_digest, vocab_file, config, config_file
-):
-  """Compares what no shape shows with the manifest of the weights given.
-
-  Args:
-    manifest: see `heads.read_manifest`.
-    weights: `checkpoints.Checkpoint`, or None.
-    vocab_digest, vocab_file: SHA-256 and path of the vocabulary.
-    config, config_file: `modeling.BertConfig` and its path.
-
-  Raises:
-    UserError: they were trained with other ones.
-  """
-  digest = manifest.get(VOCABULARY_DIGEST, vocab_digest)
-  if digest != vocab_digest:
-    raise UserError(
-      f"{weights.path} was trained with another vocabulary than {vocab_file}:"
-      f" its SHA-256 is {digest:.16}..., that of the file {vocab_digest:.16}..."
-      " Give as --vocab_file the one it was trained with, a copy of which is"
-      f" beside it as {output_dir.VOCABULARY}"
-    )
-  values = config.architecture()
-  for key in ("hidden_act", "num_attention_heads", "layer_norm_eps"):
-    if manifest.get(key, values[key]) != values[key]:
-      raise UserError(
-        f"{weights.path} was trained with {key} {manifest[key]!r}, but"
-        f" {config_file} has {values[key]!r}: give as --bert_config_file the"
-        " one it was trained with, a copy of which is beside it as"
-        f" {output_dir.CONFIG}"
-      )
+  with contextlib.suppress(FileNotFoundError, ValueError):
+    if options.vocab_file and weights.vocab_file:
+      _, theirs = _make_tokenizer(weights.vocab_file, {})
+      if theirs != vocab_digest:
+        logging.warning(
+          "--vocab_file=%s is another vocabulary than %s, which lies beside the"
+          " weights: the one given is used. Leave it out, unless it is that one"
+          " with words of yours in the place of unused ones",
+          options.vocab_file,
+          weights.vocab_file,
+        )
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   checkpoints,
+  companions,
   devices,
   files,
   heads,
@@ -454,7 +455,7 @@ def make_settings(options, task, model):
       **describe_tables(task.processor),
       **options.settings("model"),
       **model.tokenizer_settings,
-      model_files.VOCABULARY_DIGEST: model.vocab_digest,
+      companions.VOCABULARY_DIGEST: model.vocab_digest,
       **model.config.architecture(),
     }
   }

@@ -16,6 +16,8 @@ import pytest
 
 from bert_classifier import (
   catalogue,
+  checkpoints,
+  companions,
   files,
   model_files,
   options,
@@ -391,15 +393,45 @@ def change_config(model, **changes):
   return before.get(next(iter(changes)))
 
 
+def test_other_files_than_those_beside_the_weights_are_warned_of(
+  model, tmp_path, caplog
+):
+  weights = checkpoints.open_checkpoint(model)
+  beside = model / "bert_config.json", model / "vocab.txt"
+  given = tmp_path / "config.json", tmp_path / "words"
+  for source, copy in zip(beside, given):
+    shutil.copy(source, copy)
+
+  def warn(**changes):
+    values = {**json.loads(beside[0].read_text()), **changes}
+    digest = files.hash_file(str(given[1]))
+    asked = options.ModelOptions(
+      bert_config_file=str(given[0]), vocab_file=str(given[1])
+    )
+    model_files.warn_of_others(
+      asked, weights, modeling.BertConfig.from_dict(values), digest
+    )
+    return [record.getMessage() for record in caplog.records]
+
+  assert warn(hidden_dropout_prob=0.5) == []
+  lines = given[1].read_text().splitlines()
+  given[1].write_text("\n".join([*lines[:-2], lines[-1], lines[-2]]))
+  of_config, of_vocabulary = warn(num_attention_heads=1)
+  heads = modeling.BertConfig.from_json_file(str(beside[0])).num_attention_heads
+  assert f"{given[0]} is another configuration than {beside[0]}" in of_config
+  assert f"num_attention_heads 1 where that has {heads}." in of_config
+  assert f"{given[1]} is another vocabulary than {beside[1]}" in of_vocabulary
+
+
 def test_a_trained_model_keeps_its_layer_norm_eps(model):
   vocab = str(model / "vocab.txt")
   config = modeling.BertConfig(211, layer_norm_eps=1e-5)
   weights = types.SimpleNamespace(path="model.ckpt-7")
   other = {"layer_norm_eps": 1e-12}
   with pytest.raises(UserError, match="with layer_norm_eps 1e-12, but"):
-    model_files.check_manifest(other, weights, "", vocab, config, "a.json")
+    companions.check_manifest(other, weights, "", vocab, config, "a.json")
   same = config.architecture()
-  model_files.check_manifest(same, weights, "", vocab, config, "a.json")
+  companions.check_manifest(same, weights, "", vocab, config, "a.json")
 
 
 def test_a_folder_with_weights_in_half_precision_is_not_gone_on_with(
