@@ -313,6 +313,16 @@ def _find(flag, options, beside, kept):
   if path or tf.io.gfile.exists(kept):
     return path or kept
   weights = options.init_checkpoint
+  folder = os.path.dirname(kept)
+  if not weights and any(
+    tf.io.gfile.exists(os.path.join(folder, name))
+    for name in hugging_face.WEIGHTS
+  ):
+    raise UserError(
+      f"--output_dir={folder} holds a model in Hugging Face's form, and nothing"
+      f" that a run wrote: give it as --init_checkpoint={folder}, and another"
+      " --output_dir"
+    )
   raise UserError(
     f"--{flag} is needed: "
     + (

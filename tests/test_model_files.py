@@ -379,6 +379,15 @@ def test_a_changed_copy_is_no_matter_where_the_right_file_is_given(own_model):
   assert opened.config_file == str(config)
 
 
+def test_a_model_of_hugging_face_is_no_output_dir(tmp_path):
+  (tmp_path / "model.safetensors").write_text("")
+  processor = catalogue.MrpcProcessor()
+  task = task_choice.Task("mrpc", processor, processor.get_target(), (), None)
+  with pytest.raises(UserError) as error:
+    model_files.open_model(options.ModelOptions(), str(tmp_path), task)
+  assert f"--init_checkpoint={tmp_path}, and another" in str(error.value)
+
+
 def test_a_vocabulary_of_the_other_casing_is_named(model):
   path = model / "vocab.txt"
   path.write_text(path.read_text() + "Dog\nCat\nTree\nHouse\nRiver\n")
