@@ -191,7 +191,12 @@ def load_newest(run, load):
   def try_to_load(checkpoint):
     try:
       return load(checkpoint)
-    except tf.errors.NotFoundError as error:
+    except (ValueError, tf.errors.NotFoundError) as error:
+      # TensorFlow's saver says with a ValueError that there is no index.
+      if isinstance(error, ValueError) and tf.io.gfile.exists(
+        f"{checkpoint}.index"
+      ):
+        raise
       raise errors.MissingFileError(f"{checkpoint} is gone: {error}") from error
 
   return _try_newest(os.path.dirname(chosen), chosen, try_to_load)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 from conftest import GOLDEN, ROOT, read_results, write_checkpoint
 import numpy as np
@@ -165,3 +166,28 @@ def test_evaluations_beside_a_training_that_replaces_its_checkpoint(
     beside.kill()
     beside.wait()
   assert not list(tmp_path.glob("held*"))
+
+
+def test_answers_take_the_checkpoint_that_replaced_theirs(tmp_path):
+  new, old = str(tmp_path / "model.ckpt-2"), str(tmp_path / "model.ckpt-1")
+  write_checkpoint(new, {"w": np.float32([2])})
+  saving.write_state([new])
+  run = SimpleNamespace(
+    options=SimpleNamespace(run=SimpleNamespace(do_train=False)),
+    weights=SimpleNamespace(to_read=old),
+  )
+
+  def load(checkpoint):
+    with tf.Graph().as_default(), tf.Session() as session:
+      variable = tf.get_variable("w", 1)
+      tf.train.Saver().restore(session, checkpoint)
+      return session.run(variable).tolist()
+
+  assert sharing.load_newest(run, load) == [2]
+
+  def fail(_):
+    raise ValueError("a bug")
+
+  run.weights.to_read = new
+  with pytest.raises(ValueError, match="^a bug$"):
+    sharing.load_newest(run, fail)
