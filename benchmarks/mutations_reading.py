@@ -174,6 +174,12 @@ TASKS = {
 }
 
 
+def _show_label(cell, labels):
+  """Returns the label of a cell: spaces around it do not count."""
+  stripped = cell.strip(" ")
+  return stripped if stripped in labels else cell
+
+
 def read_examples(path, task, split, tokenizer, length):
   """Returns the list of `Example`s of a file.
 
@@ -193,7 +199,7 @@ def read_examples(path, task, split, tokenizer, length):
   for number, row in enumerate(rows, start=header):
     if len(row) < needed or len(row) > width or not header and len(row) < width:
       raise Refused(f"{path}: a row of {len(row)} cells: {row!r:.60}")
-    if label is not None and row[label] not in labels:
+    if label is not None and _show_label(row[label], labels) not in labels:
       raise Refused(f"{path}: the label {row[label]!r}")
     if split == "train" and not row[text_a].strip():
       continue
@@ -201,10 +207,12 @@ def read_examples(path, task, split, tokenizer, length):
     shown = (
       f"{split}-{number}" if row_id is None else row[row_id],
       *texts,
-      *([] if gold is None else [row[gold]]),
+      *([] if gold is None else [_show_label(row[gold], labels)]),
     )
     ids, segments = encode(texts, tokenizer, length)
-    value = 0 if label is None else labels.index(row[label])
+    value = (
+      0 if label is None else labels.index(_show_label(row[label], labels))
+    )
     examples.append(Example(ids, segments, value, shown))
   if not examples:
     raise Refused(f"{path}: no examples")

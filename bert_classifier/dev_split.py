@@ -56,9 +56,9 @@ class Share(NamedTuple):
 def allocate(counts, dev_fraction):
   """Returns how many examples of each stratum the dev set has.
 
-  Together they are the fraction of all, rounded up. Each stratum has its share,
-  rounded down or up, the largest remainders up first, and leaves at least one
-  example to training.
+  Together they are the fraction of all, rounded up, or fewer where strata of
+  one example stay in training. Each stratum has its share, rounded down or up,
+  the largest remainders up first, and leaves at least one example to training.
 
   Args:
     counts: `collections.Counter` of the strata.

@@ -22,7 +22,7 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.client import session
 from tensorflow.python.tpu import tpu_system_metadata
 
-from bert_classifier import feature_cache
+from bert_classifier import feature_cache, options, own_data, task_choice
 from bert_classifier.catalogue import MrpcProcessor
 from bert_classifier.tasks import TaskData
 import modeling
@@ -334,6 +334,33 @@ def write_rows(path, *rows, end="\n", start=b""):
 def read_examples(processor, folder, split="train"):
   """Returns the list of a split's examples."""
   return list(TaskData(processor, str(folder)).examples(split))
+
+
+def prepare_own_data(trained=None, **flags):
+  """Returns the `Task` of own data that flags make."""
+  asked = options.make_options(**{"output_dir": "out", **flags})
+  trained = trained or {}
+  own = own_data.make_processor(asked, trained)
+  return task_choice.prepare_task(
+    asked.data,
+    8,
+    asked.given,
+    inference=asked.inference,
+    trained=trained.get("model"),
+    own=own,
+  )
+
+
+def write_text(path, text):
+  """Writes a file; returns its path as str."""
+  path.parent.mkdir(exist_ok=True)
+  path.write_text(text, encoding="utf-8")
+  return str(path)
+
+
+def list_texts(task, split="train"):
+  """Returns (text_a, text_b, label) of each example of a `Task`."""
+  return [(e.text_a, e.text_b, e.label) for e in task.data.examples(split)]
 
 
 def read_records(path):
