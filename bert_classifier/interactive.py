@@ -40,11 +40,6 @@ STANDARD_INPUT = "-"
 _CHUNK_BYTES = 1 << 16
 # What is computed at a time of the lines that are there already.
 _MOST_EXAMPLES, _MOST_TOKENS = 32, 2048
-# Texts that come one by one before it pays to freeze the weights, which takes a
-# second; see `freeze`.
-_RUNS_TO_FREEZING = 300
-# Weights beyond this do not fit into a graph, which has 2 GiB at most.
-_MOST_CONSTANT_BYTES = 3 << 29
 _INPUTS = ("input_ids", "input_mask", "segment_ids")
 
 # ---------------------------------------------------------------------------
@@ -209,7 +204,7 @@ class Predictor:
       remember_words=options.run.predict_file is not None,
     )
     self._weights = checkpoint or run.weights.init_checkpoint.path
-    self._config = devices.session_config(options.device.num_threads)
+    config = devices.session_config(options.device.num_threads)
     with tf.Graph().as_default():
       inputs = {
         name: tf.placeholder(tf.int32, [None, None], name) for name in _INPUTS
@@ -217,27 +212,13 @@ class Predictor:
       spec = model_fn(inputs, None, tf.estimator.ModeKeys.PREDICT, {})
       creator = tf.train.ChiefSessionCreator(
         spec.scaffold_fn(),
-        config=self._config,
+        config=config,
         checkpoint_filename_with_path=checkpoint,
       )
-      session = creator.create_session()
-      weights = sum(
-        variable.dtype.size * variable.shape.num_elements()
-        for variable in tf.global_variables()
+      self._session = creator.create_session()
+      self._run = self._session.make_callable(
+        spec.predictions, feed_list=list(inputs.values())
       )
-    self._outputs = {
-      name: output.name for name, output in spec.predictions.items()
-    }
-    self._use(session)
-    can_freeze = run.placement.of_this_machine().on_cpu
-    can_freeze = can_freeze and weights < _MOST_CONSTANT_BYTES
-    self._runs_to_freezing = _RUNS_TO_FREEZING if can_freeze else None
-
-  def _use(self, session):
-    self._session = session
-    self._run = session.make_callable(
-      self._outputs, feed_list=[f"{name}:0" for name in _INPUTS]
-    )
 
   def close(self):
     """Ends the session."""
@@ -263,11 +244,6 @@ class Predictor:
 
   def _compute(self, batch):
     """Yields the outputs of a batch, a list of `InputFeatures`."""
-    if self._runs_to_freezing is not None and len(batch) == 1:
-      self._runs_to_freezing -= 1
-      if self._runs_to_freezing == 0:
-        self._runs_to_freezing = None
-        self._use(freeze(self._session, self._config))
     # Positions that are padding in the whole batch need not be there.
     length = max(sum(features.input_mask) for features in batch)
     arrays = [
@@ -276,35 +252,6 @@ class Predictor:
     ]
     outputs = self._run(*arrays)
     return predictions.split_outputs(outputs, self._weights)
-
-
-def freeze(session, config):
-  """Returns a session of the same graph in which the weights are constants.
-
-  What TensorFlow prepares of constant matrices it prepares once. One text of a
-  dozen tokens then takes a 6-layer model of width 384 three quarters of the
-  time; batches of 32 take what they took.
-
-  Args:
-    session: with variables that are initialized; it is closed.
-    config: of the new session.
-  """
-  reads = {}
-  for operation in session.graph.get_operations():
-    if operation.type == "ReadVariableOp":
-      variable = operation.inputs[0].name
-      reads.setdefault(variable, []).append(operation.outputs[0])
-  with session:
-    weights = session.run({name: read[0] for name, read in reads.items()})
-  with tf.Graph().as_default() as graph:
-    with tf.name_scope("frozen"):
-      constants = {name: tf.constant(weights.pop(name)) for name in reads}
-    tf.import_graph_def(
-      session.graph.as_graph_def(),
-      {read.name: constants[name] for name in reads for read in reads[name]},
-      name="",
-    )
-  return tf.Session(graph=graph, config=config)
 
 
 class Answers:

@@ -274,7 +274,9 @@ def _describe_metric(name, kind, is_headline):
       _describe_interval(name, described["value"], resampled, len(kind.labels))
     )
   described.update(_describe_baseline(name, kind))
-  of_baseline = kind.resample_baseline(name) if is_headline else None
+  of_baseline = None
+  if is_headline and "baseline" in described:
+    of_baseline = kind.resample_baseline(name)
   if resampled is not None and of_baseline is not None:
     difference = statistics.take_interval(resampled - of_baseline)
     if difference:

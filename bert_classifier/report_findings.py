@@ -169,6 +169,8 @@ def _compare(report, groups, words):
   if len(groups) < 2:
     return None
   first, last = groups[0], groups[-1]
+  if not (first["interval"] and last["interval"]):
+    return None
   apart = (
     first["interval"][1] < last["interval"][0]
     or last["interval"][1] < first["interval"][0]

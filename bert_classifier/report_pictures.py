@@ -61,6 +61,7 @@ _POINTS_AN_INCH = 72  # of the SVG's unit
 # As wide as a telephone shows it, so that its letters can be read there.
 _NARROW, _WIDE = 300, 640
 _SHADE = 0.6  # of the darkest cell, on which text can be read
+_POINT, _LARGEST_POINT = 14, 280  # areas in a scatter, in square points
 _SMOOTHED = 10  # points of a learning curve that a mean leaves of many
 # Classes of a confusion matrix that is narrow, has numbers, has names.
 _MOST_NARROW, MOST_COUNTED, _MOST_NAMED = 6, 20, 40
@@ -332,9 +333,20 @@ def _draw_scatter(report):
   figure = _figure(270)
   axes = figure.subplots()
   if "points" in found:
-    x, y = np.transpose(found["points"])
-    axes.plot(x, y, "o", color=_ACCENT, alpha=0.45, markersize=4, mew=0)
+    points, counts = np.unique(found["points"], axis=0, return_counts=True)
+    x, y = points.T
+    axes.scatter(
+      x,
+      y,
+      min(_POINT, _LARGEST_POINT / counts.max()) * counts,
+      color=_ACCENT,
+      alpha=0.45,
+      linewidths=0,
+      clip_on=False,
+    )
     how = "Each point is an example"
+    if counts.max() > 1:
+      how = "The larger a point, the more examples it has"
   else:
     x, y = (np.array(found[n]) for n in ("label_edges", "predicted_edges"))
     counts = np.array(found["counts"])
@@ -405,7 +417,8 @@ def _draw_groups(report, groups, title, label, caption):
   heights = [g["error"] for g in groups]
   axes.bar(places, heights, 0.7, color=_WARM, alpha=0.7)
   for place, group in zip(places, groups):
-    axes.plot([place, place], group["interval"], color=_INK, linewidth=1.2)
+    if group["interval"]:
+      axes.plot([place, place], group["interval"], color=_INK, linewidth=1.2)
   turned = len(groups) > 5
   names = [f"{g['group']}\n({g['count']:,})" for g in groups]
   axes.set_xticks(

@@ -302,10 +302,17 @@ def estimate_share(count, total):
 
 
 def estimate_mean(values):
-  """Returns the 95% interval of the mean of a sample, by the normal law."""
-  mean, half = np.mean(values), 0.0
-  if len(values) > 1:
-    half = _NORMAL_QUANTILE * np.std(values, ddof=1) / np.sqrt(len(values))
+  """Returns Student's 95% interval of the mean of a sample of no negatives.
+
+  None of one value, which says nothing of how far others are from it.
+  """
+  if len(values) < 2:
+    return None
+  from scipy import stats
+
+  quantile = stats.t.ppf((1 + LEVEL) / 2, len(values) - 1)
+  mean = np.mean(values)
+  half = quantile * np.std(values, ddof=1) / np.sqrt(len(values))
   return [float(max(0, mean - half)), float(mean + half)]
 
 

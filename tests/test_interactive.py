@@ -111,30 +111,6 @@ def test_each_line_is_answered_before_the_next_and_the_end_is_clean(
   assert log.splitlines()[-1].endswith("nobody reads the answers any more")
 
 
-def test_frozen_weights_give_the_same_answers(
-  trained, classify, tmp_path, capsys, monkeypatch
-):
-  predictions = ask_again(trained, tmp_path / "texts.jsonl")
-  frozen, freeze = [], interactive.freeze
-
-  def note(*arguments):
-    frozen.append(freeze(*arguments))
-    return frozen[-1]
-
-  monkeypatch.setattr(interactive, "freeze", note)
-  monkeypatch.setattr(interactive, "_RUNS_TO_FREEZING", 3)
-  monkeypatch.setattr(interactive, "_MOST_EXAMPLES", 1)
-  outcome = classify(
-    output_dir=trained, predict_file=tmp_path / "texts.jsonl", **ALONE
-  )
-  assert outcome.status == 0, outcome.log
-  check_equal(read_answers(capsys), predictions)
-  (session,) = frozen
-  assert len(predictions) > 3
-  with pytest.raises(RuntimeError, match="closed"):
-    session.run([])
-
-
 # ---------------------------------------------------------------------------
 # Requests
 

@@ -244,6 +244,17 @@ def test_classes_and_confusion_equal_scikit_learn(write):
   assert found["confusion"]["counts"] == confusion.tolist()
 
 
+def test_intervals_of_groups_equal_scipy():
+  errors = np.random.default_rng(2).exponential(size=9)
+  low, high = stats.t.interval(0.95, 8, errors.mean(), stats.sem(errors))
+  assert statistics.estimate_mean(errors) == pytest.approx([max(0, low), high])
+  assert statistics.estimate_mean(errors[:1]) is None
+  for right, number in ((0, 4), (3, 9), (9, 9)):
+    expected = stats.binomtest(right, number).proportion_ci(method="wilson")
+    found = statistics.estimate_share(right, number)
+    assert found == pytest.approx(list(expected))
+
+
 @pytest.mark.parametrize("sizes", [[5] * 9, [3, 3, 4, 9, 9, 9], range(1000)])
 def test_groups_hold_every_example_once(sizes):
   groups = statistics.group_by_size(np.array(sizes))
