@@ -59,6 +59,14 @@ def _read_name(name):
   )
 
 
+def is_list(text):
+  """Returns True for the text of a JSON list."""
+  try:
+    return text.startswith("[") and isinstance(json.loads(text), list)
+  except (ValueError, RecursionError):
+    return False
+
+
 def is_number(text):
   """Returns True for the text of a finite number."""
   try:

@@ -237,12 +237,16 @@ class OwnData(DataProcessor):
     """Returns the labels that a cell names.
 
     Raises:
-      ValueError: it names none of one, or no list of several.
+      ValueError: it names none of one, or a list, or no list of several.
     """
     if self.kind == "multi_label":
       return label_texts.split_labels(cell)
     if not cell.strip():
       raise ValueError("the label is missing")
+    if label_texts.is_list(cell):
+      raise ValueError(
+        f"the label {cell!r:.80} is a list, which --multi_label reads"
+      )
     return [cell.strip(" ")]
 
 

@@ -94,6 +94,17 @@ def test_several_labels_are_a_cell_or_columns(tmp_path, column):
   }
 
 
+def test_lists_of_labels_need_the_flag_of_several(tmp_path):
+  rows = [{"text": "a", "labels": ["joy"]}, {"text": "b", "labels": []}]
+  path = write_text(tmp_path / "a.jsonl", "\n".join(map(json.dumps, rows)))
+  said = """jsonl:1: in column 'labels', the label '."joy".' is a list, which"""
+  with pytest.raises(UserError, match=f"{said} --multi_label reads"):
+    prepare_own_data(train_file=path, do_train=True)
+  path = write_text(tmp_path / "a.csv", "text,label\na,[sic]\nb,[1\n")
+  task = prepare_own_data(train_file=path, do_train=True)
+  assert task.target.labels == ("[1", "[sic]")
+
+
 def test_columns_of_several_labels_need_the_flag_of_several(tmp_path):
   path = write_text(tmp_path / "a.csv", SEVERAL)
   flags = dict(train_file=path, do_train=True)
