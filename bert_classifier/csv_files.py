@@ -6,6 +6,7 @@ comma is decimal) or a tab, found by the first rows. Rows whose cells are all
 empty are none.
 """
 
+import contextlib
 import csv
 import itertools
 import re
@@ -132,11 +133,12 @@ def find_separator(path, has_header):
     return said[1]
 
   def count_columns(separator):
-    try:
-      rows = itertools.islice(read_csv(path, separator), _ROWS_TO_LOOK_AT)
-      widths = [len(cells) for _, cells in rows if cells]
-    except errors.UserError:
-      return (0, 0)
+    rows = itertools.islice(read_csv(path, separator), _ROWS_TO_LOOK_AT)
+    widths = []
+    # A row that is broken is told when it is read by what the others say.
+    with contextlib.suppress(errors.UserError):
+      for _, cells in rows:
+        widths += [len(cells)] if cells else []
     if not widths:
       return (0, 0)
     is_even = len(set(widths)) == 1 < widths[0]

@@ -110,6 +110,13 @@ def test_the_separator_is_found(tmp_path, text, has_header, separator):
   assert csv_files.find_separator(path, has_header) == separator
 
 
+def test_a_row_that_is_broken_hides_no_separator(tmp_path):
+  path = write(tmp_path / "a.csv", 'text\tlabel\n"a dog\t0\ncat" x\t1\n')
+  assert csv_files.find_separator(path, True) == "\t"
+  with pytest.raises(UserError, match="a.csv:3: text follows a quote"):
+    read(path, "\t")
+
+
 def test_the_line_that_names_the_separator_is_no_row(tmp_path):
   path = write(tmp_path / "a.csv", "sep=;\r\ntext;label\r\n")
   assert read(path, ";") == [(2, ["text", "label"])]
