@@ -445,6 +445,11 @@ def _miscounted(path, line, cells, expected, separator):
   )
   if separator == "\t":
     text += suggest_separator(cells)
+    if any(cell.startswith('"') and cell.count('"') % 2 for cell in cells):
+      text += (
+        "; a quote in it never closes: quotes are read as ordinary characters,"
+        " so write the file without quoting, each row on one line"
+      )
   return errors.UserError(text)
 
 

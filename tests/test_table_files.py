@@ -134,6 +134,12 @@ def test_texts_whose_quote_never_closes_are_warned_of_once(tmp_path, info):
   )
 
 
+def test_a_row_that_a_program_divided_within_quotes_is_told(tmp_path):
+  write_rows(tmp_path / "dev.tsv", "a\t1\t\tx", 'b\t0\t"so', 'on"\tno')
+  with pytest.raises(UserError, match="dev.tsv:2: 3 .*; a quote in it never"):
+    TaskData(ColaProcessor(), str(tmp_path)).count("dev")
+
+
 def test_texts_in_quotes_are_warned_of_where_they_are_many(tmp_path, info):
   rows = ['a\t1\t\t"x ""y"""', "b\t0\t\tz"]
   write_rows(tmp_path / "train.tsv", *rows)
