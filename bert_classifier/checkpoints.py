@@ -13,6 +13,7 @@ scaffold_fn read. What it covers is decided before a weight is read:
   tf.train.init_from_checkpoint(prefix, ...)  # of the names in coverage.loaded
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import os
@@ -213,7 +214,17 @@ def read_state(folder):
   """Returns the path of a folder's newest checkpoint as its state file has it.
 
   None where the state file is missing or damaged.
+
+  Raises:
+    OpError: it may not be read, which TensorFlow only warns of.
   """
+  with (
+    contextlib.suppress(
+      tf.errors.NotFoundError, tf.errors.FailedPreconditionError
+    ),
+    tf.io.gfile.GFile(os.path.join(folder, "checkpoint"), "rb") as reader,
+  ):
+    reader.read(1)
   try:
     state = tf.train.get_checkpoint_state(folder)
   except ValueError:  # it is empty, as a power cut may leave it

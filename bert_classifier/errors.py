@@ -50,6 +50,7 @@ _MAKE_ROOM = (
 _REMEDIES = {
   errno.ENOSPC: _MAKE_ROOM,
   errno.EDQUOT: _MAKE_ROOM,
+  errno.EACCES: "change its permissions, or give another",
   errno.EROFS: "write to another folder (--output_dir, --cache_dir)",
 }
 # Errors of TensorFlow that a file system or exhausted memory causes, and what

@@ -259,6 +259,19 @@ def test_a_state_file_that_names_nothing_there_is_an_error(folder):
     checkpoints.open_checkpoint(folder)
 
 
+def test_a_state_file_that_may_not_be_read_is_not_passed_over(
+  folder, monkeypatch
+):
+  class Unreadable:
+    def __init__(self, path, mode):
+      raise tf.errors.PermissionDeniedError(None, None, f"{path}; no")
+
+  assert checkpoints.read_state(str(folder)) is None
+  monkeypatch.setattr(tf.io.gfile, "GFile", Unreadable)
+  with pytest.raises(tf.errors.PermissionDeniedError, match="/checkpoint; no"):
+    checkpoints.read_state(str(folder))
+
+
 def test_an_empty_state_file_is_passed_over(folder):
   (folder / "checkpoint").write_text("")
   assert checkpoints.open_checkpoint(folder).path == str(folder / PREFIX)

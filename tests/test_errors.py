@@ -19,6 +19,10 @@ from bert_classifier import errors
       RuntimeError("f; No space left on device\n\tFailed to flush 2 events"),
       "f; No space left on device: make room there",
     ),
+    (
+      tf.errors.PermissionDeniedError(None, None, "f; Permission denied"),
+      "f; Permission denied: change its permissions",
+    ),
     (OSError(30, "Read-only file system", "f"), "write to another folder"),
     (MemoryError(), "the memory is exhausted"),
     (tf.errors.ResourceExhaustedError(None, None, "f; no space"), "no space"),
