@@ -403,11 +403,11 @@ def _disk_needed(run):
   """Returns the bytes of the checkpoints that lie there at a time."""
   if run.schedule is None or run.is_finished:
     return 0
-  weights = resources.count_weights(run.model.config, run.task.target.width)
+  size = resources.checkpoint_size(run.model.config, run.task.target.width)
   training = run.options.training
   saved = -(-run.schedule.steps // training.save_checkpoints_steps)
   kept = min(training.keep_checkpoint_max or saved, saved) + 1
-  return 3 * 4 * weights * kept  # weights and two slots
+  return size * kept
 
 
 # ---------------------------------------------------------------------------

@@ -51,7 +51,7 @@ def check_request(options, task):
 
   Args:
     options: `options.RunOptions`.
-    task: `preparation.Task`.
+    task: `task_choice.Task`.
 
   Raises:
     UserError: the text is none, or the file is not there.
@@ -113,7 +113,7 @@ def read_request(line, task):
 
   Args:
     line: bytes, without the line's end.
-    task: `preparation.Task`.
+    task: `task_choice.Task`.
 
   Raises:
     ValueError: it is empty, no UTF-8, or begins with `{` and is no such object.
@@ -259,7 +259,7 @@ class Answers:
 
   Args:
     predictor: `Predictor`.
-    task: `preparation.Task`.
+    task: `task_choice.Task`.
   """
 
   def __init__(self, predictor, task):
@@ -331,7 +331,7 @@ def answer(options, task, predictor):
 
   Args:
     options: `options.RunOptions`.
-    task: `preparation.Task`.
+    task: `task_choice.Task`.
     predictor: `Predictor`.
 
   Raises:

@@ -91,7 +91,7 @@ def write_of_run(run, split, results, evaluated, checkpoint):
   evaluation = Evaluation(
     split=split,
     target=task.target,
-    metric=task.processor.metric or task.target.headline,
+    metric=task.headline,
     results=results,
     losses=evaluated.losses,
     logits=evaluated.logits,
@@ -211,6 +211,7 @@ def describe(evaluation, kind):
     "error": {
       "is": kind.error_is,
       "is_share": kind.errors_are_shares,
+      "worst_are": kind.worst_are,
       "mean": float(kind.errors.mean()),
     },
     "lengths": _describe_groups(

@@ -35,7 +35,7 @@ def name_metric(name):
 
 def name_metric_of(report, name):
   """Returns the words for a metric, with the class that it is that of."""
-  if report["problem_type"].startswith("multi") and name == "accuracy":
+  if "labels_per_example" in report and name == "accuracy":
     return "accuracy (all labels right)"
   if name in ("f1", "precision", "recall"):
     return f"{name_metric(name)} of {report['classes'][1]['label']!r}"

@@ -6,6 +6,7 @@
   errors                    <float64>[n]: 0 or 1, or how far a number is off
   error_is                  words for the mean of errors
   errors_are_shares         whether it is a share
+  worst_are                 the title of the list of the worst
   baseline(name)            decided, scores and words of one answer for all,
                             which a metric is held against, or None
   resample(name)            a metric <float64>[R] of resampled examples, or None
@@ -36,6 +37,7 @@ class _Kind:
   """
 
   error_is, errors_are_shares = "mean loss", False
+  worst_are = "Most confident mistakes"
   columns = ("loss",)
 
   def __init__(self, evaluation):
@@ -243,7 +245,7 @@ class SeveralClasses(_Kind):
 
   @functools.cached_property
   def _confidences(self):
-    """How sure the surest of an example's wrong decisions was, [n]."""
+    """Returns how sure the surest wrong decision of each example was, [n]."""
     sureness = np.where(self.decided == 1, self.scores, 1 - self.scores)
     return np.where(self._wrong, sureness, 0).max(-1)
 
@@ -270,6 +272,7 @@ class Number(_Kind):
   """A number; each one is off by something."""
 
   error_is = "mean absolute error"
+  worst_are = "Largest errors"
   columns = ("label", "predicted", "residual", "loss")
 
   def __init__(self, evaluation):

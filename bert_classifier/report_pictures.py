@@ -267,21 +267,10 @@ def _draw_calibration(report):
   upper, lower = figure.subplots(
     2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]}
   )
-  starts = [b["from"] for b in found["bins"]]
-  widths = [b["to"] - b["from"] for b in found["bins"]]
   of_labels = found["of"] == "labels"
   what = "share of labels that hold" if of_labels else "share right"
-  upper.bar(
-    starts,
-    [b["right"] for b in found["bins"]],
-    widths,
-    align="edge",
-    color=_ACCENT,
-    alpha=0.75,
-    edgecolor=_LINE,
-    linewidth=0.6,
-    label=what,
-  )
+  style = dict(alpha=0.75, edgecolor=_LINE, linewidth=0.6)
+  _draw_bins(upper, found["bins"], "right", color=_ACCENT, label=what, **style)
   upper.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=(0, (4, 3)))
   upper.plot(
     [b["confidence"] for b in found["bins"]],
@@ -292,14 +281,7 @@ def _draw_calibration(report):
     clip_on=False,
   )
   upper.set(xlim=(0, 1), ylim=(0, 1), ylabel=f"{what} (%)")
-  lower.bar(
-    starts,
-    [b["count"] for b in found["bins"]],
-    widths,
-    align="edge",
-    color=_SOFT,
-    alpha=0.6,
-  )
+  _draw_bins(lower, found["bins"], "count", color=_SOFT, alpha=0.6)
   things = "labels" if of_labels else "examples"
   confidence = "probability of a label" if of_labels else "confidence"
   lower.set(ylabel=things, xlabel=f"{confidence} (%)")
@@ -319,6 +301,17 @@ def _draw_calibration(report):
     f" {percent(worst['right'])} are right.",
     "Bars that end on the dashed line are right as often as the model is sure;"
     " below it the model is too sure.",
+  )
+
+
+def _draw_bins(axes, bins, key, **style):
+  """Draws a bar for each bin of confidence, as high as its value of `key`."""
+  axes.bar(
+    [b["from"] for b in bins],
+    [b[key] for b in bins],
+    [b["to"] - b["from"] for b in bins],
+    align="edge",
+    **style,
   )
 
 

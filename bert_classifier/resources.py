@@ -60,6 +60,16 @@ def count_weights(config, num_labels):
   return embeddings + config.num_hidden_layers * layer + pooler_and_head
 
 
+def checkpoint_size(config, num_labels):
+  """Returns the bytes of a checkpoint of training: weights and two slots.
+
+  Args:
+    config: `modeling.BertConfig`.
+    num_labels: L.
+  """
+  return 3 * _BYTES_A_NUMBER * count_weights(config, num_labels)
+
+
 def check_memory(config, config_file, num_labels, is_training):
   """Makes sure that this machine could hold the model if it did nothing else.
 
