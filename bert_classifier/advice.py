@@ -57,7 +57,9 @@ def explain_not_finite(run):
   except (errors.NotFiniteError, tf.train.NanLossDuringTrainingError) as error:
     # TensorFlow's own says less; it comes on a TPU.
     updates = getattr(error, "updates", None)
-    if updates == run.first_step:
+    # Warmup begins with a rate of 0: after one update the weights are the same.
+    untrained = range(1 + bool(run.schedule.warmup_steps))
+    if updates == run.first_step or updates in untrained:
       advice = (
         f"Nothing was trained yet: that is what {weights_to_train(run)} give."
         " Take other weights"

@@ -22,7 +22,7 @@ class Difference(NamedTuple):
 
   Attributes:
     phase, name: its place in the manifest.
-    old, new: its values.
+    old, new: its values; for the digest of weights, their paths.
   """
 
   phase: str
@@ -32,7 +32,7 @@ class Difference(NamedTuple):
 
   def __str__(self):
     if self.name == WEIGHTS_DIGEST:
-      return f"{WEIGHTS} is not the weights that it was trained from"
+      return f"{WEIGHTS}={self.new} is not the weights that it was trained from"
     return f"{self.name} was {shorten(self.old)} and is {shorten(self.new)}"
 
 
@@ -52,6 +52,8 @@ def compare_settings(before, now):
     for name, new in settings.items():
       old = recorded.get(name, new)
       if old != new and not _may_change(name, old, new, recorded):
+        if name == WEIGHTS_DIGEST:
+          old, new = recorded.get(WEIGHTS), settings.get(WEIGHTS)
         found.append(Difference(phase, name, old, new))
   return found
 

@@ -1,5 +1,7 @@
 """Runs that end early: interrupted, numbers that are not finite, bugs."""
 
+from types import SimpleNamespace
+
 from conftest import (
   read_checkpoint,
   write_checkpoint,
@@ -9,6 +11,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
+  advice,
   errors,
   preparation,
   progress,
@@ -89,6 +92,28 @@ def test_weights_that_give_no_number_are_named_before_any_step(
     in said
   )
   assert "learning_rate" not in said
+
+
+@pytest.mark.parametrize(
+  ("updates", "warmup_steps", "blamed"),
+  [(0, 0, "weights"), (1, 5, "weights"), (1, 0, "rate"), (2, 5, "rate")],
+)
+def test_a_rate_is_blamed_only_for_updates_that_it_made(
+  updates, warmup_steps, blamed
+):
+  run = SimpleNamespace(
+    first_step=0,
+    found=SimpleNamespace(checkpoint=None),
+    weights=SimpleNamespace(init_checkpoint=SimpleNamespace(path="a/b")),
+    schedule=SimpleNamespace(warmup_steps=warmup_steps),
+    options=SimpleNamespace(training=SimpleNamespace(learning_rate=1.0)),
+  )
+  words = {"weights": "the weights of a/b give", "rate": "1.0 is too high"}
+  with (
+    pytest.raises(errors.UserError, match=words[blamed]),
+    advice.explain_not_finite(run),
+  ):
+    raise errors.NotFiniteError("the loss is nan", updates)
 
 
 @pytest.mark.parametrize("place", ["prepare_task", "make_schedule"])

@@ -85,7 +85,7 @@ def test_a_command_that_goes_on_need_not_say_what_training_began_with():
     (
       {PATH: "/a", DIGEST: "1"},
       {PATH: "/a", DIGEST: "2"},
-      ["init_checkpoint is not the weights that it was trained from"],
+      ["init_checkpoint=/a is not the weights that it was trained from"],
     ),
     (  # a manifest that somebody changed
       {"num_train_epochs": "3"},
