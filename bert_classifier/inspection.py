@@ -24,6 +24,7 @@ from bert_classifier import (
   feature_cache,
   files,
   inspection_page,
+  memory,
   model_files,
   output_dir,
   process,
@@ -272,16 +273,16 @@ def describe_memory(run, readings):
   """
   estimates = []
   for reading in readings:
-    size = _batch_size(run, reading.split)
+    size = memory.batch_size(run, reading.split)
     longest = np.sort(reading.lengths)[::-1][:size]
     cut = np.minimum(longest, run.options.model.max_seq_length)
     estimates.append(
       resources.estimate_memory(run, cut, reading.split == "train")
     )
-  memory = max(estimates, key=lambda memory: memory.total)
+  most = max(estimates, key=lambda one: one.total)
   return {
-    **memory._asdict(),
-    "total": memory.total,
+    **most._asdict(),
+    "total": most.total,
     "free": devices.free_memory(),
   }
 
@@ -462,9 +463,9 @@ def inspect(run, make_model_fn):
     one for one in readings if one.split != "train" or not run.is_finished
   ]
   if computed:
-    memory = report["memory"] = describe_memory(run, computed)
-    extra = memory["total"] - memory["program"]
-    is_too_much = memory["free"] is not None and extra > memory["free"]
+    needed = report["memory"] = describe_memory(run, computed)
+    extra = needed["total"] - needed["program"]
+    is_too_much = needed["free"] is not None and extra > needed["free"]
     if run.placement.sees_every_step and not is_too_much:
       report["time"], report["peak memory measured"] = measure(
         run, make_model_fn, computed, steps

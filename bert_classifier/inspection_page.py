@@ -3,10 +3,10 @@
 import textwrap
 
 from bert_classifier import feature_cache, plain_texts, progress
+from bert_classifier.plain_texts import show_bytes
 
 _WIDTH = 79
 _MOST_LABELS, _MOST_WORDS, _MOST_PATHS = 6, 6, 3
-_GIBIBYTE = 1 << 30
 _MANY_CUT = 0.1  # share of cut examples from which on a warning says so
 _MEMORY = (
   "program",
@@ -144,20 +144,14 @@ def _describe_time(times):
 
 def _describe_memory(memory, peak):
   parts = [
-    f"{name} {_show_bytes(memory[name])}"
+    f"{name} {show_bytes(memory[name])}"
     for name in _MEMORY
     if memory[name] > _LITTLE_MEMORY
   ]
-  text = f"about {_show_bytes(memory['total'])} at the peak: {', '.join(parts)}"
+  text = f"about {show_bytes(memory['total'])} at the peak: {', '.join(parts)}"
   if peak:
-    text += f"; the steps of this dry run took {_show_bytes(peak)}"
+    text += f"; the steps of this dry run took {show_bytes(peak)}"
   return f"{text}."
-
-
-def _show_bytes(count):
-  if count < _GIBIBYTE:
-    return f"{count / (1 << 20):.0f} MiB"
-  return f"{count / _GIBIBYTE:.2f} GiB"
 
 
 def _describe_files(report):
@@ -171,8 +165,8 @@ def _describe_files(report):
     yield (
       "",
       (
-        f"Checkpoints: up to {_show_bytes(found['disk'])}"
-        + (f", {_show_bytes(free)} are free." if free is not None else ".")
+        f"Checkpoints: up to {show_bytes(found['disk'])}"
+        + (f", {show_bytes(free)} are free." if free is not None else ".")
       ),
     )
   if found["replaced"]:
@@ -213,16 +207,17 @@ def list_warnings(report):
     needed = memory["total"] - memory["program"]
     if needed > memory["free"]:
       warnings.append(
-        f"about {_show_bytes(needed)} of memory are needed and"
-        f" {_show_bytes(memory['free'])} are free, so no step was tried: give a"
-        " smaller --train_batch_size or --max_seq_length"
+        f"about {show_bytes(needed)} of memory are needed and"
+        f" {show_bytes(memory['free'])} are free, so no step was tried: divide"
+        " the batch by --gradient_accumulation_steps, or give a smaller"
+        " --max_seq_length"
       )
   if (
     disk and disk["free disk"] is not None and disk["disk"] > disk["free disk"]
   ):
     warnings.append(
-      f"checkpoints need {_show_bytes(disk['disk'])}, and"
-      f" {_show_bytes(disk['free disk'])} are free on the disk of"
+      f"checkpoints need {show_bytes(disk['disk'])}, and"
+      f" {show_bytes(disk['free disk'])} are free on the disk of"
       f" {report['output_dir']}"
     )
   return warnings
