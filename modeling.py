@@ -20,7 +20,6 @@ types, and M rows of a matrix.
 import copy
 import difflib
 import functools
-import itertools
 import json
 import math
 import numbers
@@ -490,7 +489,17 @@ class Forms:
   An object with the same methods can be handed to the model to compute faster.
   It may also arrange a batch in another way: tokens are <float32>[B, S, H]
   here, and may be <float32>[M, H] there.
+
+  Args and attributes:
+    dtype: of the matrix products of the encoder and its pooler: float32,
+      bfloat16 or float16. Whatever it is, variables, their gradients and all
+      that stands between two products are float32.
   """
+
+  dtype = tf.float32
+
+  def __init__(self, dtype=tf.float32):
+    self.dtype = dtype
 
   def for_batch(self, input_mask, num_heads):
     """Returns the forms for a batch with the mask <int32>[B, S]."""
@@ -523,9 +532,24 @@ class Forms:
     mean, variance = tf.nn.moments(x, [-1], keepdims=True)  # [..., 1]
     return tf.nn.batch_normalization(x, mean, variance, beta, gamma, epsilon)
 
+  def multiply(self, rows, kernel):
+    """Returns the product of <float32>[M, any width] and a kernel: [M, H]."""
+    rows, kernel = tf.cast(rows, self.dtype), tf.cast(kernel, self.dtype)
+    return tf.cast(tf.matmul(rows, kernel), tf.float32)
+
   def activation(self, name):
     """Returns the function that `get_activation` has for a name."""
     return get_activation(name)
+
+  def layer(self, build, tokens, dropout):
+    """Returns what a layer of the encoder gives.
+
+    Args:
+      build: function of tokens and a `Dropout` that adds the layer.
+      tokens: <float32>[B, S, H], what the layer reads.
+      dropout: a `Dropout`.
+    """
+    return build(tokens, dropout)
 
   def attention_mask(self, input_ids, input_mask):
     """Returns the mask that `attend` is given."""
@@ -544,9 +568,13 @@ class Forms:
     """
     if only_first and mask is not None:
       mask = mask[:, :1]
-    return dot_product_attention(
+    query, key, value = (
+      tf.cast(tokens, self.dtype) for tokens in (query, key, value)
+    )
+    context = dot_product_attention(
       query, key, value, mask, num_heads, dropout, rate
     )
+    return tf.cast(context, tf.float32)
 
   def dropout(self, key=None):
     """Returns a `Dropout`."""
@@ -783,6 +811,7 @@ class BertModel:
       config.hidden_size,
       activation=tf.tanh,
       initializer_range=config.initializer_range,
+      forms=self._forms,
     )
 
   # Made when they are first asked for: forms that arrange a batch in another
@@ -1025,39 +1054,46 @@ def transformer_model(
       f" {hidden_size}: every layer adds its input to its output"
     )
   dropout = dropout or forms.dropout()
-  project = functools.partial(dense, initializer_range=initializer_range)
+  project = functools.partial(
+    dense, initializer_range=initializer_range, forms=forms
+  )
 
-  def add_and_norm(branch, tokens):
+  def add_and_norm(branch, tokens, dropout):
     branch = dropout(project(branch, hidden_size), hidden_dropout_prob)
     return layer_norm(
       tokens + branch, forms=forms, layer_norm_eps=layer_norm_eps
     )
 
+  def build(only_first, tokens, dropout):
+    queries = forms.first(tokens) if only_first else tokens
+    with tf.variable_scope("attention"):
+      with tf.variable_scope("self"):
+        context = attention_layer(
+          queries,
+          tokens,
+          attention_mask,
+          num_attention_heads,
+          hidden_size // num_attention_heads,
+          attention_probs_dropout_prob=attention_probs_dropout_prob,
+          initializer_range=initializer_range,
+          forms=forms,
+          dropout=dropout,
+          only_first=only_first,
+        )
+      with tf.variable_scope("output"):
+        tokens = add_and_norm(context, queries, dropout)
+    with tf.variable_scope("intermediate"):
+      wide = project(tokens, intermediate_size, "dense", intermediate_act_fn)
+    with tf.variable_scope("output"):
+      return add_and_norm(wide, tokens, dropout)
+
   tokens, layers = input_tensor, []
   for number in range(num_hidden_layers):
     only_first = only_pooled and number == num_hidden_layers - 1
-    queries = forms.first(tokens) if only_first else tokens
     with tf.variable_scope(f"layer_{number}"):
-      with tf.variable_scope("attention"):
-        with tf.variable_scope("self"):
-          context = attention_layer(
-            queries,
-            tokens,
-            attention_mask,
-            num_attention_heads,
-            hidden_size // num_attention_heads,
-            attention_probs_dropout_prob=attention_probs_dropout_prob,
-            initializer_range=initializer_range,
-            forms=forms,
-            dropout=dropout,
-            only_first=only_first,
-          )
-        with tf.variable_scope("output"):
-          tokens = add_and_norm(context, queries)
-      with tf.variable_scope("intermediate"):
-        wide = project(tokens, intermediate_size, "dense", intermediate_act_fn)
-      with tf.variable_scope("output"):
-        tokens = add_and_norm(wide, tokens)
+      tokens = forms.layer(
+        functools.partial(build, only_first), tokens, dropout
+      )
     layers.append(tokens)
   return layers if do_return_all_layers else tokens
 
@@ -1112,7 +1148,9 @@ def attention_layer(
   width = num_attention_heads * size_per_head
 
   def project(tensor, length, name, activation):
-    tokens = dense(tensor, width, name, activation, initializer_range)
+    tokens = dense(
+      tensor, width, name, activation, initializer_range, forms=forms
+    )
     if rank == 2 and None not in (batch_size, length):
       return tf.reshape(tokens, [batch_size, length, width])
     return tokens
@@ -1136,8 +1174,8 @@ def dot_product_attention(query, key, value, mask, num_heads, dropout, rate):
   Section 3.2 of https://arxiv.org/abs/1706.03762.
 
   Args:
-    query: <float32>[B, Q, H].
-    key, value: <float32>[B, K, H].
+    query: <float>[B, Q, H].
+    key, value: <float>[B, K, H].
     mask: [B, Q, K] of 0 and 1, or None. A closed key gets a score that is
       10000 lower; where all of a query are closed, all are open alike.
     num_heads: N, H = N * D.
@@ -1145,7 +1183,7 @@ def dot_product_attention(query, key, value, mask, num_heads, dropout, rate):
     rate: in [0, 1).
 
   Returns:
-    <float32>[B, Q, H], the heads side by side.
+    <float>[B, Q, H], the heads side by side. The softmax is float32 at least.
   """
   shape = get_shape_list(
     query, 3, "a query without batch_size and sequence lengths"
@@ -1158,12 +1196,15 @@ def dot_product_attention(query, key, value, mask, num_heads, dropout, rate):
 
   query, key, value = heads(query), heads(key), heads(value)  # [B, N, Q|K, D]
   scores = tf.matmul(query, key, transpose_b=True)  # [B, N, Q, K]
+  if scores.dtype.size < 4:
+    scores = tf.cast(scores, tf.float32)
   scores *= 1.0 / math.sqrt(head_width)
   if mask is not None:
     closed = 1.0 - tf.cast(mask, scores.dtype)
     scores += tf.expand_dims(closed, 1) * -10000.0
   weights = dropout(tf.nn.softmax(scores), rate)  # [B, N, Q, K]
-  context = tf.transpose(tf.matmul(weights, value), [0, 2, 1, 3])
+  context = tf.matmul(tf.cast(weights, value.dtype), value)
+  context = tf.transpose(context, [0, 2, 1, 3])
   return tf.reshape(context, shape)  # from [B, Q, N, D]
 
 
@@ -1188,7 +1229,13 @@ def create_attention_mask_from_input_mask(from_tensor, to_mask):
 
 
 def dense(
-  input_tensor, width, name="dense", activation=None, initializer_range=0.02
+  input_tensor,
+  width,
+  name="dense",
+  activation=None,
+  initializer_range=0.02,
+  *,
+  forms=PLAIN,
 ):
   """Returns activation(x . kernel + bias): <float32>[..., width].
 
@@ -1198,6 +1245,7 @@ def dense(
     name: scope of the variables `kernel` and `bias`.
     activation: a function, or None.
     initializer_range: standard deviation of a new kernel.
+    forms: the `Forms` to compute with.
   """
   with tf.variable_scope(name):
     kernel = new_matrix(
@@ -1205,7 +1253,7 @@ def dense(
     )
     bias = new_vector("bias", width)
     rows = reshape_to_matrix(input_tensor)
-    output = tf.nn.bias_add(tf.matmul(rows, kernel), bias)  # [M, width]
+    output = tf.nn.bias_add(forms.multiply(rows, kernel), bias)  # [M, width]
     if rows is not input_tensor:
       output = reshape_from_matrix(output, get_shape_list(input_tensor))
     return activation(output) if activation else output
@@ -1311,7 +1359,15 @@ class Dropout:
 
   def __init__(self, key=None):
     self._key = key
-    self._sites = itertools.count()
+    self._site = 0
+
+  def fork(self):
+    """Returns a dropout whose next masks are the next ones of this one.
+
+    Each of the two goes on by itself.
+    """
+    self._ensure_key()
+    return copy.copy(self)
 
   def __call__(self, input_tensor, dropout_prob):
     """Zeroes elements with that probability and scales up the others.
@@ -1344,9 +1400,13 @@ class Dropout:
 
   def next_seed(self):
     """Returns the seed of the next site: <int64>[2]."""
+    self._ensure_key()
+    site, self._site = self._site, self._site + 1
+    return self._key + tf.constant([site, 0], tf.int64)
+
+  def _ensure_key(self):
     if self._key is None:
       self._key = tf.random.uniform([2], maxval=2**62, dtype=tf.int64)
-    return self._key + tf.constant([next(self._sites), 0], tf.int64)
 
 
 class _NoDropout(Dropout):

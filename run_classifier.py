@@ -58,8 +58,10 @@ from bert_classifier import (
   history,
   inspection,
   interactive,
+  memory,
   output_dir,
   plain_texts,
+  precision,
   predictions,
   preparation,
   progress,
@@ -67,6 +69,7 @@ from bert_classifier import (
   saving,
   sharing,
   targets,
+  training_step,
 )
 from bert_classifier.catalogue import (  # noqa: F401 - the 2018 script's names
   PROCESSORS,
@@ -284,7 +287,6 @@ def model_fn_builder(
     optimizer_class: `optimization.AdamWeightDecayOptimizer` or a subclass.
     step_options: `options.StepOptions`; the default ones where not given.
   """
-  step_options = step_options or options.StepOptions()
   model = modeling.BertForSequenceClassification(
     bert_config,
     num_labels,
@@ -295,17 +297,21 @@ def model_fn_builder(
   collector = collector or evaluation.Collector(
     targets.OneClass(map(str, range(num_labels)))
   )
-  target = collector.target
   placement = placement or devices.make_placement(
     options.DeviceOptions(use_tpu=use_tpu)
+  )
+  training = training_step.TrainingStep(
+    (learning_rate, num_train_steps, num_warmup_steps),
+    optimizer_class,
+    placement,
+    step_options or options.StepOptions(),
   )
 
   def model_fn(features, labels, mode, params, config=None):
     del labels, params
     is_training = mode == tf.estimator.ModeKeys.TRAIN
-    saver = None
-    if is_training:
-      saver = saving.Saver(config and config.keep_checkpoint_max)
+    keep = config and config.keep_checkpoint_max
+    saver = saving.Saver(keep) if is_training else None
     make_spec = functools.partial(
       tf.estimator.tpu.TPUEstimatorSpec,
       mode=mode,
@@ -313,76 +319,38 @@ def model_fn_builder(
         init_checkpoint, fresh_variables, saver
       ),
     )
-    global_step = tf.train.get_or_create_global_step()
     # Read once, so that nothing sees the count that the update ends with.
-    step = global_step.read_value()
+    step = tf.train.get_or_create_global_step().read_value()
     key = modeling.dropout_key(seed, step, placement.replica_id())
     if is_training:
-      rate = optimization.learning_rate_schedule(
-        learning_rate, num_train_steps, num_warmup_steps, step
-      )
-      loss, train_op = training_ops(
-        functools.partial(compute_loss, model, target, features, key),
-        optimization.make_optimizer(rate, optimizer_class),
-        placement,
-        step_options,
+      loss_of_part = functools.partial(
+        training_step.compute_loss, model, collector.target, features, key
       )
       folder = config and config.model_dir
-      return make_spec(
-        loss=loss,
-        train_op=train_op,
-        host_call=placement.host_call(loss, rate, step, folder),
-      )
-    logits = model.logits(features)
-    if mode == tf.estimator.ModeKeys.PREDICT:
-      return make_spec(predictions=target.outputs(logits))
-    losses = target.per_example_loss(logits, features)
-    return make_spec(
-      loss=tf.reduce_mean(losses),
-      eval_metrics=collector.eval_metrics(losses, logits, features),
-      evaluation_hooks=[collector],
-    )
+      return make_spec(**training.add(loss_of_part, step, folder))
+    return inference_spec(make_spec, mode, model, features, collector)
 
   return model_fn
 
 
-def compute_loss(model, target, features, key, number, parts):
-  """Returns the loss of one of the parts of a training batch: <float32>[].
+def inference_spec(make_spec, mode, model, features, collector):
+  """Returns the TPUEstimatorSpec of an evaluation or a prediction.
 
   Args:
+    make_spec: function that makes it of what it has beside the mode.
+    mode: of `tf.estimator.ModeKeys`, EVAL or PREDICT.
     model: `modeling.BertForSequenceClassification`.
-    target: see `targets`.
-    features: of the whole batch.
-    key: of its dropout, see `modeling.dropout_key`.
-    number: of the part.
-    parts: into how many the batch is divided.
+    features: dictionary of the batch.
+    collector: `evaluation.Collector`.
   """
-  part = batches.take_part(features, number, parts)
-  logits = model.logits(
-    part,
-    is_training=True,
-    dropout_key=modeling.dropout_key_of_part(key, number),
-  )
-  return tf.reduce_mean(target.per_example_loss(logits, part))
-
-
-def training_ops(loss_of_part, optimizer, placement, step_options):
-  """Returns the loss of a step and the operation that takes it.
-
-  Loss and rate get the names that hooks ask for.
-
-  Args:
-    loss_of_part: function of the number of a part, and of how many there are.
-    optimizer, placement, step_options: as of `model_fn_builder`.
-  """
-  parts = step_options.gradient_accumulation_steps
-  loss, gradients = optimization.compute_gradients(
-    functools.partial(loss_of_part, parts=parts), optimizer, parts
-  )
-  tf.identity(loss, progress.ProgressHook.LOSS)
-  tf.identity(optimizer.learning_rate, progress.ProgressHook.RATE)
-  return loss, optimization.update_step(
-    gradients, optimizer, tf.train.get_global_step(), placement.reduce
+  logits = model.logits(features)
+  if mode == tf.estimator.ModeKeys.PREDICT:
+    return make_spec(predictions=collector.target.outputs(logits))
+  losses = collector.target.per_example_loss(logits, features)
+  return make_spec(
+    loss=tf.reduce_mean(losses),
+    eval_metrics=collector.eval_metrics(losses, logits, features),
+    evaluation_hooks=[collector],
   )
 
 
@@ -414,7 +382,12 @@ def make_model_fn(run, init_checkpoint, placement, collector=None):
     collector=collector or evaluation.Collector(run.task.target),
     fresh_variables=coverage.fresh if coverage else (),
     placement=placement,
-    forms=fast_modeling.forms(placement.skip_padding, placement.on_cpu),
+    forms=fast_modeling.forms(
+      placement.skip_padding,
+      placement.on_cpu,
+      precision.DTYPES[run.options.step.precision],
+      run.options.step.gradient_checkpointing,
+    ),
     optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
     step_options=run.options.step,
   )
@@ -475,8 +448,11 @@ def train(estimator, run):
     schedule.warmup_steps,
     run.placement.describe(),
   )
+  precision.warn_where_slower(run.options.step.precision, run.placement)
+  memory.warn_if_short(run)
   hook = progress.training_hook(run, output_dir.history_path(folder))
-  with advice.explain_not_finite(run):
+  exhausted = memory.explain_exhaustion(run, "train")
+  with advice.explain_not_finite(run), exhausted:
     results = run_training(estimator, run, hook)
   output_dir.check_trained(folder, schedule.steps)
   return results
@@ -520,13 +496,14 @@ def evaluate(estimator, run, split, results=None):
       split,
       run.placement.describe(),
     )
-    results = estimator.evaluate(
-      input_fn_for(run, split),
-      run.placement.evaluation_steps(examples, run.eval_batch_size),
-      hooks=progress.evaluation_hooks(run, split),
-      checkpoint_path=run.weights.to_read,
-      name=output_dir.evaluation_name(split),
-    )
+    with memory.explain_exhaustion(run, split):
+      results = estimator.evaluate(
+        input_fn_for(run, split),
+        run.placement.evaluation_steps(examples, run.eval_batch_size),
+        hooks=progress.evaluation_hooks(run, split),
+        checkpoint_path=run.weights.to_read,
+        name=output_dir.evaluation_name(split),
+      )
   results = evaluation.tidy_results(results)
   weights, _ = weights_in_use(estimator, run)
   evaluation.check_finite(results, weights)
@@ -556,9 +533,10 @@ def predict(estimator, run, splits):
     checkpoint_path=run.weights.to_read,
     yield_single_examples=False,
   )
-  return predictions.write_of_run(
-    run, splits, batches_of_outputs, *weights_in_use(estimator, run)
-  )
+  with memory.explain_exhaustion(run, splits[0]):
+    return predictions.write_of_run(
+      run, splits, batches_of_outputs, *weights_in_use(estimator, run)
+    )
 
 
 def answer(run, init_checkpoint):

@@ -48,7 +48,7 @@ def compute_shapes(config, num_labels):
 # Variables of a run, and the scopes and names of optimizers.
 _OF_RUN = re.compile(
   r"(^|/)(global_step|beta_?[12](_power)?|current_loss_scale|good_steps"
-  r"|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)(/|$)"
+  r"|skipped_steps|save_counter|_CHECKPOINTABLE_OBJECT_GRAPH)(/|$)"
   r"|(^|/)(\w*optimizer|\w*adam\w*|lamb|lars|sgd|adagrad|rmsprop)(_\d+)?/"
   r"|\.OPTIMIZER_SLOT/",
   re.IGNORECASE,

@@ -7,6 +7,7 @@ be read, and its own words for the log. No other module asks which it is.
 """
 
 import ctypes
+import dataclasses
 import functools
 import json
 import os
@@ -93,7 +94,6 @@ class Placement:
 
   use_tpu = False
   use_one_hot_embeddings = False
-  needs_whole_batches = False
   steps_per_call = 1
   sees_every_step = True
   shares_folders = True
@@ -103,9 +103,14 @@ class Placement:
     self.options = options or DeviceOptions()
 
   @property
+  def needs_whole_batches(self):
+    # One of another size would be compiled for itself.
+    return self.options.use_xla
+
+  @property
   def skip_padding(self):
     """Returns whether only real tokens are computed, in dynamic shapes."""
-    return self.options.skip_padding
+    return self.options.skip_padding and not self.options.use_xla
 
   @property
   def on_cpu(self):
@@ -154,7 +159,9 @@ class Placement:
 
   def evaluation_steps(self, examples, batch_size):
     """Returns the steps of an evaluation, None for as many as there are."""
-    del examples, batch_size
+    if self.needs_whole_batches:
+      return -(-examples // batch_size)
+    return None
 
   def replica_id(self):
     """Returns <int32>[]: which of the copies of the model this is."""
@@ -180,7 +187,9 @@ class Placement:
       tf_random_seed=training.seed,
       save_checkpoints_steps=training.save_checkpoints_steps,
       keep_checkpoint_max=training.keep_checkpoint_max or None,
-      session_config=session_config(self.options.num_threads),
+      session_config=session_config(
+        self.options.num_threads, self.options.use_xla
+      ),
       **self._run_config(training),
     )
 
@@ -198,8 +207,8 @@ class Placement:
     return describe(self.options.num_threads)
 
   def of_this_machine(self):
-    """Returns the placement on this machine without a TPU."""
-    return self
+    """Returns the placement on this machine for batches of any size."""
+    return Placement(dataclasses.replace(self.options, use_xla=False))
 
 
 class TpuPlacement(Placement):
@@ -257,9 +266,6 @@ class TpuPlacement(Placement):
     del is_given, tokens
     return asked
 
-  def evaluation_steps(self, examples, batch_size):
-    return -(-examples // batch_size)
-
   def replica_id(self):
     # Loaded only for a TPU.
     from tensorflow.compiler.tf2xla.python import xla
@@ -312,6 +318,8 @@ class TpuPlacement(Placement):
 
 def make_placement(options):
   """Returns the placement that `options.DeviceOptions` ask for."""
+  if options.use_xla:
+    let_xla_compile_for_cpu()
   return (TpuPlacement if options.use_tpu else Placement)(options)
 
 
@@ -319,17 +327,34 @@ def make_placement(options):
 # Threads, memory and names of this machine
 
 
-def session_config(num_threads):
+_XLA_FLAGS, _XLA_FOR_CPU = "TF_XLA_FLAGS", "--tf_xla_cpu_global_jit"
+
+
+def let_xla_compile_for_cpu():
+  """Lets sessions that ask for XLA have it on a CPU.
+
+  TensorFlow reads the variable once, when it first looks for devices.
+  """
+  flags = os.environ.get(_XLA_FLAGS, "")
+  if _XLA_FOR_CPU not in flags:
+    os.environ[_XLA_FLAGS] = f"{flags} {_XLA_FOR_CPU}".strip()
+
+
+def session_config(num_threads, use_xla=False):
   """Returns the settings of a session.
 
   Args:
     num_threads: threads for and between operations; 0 for one a core.
+    use_xla: whether XLA compiles what the session runs.
   """
   config = tf.ConfigProto(
     intra_op_parallelism_threads=num_threads,
     inter_op_parallelism_threads=num_threads,
     allow_soft_placement=True,
   )
+  if use_xla:
+    optimizer = config.graph_options.optimizer_options
+    optimizer.global_jit_level = tf.OptimizerOptions.ON_2
   config.gpu_options.allow_growth = True  # leave the rest to other programs
   return config
 

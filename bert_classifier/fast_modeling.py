@@ -26,6 +26,7 @@ import math
 
 import tensorflow.compat.v1 as tf
 
+from bert_classifier import recomputation
 import modeling
 
 _CLOSED = -10000.0  # added to a score, leaves a weight that rounds to 0
@@ -34,14 +35,19 @@ _GELU_CUBIC = 0.044715
 _PHILOX = 1  # TensorFlow's number for this random generator
 
 
-def forms(skip_padding, on_cpu=True):
+def forms(skip_padding, on_cpu=True, dtype=tf.float32, recomputes=False):
   """Returns the `modeling.Forms` that are fastest.
 
   Args:
     skip_padding: whether to compute real tokens only.
     on_cpu: whether a CPU computes; see `_row_mean`.
+    dtype: of the matrix products, as of `modeling.Forms`.
+    recomputes: whether training keeps of a layer what it reads alone, and
+      computes the rest again, see `recomputation`.
   """
-  return _FastForms(RealTokens if skip_padding else EveryPosition, on_cpu)
+  fast = _FastForms(RealTokens if skip_padding else EveryPosition, on_cpu)
+  fast.dtype, fast.recomputes = dtype, recomputes
+  return fast
 
 
 class _FastForms(modeling.Forms):
@@ -50,13 +56,25 @@ class _FastForms(modeling.Forms):
   Args:
     kind: `RealTokens` or `EveryPosition`.
     on_cpu: as of `forms`.
+
+  Attributes:
+    dtype, recomputes: as of `forms`.
   """
+
+  recomputes = False
 
   def __init__(self, kind, on_cpu):
     self._kind, self._on_cpu = kind, on_cpu
 
   def for_batch(self, input_mask, num_heads):
-    return self._kind(input_mask, num_heads, self._on_cpu)
+    fast = self._kind(input_mask, num_heads, self._on_cpu)
+    fast.dtype, fast.recomputes = self.dtype, self.recomputes
+    return fast
+
+  def layer(self, build, tokens, dropout):
+    if not self.recomputes:
+      return build(tokens, dropout)
+    return recomputation.recompute(build, tokens, dropout)
 
   def lookup(self, table, ids):
     # Not from the variable itself, or TensorFlow would copy the whole table
@@ -141,11 +159,13 @@ class EveryPosition(_FastForms):
     kept = dropout.mask(_scores_shape(query, key), rate)
     context = attention(query, key, value, self._mask, kept, scale)
     width = self._heads * _width(context)
-    return tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, width])
+    context = tf.reshape(tf.transpose(context, [0, 2, 1, 3]), [-1, width])
+    return tf.cast(context, tf.float32)
 
   def _split(self, rows, length):
-    """Splits heads: <float32>[B * Q, H] to [B, N, Q, D]."""
+    """Splits heads: <float32>[B * Q, H] to <dtype>[B, N, Q, D]."""
     width = _width(rows) // self._heads
+    rows = tf.cast(rows, self.dtype)
     apart = tf.reshape(rows, [self._batch, length, self._heads, width])
     return tf.transpose(apart, [0, 2, 1, 3])
 
@@ -230,6 +250,9 @@ class RealTokens(_FastForms):
       split, merge, back = self._split, self._merge, self._back
     query *= (_width(query) // self._heads) ** -0.5
     value = dropout.scaled_up(value, rate)  # smaller than the weights
+    query, key, value = (
+      tf.cast(rows, self.dtype) for rows in (query, key, value)
+    )
     queries = split_heads(query, split, back)
     keys = split_heads(key, self._split, self._back)
     values = split_heads(value, self._split, self._back)
@@ -237,7 +260,7 @@ class RealTokens(_FastForms):
       attention(q, k, v, group, dropout.mask(_scores_shape(q, k), rate))
       for q, k, v, group in zip(queries, keys, values, self._masks)
     ]  # [G, N, Q, D] each
-    return merge_heads(contexts, merge, back)
+    return tf.cast(merge_heads(contexts, merge, back), tf.float32)
 
   def _group(self, batch):
     """Makes the indices that put heads into groups and back, and the masks.
@@ -403,31 +426,38 @@ def attention(query, key, value, mask, kept=None, scale=None):
   Without it a step takes 1.05 times as long.
 
   Args:
-    query: <float32>[B, N, Q, D].
-    key, value: <float32>[B, N, K, D]; the value already divided by dropout's
+    query: <float>[B, N, Q, D].
+    key, value: <float>[B, N, K, D]; the value already divided by dropout's
       share of kept weights.
     mask: <float32>[B, 1, 1, K], added to the scores.
     kept: <float32>[B, N, Q, K] of 0 and 1, or None for no dropout.
     scale: a number; None is 1 and saves a pass.
 
   Returns:
-    <float32>[B, N, Q, D].
+    <float>[B, N, Q, D], of the dtype of the arguments. What stands between the
+    products is float32.
   """
+  dtype = query.dtype
+
+  def multiply_scores(a, b):
+    return tf.cast(tf.matmul(a, b, transpose_b=True), tf.float32)
 
   @tf.custom_gradient
   def core(query, key, value):
-    scores = tf.matmul(query, key, transpose_b=True)  # [B, N, Q, K]
+    scores = multiply_scores(query, key)  # [B, N, Q, K]
     scores = scores if scale is None else scores * scale
     weights = tf.nn.softmax(scores + mask)
-    left = weights if kept is None else weights * kept
+    left = tf.cast(weights if kept is None else weights * kept, dtype)
 
     def gradient(upstream):
       grad_value = tf.matmul(left, upstream, transpose_a=True)
-      grad_left = tf.matmul(upstream, value, transpose_b=True)
-      product = grad_left * left  # where nothing is kept, the gradient is 0
+      grad_left = multiply_scores(upstream, value)
+      # Where nothing is kept, the gradient is 0.
+      product = grad_left * tf.cast(left, tf.float32)
       total = tf.reduce_sum(product, axis=-1, keepdims=True)  # [B, N, Q, 1]
       grad_scores = product - weights * total
       grad_scores = grad_scores if scale is None else grad_scores * scale
+      grad_scores = tf.cast(grad_scores, dtype)
       grad_query = tf.matmul(grad_scores, key)
       grad_key = tf.matmul(grad_scores, query, transpose_a=True)
       return grad_query, grad_key, grad_value

@@ -65,7 +65,9 @@ class FusedAdamWeightDecayOptimizer(optimization.AdamWeightDecayOptimizer):
         beta2=self.beta_2,
         epsilon=self.epsilon,
       )
-      scalars = {name: tf.constant(n, dtype) for name, n in numbers.items()}
+      scalars = {
+        name: tf.convert_to_tensor(n, dtype) for name, n in numbers.items()
+      }
       decay = rate * self.weight_decay_rate
       self._shared[dtype] = decay, dict(scalars, lr=rate)
     return self._shared[dtype]

@@ -40,6 +40,15 @@ class Range(NamedTuple):
     return f"from {self.low} to {self.high}"
 
 
+class Choice(tuple):
+  """The values that a flag may have, all of them by name."""
+
+  is_open = False
+
+  def __str__(self):
+    return f"one of {', '.join(self)}"
+
+
 def flag(
   default,
   text,
@@ -54,7 +63,7 @@ def flag(
   Args:
     default: its value where it is not given.
     text: its help.
-    allowed: a `Range`, or None.
+    allowed: a `Range`, a `Choice` or None.
     is_path: whether `~` at its beginning stands for the home folder.
     setting: the phase, "model" or "training", whose results it decides: it is
       recorded in the run manifest, and a later command must agree with it.

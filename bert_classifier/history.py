@@ -92,12 +92,16 @@ def _key(entry):
   return int(entry["step"]), entry.get("split")
 
 
+def _number(value):
+  """Returns a number of NumPy as Python's; a float keeps the digits it has."""
+  if isinstance(value, np.floating):
+    return float(str(value))
+  return value.item() if isinstance(value, np.integer) else value
+
+
 def _line(entry):
   """Returns an entry as a line of JSON, with the digits that a number has."""
-  values = {
-    name: float(str(value)) if isinstance(value, np.floating) else value
-    for name, value in entry.items()
-  }
+  values = {name: _number(value) for name, value in entry.items()}
   finite = {
     name: value
     for name, value in values.items()

@@ -25,6 +25,7 @@ from bert_classifier import (
   feature_cache,
   files,
   inspection_page,
+  memory,
   output_dir,
   process,
   progress,
@@ -279,21 +280,21 @@ def describe_memory(run, readings):
   """
   estimates = []
   for reading in readings:
-    size = _batch_size(run, reading.split)
+    size = memory.batch_size(run, reading.split)
     longest = np.sort(reading.lengths)[::-1][:size]
     cut = np.minimum(longest, run.options.model.max_seq_length)
     estimates.append(
       resources.estimate_memory(run, cut, reading.split == "train")
     )
-  memory = max(estimates, key=sum)
+  most = max(estimates, key=sum)
   on_cpu = run.placement.on_cpu
   return {
-    **memory._asdict(),
-    "total": memory.total(on_cpu),
+    **most._asdict(),
+    "total": most.total(on_cpu),
     "free": devices.free_memory(),
     "gpu": None
     if on_cpu
-    else {"total": memory.on_device(), "free": devices.free_gpu_memory()},
+    else {"total": most.on_device(), "free": devices.free_gpu_memory()},
   }
 
 
@@ -492,8 +493,8 @@ def inspect(run, make_model_fn):
     one for one in readings if one.split != "train" or not run.is_finished
   ]
   if computed:
-    memory = report["memory"] = describe_memory(run, computed)
-    lacks_memory = inspection_page.list_lacks(memory)
+    needed = report["memory"] = describe_memory(run, computed)
+    lacks_memory = inspection_page.list_lacks(needed)
     if run.placement.sees_every_step and not lacks_memory:
       report["time"], report["peak memory measured"] = measure(
         run, make_model_fn, computed, steps

@@ -3,10 +3,10 @@
 import textwrap
 
 from bert_classifier import feature_cache, plain_texts, progress
+from bert_classifier.plain_texts import show_bytes
 
 _WIDTH = 79
 _MOST_LABELS, _MOST_WORDS, _MOST_PATHS = 6, 6, 3
-_GIBIBYTE = 1 << 30
 _MANY_CUT = 0.1  # share of cut examples from which on a warning says so
 _ON_DEVICE = "weights", "gradients", "slots", "copies", "activations"
 _ON_HOST = "program", "copies", "examples"
@@ -140,15 +140,15 @@ def _describe_memory(memory, peak):
 
   def sum_up(total, names):
     parts = [
-      f"{name} {_show_bytes(memory[name])}"
+      f"{name} {show_bytes(memory[name])}"
       for name in names
       if memory[name] > _LITTLE_MEMORY
     ]
-    return f"about {_show_bytes(total)} at the peak: {', '.join(parts)}"
+    return f"about {show_bytes(total)} at the peak: {', '.join(parts)}"
 
   text = sum_up(memory["total"], _ON_HOST if gpu else _MEMORY)
   if peak:
-    text += f"; the steps of this dry run took {_show_bytes(peak)}"
+    text += f"; the steps of this dry run took {show_bytes(peak)}"
   if gpu:
     text += f". On the GPU {sum_up(gpu['total'], _ON_DEVICE)}"
   return f"{text}."
@@ -170,12 +170,6 @@ def list_lacks(memory):
   ]
 
 
-def _show_bytes(count):
-  if count < _GIBIBYTE:
-    return f"{count / (1 << 20):.0f} MiB"
-  return f"{count / _GIBIBYTE:.2f} GiB"
-
-
 def _describe_files(report):
   found = report["files"]
   yield "files", f"written: {_list_paths(found['written'])}."
@@ -187,8 +181,8 @@ def _describe_files(report):
     yield (
       "",
       (
-        f"Checkpoints: up to {_show_bytes(found['disk'])}"
-        + (f", {_show_bytes(free)} are free." if free is not None else ".")
+        f"Checkpoints: up to {show_bytes(found['disk'])}"
+        + (f", {show_bytes(free)} are free." if free is not None else ".")
       ),
     )
   if found["replaced"]:
@@ -227,16 +221,16 @@ def list_warnings(report):
   memory, disk = report["memory"], report["files"]
   for needed, free, where in list_lacks(memory) if memory else ():
     warnings.append(
-      f"about {_show_bytes(needed)} of memory{where} are needed and"
-      f" {_show_bytes(free)} are free, so no step was tried: give a smaller"
-      " --train_batch_size or --max_seq_length"
+      f"about {show_bytes(needed)} of memory{where} are needed and"
+      f" {show_bytes(free)} are free, so no step was tried: divide the batch by"
+      " --gradient_accumulation_steps, or give a smaller --max_seq_length"
     )
   if (
     disk and disk["free disk"] is not None and disk["disk"] > disk["free disk"]
   ):
     warnings.append(
-      f"checkpoints need {_show_bytes(disk['disk'])}, and"
-      f" {_show_bytes(disk['free disk'])} are free on the disk of"
+      f"checkpoints need {show_bytes(disk['disk'])}, and"
+      f" {show_bytes(disk['free disk'])} are free on the disk of"
       f" {report['output_dir']}"
     )
   return warnings

@@ -349,6 +349,11 @@ class DeviceOptions:
     " a TPU always does. Evaluation and prediction are the same within"
     " rounding; in training dropout falls on other elements.",
   )
+  use_xla: bool = flag(
+    False,
+    "Compile the graph by XLA, which takes a minute at its first step: all"
+    " max_seq_length positions are computed, and dropout draws other masks.",
+  )
   use_tpu: bool = flag(False, "Compute on a TPU.")
   tpu_name: Optional[str] = flag(
     None, "Name of the TPU; local for the one in this machine."

@@ -113,6 +113,17 @@ def count(number, noun="example"):
   return f"{number} {noun}{'s' * (number != 1)}"
 
 
+def show_bytes(count):
+  """Returns an amount of memory in words.
+
+  >>> show_bytes(3 << 20), show_bytes(5 << 28)
+  ('3 MiB', '1.25 GiB')
+  """
+  if count < 1 << 30:
+    return f"{count / (1 << 20):.0f} MiB"
+  return f"{count / (1 << 30):.2f} GiB"
+
+
 def suggest(name, names):
   """Returns "; did you mean ...?" with the nearest of some names, or "".
 

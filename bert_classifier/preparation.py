@@ -399,7 +399,13 @@ def check_batches(placement, options):
       "predict_batch_size": options.inference.predict_batch_size,
     }
   )
-  options.step.check(options.training.train_batch_size, placement.replicas)
+  options.step.check(options.training, options.device, placement.replicas)
+  device = options.device
+  if device.use_xla and device.skip_padding and "skip_padding" in options.given:
+    raise UserError(
+      "--skip_padding makes batches of many shapes, each of which XLA would"
+      " compile anew: leave out --skip_padding or --use_xla"
+    )
 
 
 def choose_splits(options, data):

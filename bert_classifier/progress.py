@@ -253,6 +253,8 @@ class ProgressHook(tf.train.SessionRunHook):
     LOSS: "loss",
     RATE: "learning_rate",
     optimization.GRADIENT_NORM: "gradient_norm",
+    optimization.LossScale.SCALE: "loss_scale",
+    optimization.LossScale.SKIPPED: "skipped_steps",
   }
 
   def __init__(
@@ -304,11 +306,7 @@ class ProgressHook(tf.train.SessionRunHook):
     del run_context
     before = self._step
     self._step = min(self._step + self._steps_per_run, self._total)
-    loss = run_values.results.get("loss", 0.0)
-    if not math.isfinite(loss):
-      raise errors.NotFiniteError(
-        f"the loss of step {self._step} is {loss}", updates=before
-      )
+    self._check_finite(run_values.results, before)
     if self._is_due(self._kept_steps):
       self._keep(run_values.results)
     now = time.monotonic()
@@ -318,6 +316,30 @@ class ProgressHook(tf.train.SessionRunHook):
     if is_due:
       self._reported_time = now
       self._report(run_values.results)
+
+  def _check_finite(self, numbers, before):
+    """Raises a NotFiniteError where training cannot go on.
+
+    A step of float16 is skipped meanwhile, as long as the loss scale can fall.
+    """
+    scale = numbers.get("loss_scale")
+    if scale is not None and scale > 1:
+      return
+    watched, advice = ["loss"], ""
+    if scale is not None:
+      watched.append("gradient_norm")
+      advice = (
+        ", and the loss scale cannot fall under 1. bfloat16 and float32 have"
+        " the range that float16 lacks: give --precision=mixed_bfloat16 or"
+        " --precision=float32"
+      )
+    for name in watched:
+      if not math.isfinite(numbers.get(name, 0.0)):
+        raise errors.NotFiniteError(
+          f"the {name.replace('_', ' ')} of step {self._step} is"
+          f" {numbers[name]}{advice}",
+          updates=before,
+        )
 
   def end(self, session):
     del session
@@ -393,6 +415,9 @@ class ProgressHook(tf.train.SessionRunHook):
     if "learning_rate" in numbers:
       rate = numbers["learning_rate"]
       parts["learning rate"] = f"learning rate {rate:.2e}"
+    if numbers.get("skipped_steps"):
+      skipped = plain_texts.count(int(numbers["skipped_steps"]), "step")
+      parts["skipped"] = f"{skipped} skipped for the range of float16"
     steps_per_second = self._shown_speed.measure(self._step)
     if steps_per_second:
       left = (self._total - self._step) / steps_per_second

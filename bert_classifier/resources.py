@@ -144,7 +144,7 @@ def estimate_memory(run, lengths, is_training):
 
   Args:
     run: `preparation.Run`.
-    lengths: tokens of the sequences of the largest batch, <int32>[B].
+    lengths: tokens of the sequences that are computed at a time, <int32>[B].
     is_training: whether gradients are computed.
   """
   weights = _BYTES_A_NUMBER * count_weights(
@@ -154,7 +154,10 @@ def estimate_memory(run, lengths, is_training):
   buffer = run.schedule.buffer_size if run.schedule else 0
   if not run.placement.skip_padding:
     lengths = np.full(len(lengths), size)
-  numbers = count_activations(run.model.config, lengths, is_training)
+  step = run.options.step
+  numbers = count_activations(
+    run.model.config, lengths, is_training, step.gradient_checkpointing
+  )
   return Memory(
     program=(resident_memory() or 0) + _SESSION_BYTES,
     weights=weights,
@@ -166,13 +169,14 @@ def estimate_memory(run, lengths, is_training):
   )
 
 
-def count_activations(config, lengths, is_training):
+def count_activations(config, lengths, is_training, recomputes=False):
   """Returns how many numbers a batch needs beside the weights, about.
 
   Args:
     config: `modeling.BertConfig`.
     lengths: computed tokens of each sequence, <int32>[B].
     is_training: whether all are kept for gradients, or those of one layer.
+    recomputes: whether of the other layers what they read is kept alone.
   """
   tokens, scores = int(lengths.sum()), _count_scores(lengths)
   hidden, wide = config.hidden_size, config.intermediate_size
@@ -182,6 +186,8 @@ def count_activations(config, lengths, is_training):
       tokens * (_HIDDENS_A_TOKEN * hidden + _WIDES_A_TOKEN * wide)
       + _NUMBERS_A_SCORE * scores
     )
+    if recomputes:
+      return layer + config.num_hidden_layers * tokens * hidden
     return config.num_hidden_layers * layer
   return (
     tokens * (_PASSING_HIDDENS * hidden + _PASSING_WIDES * wide)
@@ -254,13 +260,17 @@ def try_steps(run, model_fn, mode, converter, longest, sample, batch_size):
     list(map(converter, chosen)), run.options.model.max_seq_length
   )
   with tf.Graph().as_default():
-    dataset = tf.data.Dataset.from_tensor_slices(columns).batch(batch_size)
+    dataset = tf.data.Dataset.from_tensor_slices(columns).batch(
+      batch_size, drop_remainder=run.placement.needs_whole_batches
+    )
     inputs = tf.data.make_one_shot_iterator(dataset).get_next()
     spec = model_fn(inputs, None, mode, {})
     fetches = spec.train_op
     if mode != tf.estimator.ModeKeys.TRAIN:
       fetches = spec.predictions
-    config = devices.session_config(run.options.device.num_threads)
+    config = devices.session_config(
+      run.options.device.num_threads, run.options.device.use_xla
+    )
     with tf.Session(config=config) as session:
       session.run(tf.global_variables_initializer())
       seconds, steps = _time_steps(session.make_callable(fetches))

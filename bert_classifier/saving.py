@@ -17,6 +17,7 @@ from tensorflow.python.training import monitored_session
 
 from bert_classifier import errors, files
 import estimator_bridge  # noqa: F401 - tensorflow_estimator
+import optimization
 
 STATE = "checkpoint"  # the file that names the newest checkpoint
 # What the name of a checkpoint is followed by in the names of its files.
@@ -31,7 +32,8 @@ class Saver(tf.train.Saver):
 
   A checkpoint is named in the state file when its files are on the disk, and
   what it replaces is removed after that. One that is there already, from which
-  training goes on, is not written again.
+  training goes on, is not written again. One that was saved without a loss
+  scale is restored as well, and the scale begins anew.
 
   Args:
     keep: number of checkpoints to keep, None for all.
@@ -44,9 +46,21 @@ class Saver(tf.train.Saver):
     self._keep = keep
     self._variables = []
     self._norms = None
+    self._without_scale = self._new_scale = None
 
   def build(self):
     super().build()
+    scale = [
+      v
+      for v in tf.global_variables()
+      if v.op.name in optimization.LossScale.VARIABLES
+    ]
+    if scale:
+      names = {v.name for v in scale}
+      self._new_scale = tf.variables_initializer(scale)
+      self._without_scale = tf.train.Saver(
+        [v for v in tf.global_variables() if v.name not in names], sharded=True
+      )
     self._variables = [
       v for v in tf.global_variables() if v.dtype.base_dtype.is_floating
     ]
@@ -54,6 +68,16 @@ class Saver(tf.train.Saver):
     # slots, where `is_finite` takes 190. It may overflow: see _check_finite.
     norms = [tf.nn.l2_loss(v) for v in self._variables]
     self._norms = tf.stack([tf.cast(norm, tf.float32) for norm in norms])
+
+  def restore(self, sess, save_path):
+    """Restores the variables; args as of `tf.train.Saver.restore`."""
+    saver = super()
+    if self._new_scale is not None:
+      saved = tf.train.load_checkpoint(save_path).get_variable_to_shape_map()
+      if not saved.keys() >= set(optimization.LossScale.VARIABLES):
+        sess.run(self._new_scale)
+        saver = self._without_scale
+    saver.restore(sess, save_path)
 
   def save(self, sess, save_path, global_step, **kwargs):
     """Saves a checkpoint and names it as the newest; returns its path.

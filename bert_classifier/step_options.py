@@ -7,13 +7,21 @@ Nothing of TensorFlow: flags are read before it is imported.
 import dataclasses
 
 from bert_classifier.errors import UserError
-from bert_classifier.flag_fields import Range, flag
+from bert_classifier.flag_fields import Choice, Range, flag
+
+FLOAT32, BFLOAT16, FLOAT16 = "float32", "mixed_bfloat16", "mixed_float16"
 
 
 @dataclasses.dataclass(frozen=True)
 class StepOptions:
-  """Memory and precision of a step"""
+  """Precision and memory of a step"""
 
+  precision: str = flag(
+    FLOAT32,
+    "Of the matrix products; weights, sums, LayerNorm, softmax and loss are"
+    " float32 always (docs/precision.md). mixed_float16 scales the loss.",
+    Choice((FLOAT32, BFLOAT16, FLOAT16)),
+  )
   gradient_accumulation_steps: int = flag(
     1,
     "Equal parts of train_batch_size that a training step computes one after"
@@ -21,22 +29,43 @@ class StepOptions:
     " that of the whole batch; dropout falls on other elements.",
     Range(1),
   )
+  gradient_checkpointing: bool = flag(
+    False,
+    "Keep of each layer only what it reads, and compute the rest again for its"
+    " gradient: less memory, a third more time, the same results.",
+  )
 
-  def check(self, train_batch_size, replicas=1):
-    """Checks that a batch can be computed so.
+  @property
+  def scales_loss(self):
+    """Returns whether gradients would become 0 without a loss scale."""
+    return self.precision == FLOAT16
+
+  def check(self, training, device, replicas=1):
+    """Checks that the options go with each other, the batch and the device.
 
     Args:
-      train_batch_size: examples of an update.
-      replicas: devices that share them.
+      training: `options.TrainingOptions`.
+      device: `options.DeviceOptions`.
+      replicas: devices that share a training batch.
 
     Raises:
-      UserError: the batch cannot be divided.
+      UserError: they do not.
     """
-    parts = self.gradient_accumulation_steps
-    if train_batch_size % (parts * replicas):
+    size, parts = training.train_batch_size, self.gradient_accumulation_steps
+    if size % (parts * replicas):
       among = f" times {replicas} devices" * (replicas > 1)
       raise UserError(
-        f"--train_batch_size is {train_batch_size}, but must be a multiple of"
+        f"--train_batch_size is {size}, but must be a multiple of"
         f" --gradient_accumulation_steps={parts}{among}: the parts of a step"
         " are of one size"
+      )
+    if device.use_tpu and self.precision == FLOAT16:
+      raise UserError(
+        f"--precision={FLOAT16} cannot be had on a TPU, which computes in"
+        f" bfloat16: give --precision={BFLOAT16}"
+      )
+    if device.use_tpu and device.use_xla:
+      raise UserError(
+        "--use_xla is for CPU and GPU, and a TPU compiles all it computes:"
+        " leave it out"
       )

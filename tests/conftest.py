@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 # Before the first import of TensorFlow: its start-up banners are no warnings.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow reads it once a process: sessions that ask for XLA get it on a CPU.
+os.environ.setdefault("TF_XLA_FLAGS", "--tf_xla_cpu_global_jit")
 
 from absl import logging as absl_logging
 from absl.testing import flagsaver

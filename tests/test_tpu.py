@@ -17,7 +17,12 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import kernels
 from tensorflow.python.training import monitored_session
 
-from bert_classifier import catalogue, fast_modeling, fast_optimization
+from bert_classifier import (
+  catalogue,
+  fast_modeling,
+  fast_optimization,
+  options,
+)
 from bert_classifier.table_files import Table
 import modeling
 import run_classifier
@@ -259,6 +264,27 @@ def test_step_is_read_before_it_is_counted(graphs):
   assert all(read.name in before for read in reads)
 
 
+def test_parts_recomputed_layers_and_bfloat16_are_for_a_tpu_too(
+  classify, compiled_ops, tmp_path
+):
+  graph = graph_of(
+    "train",
+    classify,
+    tmp_path,
+    gradient_accumulation_steps=2,
+    gradient_checkpointing=True,
+    precision="mixed_bfloat16",
+  )
+  nodes = replicated(graph)
+  assert not {n.op for n in nodes.values()} - compiled_ops - TPU_ONLY
+  # Reduced once, after the last part.
+  assert len(of_type(nodes, "CrossReplicaSum")) == VARIABLES
+  assert len(of_type(nodes, "L2Loss")) == VARIABLES
+  products = of_type(nodes, "MatMul", "BatchMatMulV2")
+  kinds = {tf.as_dtype(node.attr["T"].type) for node in products}
+  assert kinds == {tf.float32, tf.bfloat16}
+
+
 # ---------------------------------------------------------------------------
 # Examples
 
@@ -363,7 +389,7 @@ def test_local_paths_are_refused_before_any_data_is_read(classify, tmp_path):
 # The step under XLA
 
 
-def losses(golden, config, checkpoint, *, compiled):
+def losses(golden, config, checkpoint, *, compiled, **step):
   """Losses of four steps in static shapes, from the golden weights."""
   names = ["input_ids", "input_mask", "segment_ids", "label_ids"]
   model_fn = run_classifier.model_fn_builder(
@@ -377,9 +403,11 @@ def losses(golden, config, checkpoint, *, compiled):
     use_one_hot_embeddings=True,
     forms=fast_modeling.forms(False),
     optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
+    head_dropout=0,  # XLA draws other masks from the same key
+    step_options=options.StepOptions(**step),
   )
 
-  def step(*columns):
+  def take_step(*columns):
     features = dict(zip(names, columns))
     spec = model_fn(features, None, tf.estimator.ModeKeys.TRAIN, {}, None)
     with tf.control_dependencies([spec.train_op]):
@@ -388,24 +416,24 @@ def losses(golden, config, checkpoint, *, compiled):
   with tf.Graph().as_default(), tf.Session() as running:
     columns = [tf.constant(golden[name]) for name in names]
     if compiled:
-      (loss,) = tf.xla.experimental.compile(step, columns)
+      (loss,) = tf.xla.experimental.compile(take_step, columns)
     else:
-      loss = step(*columns)
+      loss = take_step(*columns)
     running.run(tf.global_variables_initializer())
     tf.train.Saver(tf.trainable_variables()).restore(running, checkpoint)
     return [running.run(loss) for _ in range(4)]
 
 
+@pytest.mark.parametrize(
+  "step", [{}, {"gradient_accumulation_steps": 3}], ids=str
+)
 def test_step_compiled_by_xla_trains_as_the_plain_one(
-  golden, golden_config, golden_checkpoint, monkeypatch
+  golden, golden_config, golden_checkpoint, step
 ):
-  # XLA draws other masks from the same key, so there must be none.
-  classifier = modeling.BertForSequenceClassification
-  monkeypatch.setattr(classifier, "HEAD_DROPOUT", 0.0)
   config = modeling.BertConfig.from_json_file(golden_config)
   config.num_hidden_layers = 1  # XLA compiles three in as many seconds more
   both = [
-    losses(golden, config, golden_checkpoint, compiled=compiled)
+    losses(golden, config, golden_checkpoint, compiled=compiled, **step)
     for compiled in (True, False)
   ]
   np.testing.assert_allclose(*both, rtol=1e-5)
