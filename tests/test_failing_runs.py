@@ -133,7 +133,7 @@ def test_a_bug_keeps_its_traceback_and_exits_with_70(
     (ValueError("3 is not in list"), 70, "this is a bug"),
     (errors.UserError("give another"), 1, "give another"),
     (OSError(28, "No space left on device"), 1, "No space left on device"),
-    (MemoryError(), 1, "the memory is exhausted"),
+    (MemoryError(), 1, "memory free is exhausted: 8 examples"),
     (tf.errors.DataLossError(None, None, "truncated"), 1, "truncated"),
   ],
 )
