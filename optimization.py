@@ -248,7 +248,7 @@ def compute_gradients(loss_of_part, optimizer, parts=1, loss_scale=None):
   # What was made so far is never run: it makes the variables, which a loop
   # cannot do, and tells the kind of each gradient. A loop, because a graph of
   # all parts side by side takes as many times as long to prepare.
-  sums = [_Sum(gradient, parts) for gradient, _ in pairs]
+  sums = [_Sum(gradient, v.shape, parts) for gradient, v in pairs]
 
   def add(number, loss, *so_far):
     with tf.variable_scope(tf.get_variable_scope(), reuse=True):
@@ -279,20 +279,20 @@ class _Sum:
   """The sum of a variable's gradients over parts, as variables of a loop.
 
   Args:
-    example: the gradient of a part: a tensor of static shape, IndexedSlices, or
-      None.
+    example: the gradient of a part: a tensor, IndexedSlices or None.
+    shape: of the variable.
     parts: number of parts.
   """
 
-  def __init__(self, example, parts):
-    self._example, self._parts = example, parts
+  def __init__(self, example, shape, parts):
+    self._example, self._shape, self._parts = example, shape, parts
 
   def start(self):
     """Returns what the sum of no part is."""
     if self._example is None:
       return ()
     if not isinstance(self._example, tf.IndexedSlices):
-      return tf.zeros(self._example.shape, self._example.dtype)
+      return tf.zeros(self._shape, self._example.dtype)
     return [
       tf.TensorArray(
         tensor.dtype,
@@ -308,6 +308,7 @@ class _Sum:
     if gradient is None:
       return ()
     if not isinstance(gradient, tf.IndexedSlices):
+      gradient.set_shape(before.shape)  # which a loop's variable must keep
       return before + gradient
     tensors = gradient.values, gradient.indices
     return [

@@ -448,7 +448,6 @@ def train(estimator, run):
     schedule.warmup_steps,
     run.placement.describe(),
   )
-  precision.warn_where_slower(run.options.step.precision, run.placement)
   memory.warn_if_short(run)
   hook = progress.training_hook(run, output_dir.history_path(folder))
   exhausted = memory.explain_exhaustion(run, "train")

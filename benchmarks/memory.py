@@ -23,7 +23,7 @@ _VARY = "--vary="
 
 
 def run(flags):
-  """Runs the script; returns its peak of memory in bytes."""
+  """Runs the script; returns its bytes at the peak, its processor time."""
   process = subprocess.Popen(
     [sys.executable, str(_SCRIPT), "--do_train", *flags],
     stdout=subprocess.DEVNULL,
@@ -34,7 +34,7 @@ def run(flags):
   _, status, usage = os.wait4(process.pid, 0)
   if status:
     sys.exit(log)
-  return 1024 * usage.ru_maxrss
+  return 1024 * usage.ru_maxrss, usage.ru_utime + usage.ru_stime
 
 
 def compare(flags):
@@ -44,7 +44,7 @@ def compare(flags):
     flags = [*flags, f"--output_dir={folder}/output", f"--cache_dir={folder}"]
     run([*flags, "--dry_run", f"--dry_run_file={report}"])
     found = json.loads(report.read_text())
-    peak = run(flags)
+    peak, _ = run(flags)
   memory = found["memory"]
   print(
     *(f"{name} {memory[name] / _MEBIBYTE:.0f}" for name in sorted(memory)),

@@ -13,13 +13,12 @@ the loss of the last step that both log.
 """
 
 import json
-import os
 from pathlib import Path
-import subprocess
 import sys
 import tempfile
 
-_SCRIPT = Path(__file__).resolve().parent.parent / "run_classifier.py"
+from memory import run
+
 _MEBIBYTE = 1 << 20
 _VARY = "--vary="
 _EPOCHS = "--num_train_epochs="
@@ -29,21 +28,6 @@ _USUAL = (
   ["--gradient_checkpointing"],
   ["--gradient_accumulation_steps=4", "--gradient_checkpointing"],
 )
-
-
-def run(flags):
-  """Runs the script; returns its bytes at the peak and its processor time."""
-  process = subprocess.Popen(
-    [sys.executable, str(_SCRIPT), "--do_train", *flags],
-    stdout=subprocess.DEVNULL,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-  log = process.stderr.read()
-  _, status, usage = os.wait4(process.pid, 0)
-  if status:
-    sys.exit(log)
-  return 1024 * usage.ru_maxrss, usage.ru_utime + usage.ru_stime
 
 
 def read_losses(folder):

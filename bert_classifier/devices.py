@@ -15,6 +15,7 @@ import pathlib
 import re
 import subprocess
 
+from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier.errors import UserError
@@ -319,7 +320,7 @@ class TpuPlacement(Placement):
 def make_placement(options):
   """Returns the placement that `options.DeviceOptions` ask for."""
   if options.use_xla:
-    let_xla_compile_for_cpu()
+    prepare_xla()
   return (TpuPlacement if options.use_tpu else Placement)(options)
 
 
@@ -330,11 +331,15 @@ def make_placement(options):
 _XLA_FLAGS, _XLA_FOR_CPU = "TF_XLA_FLAGS", "--tf_xla_cpu_global_jit"
 
 
-def let_xla_compile_for_cpu():
-  """Lets sessions that ask for XLA have it on a CPU.
+def prepare_xla():
+  """Lets sessions that ask for XLA have it on a CPU; says what to expect.
 
   TensorFlow reads the variable once, when it first looks for devices.
   """
+  logging.info(
+    "--use_xla: the first step takes about a minute longer, in which XLA"
+    " compiles it; dropout draws other masks than without XLA"
+  )
   flags = os.environ.get(_XLA_FLAGS, "")
   if _XLA_FOR_CPU not in flags:
     os.environ[_XLA_FLAGS] = f"{flags} {_XLA_FOR_CPU}".strip()

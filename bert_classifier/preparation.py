@@ -23,6 +23,7 @@ from bert_classifier import (
   model_files,
   output_dir,
   own_data,
+  precision,
   run_settings,
 )
 from bert_classifier.catalogue import (
@@ -383,6 +384,7 @@ def prepare_placement(options):
     },
     do_eval=options.run.do_eval,
   )
+  precision.warn_where_slower(options.step.precision, placement)
   return placement
 
 

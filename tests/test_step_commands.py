@@ -72,6 +72,7 @@ def test_xla_computes_what_is_computed_without_it(
     out = tmp_path / str(use_xla)
     done = classify(output_dir=out, use_xla=use_xla, **asked)
     assert done.status == 0, done.log
+    assert ("takes about a minute" in done.log) == use_xla
     results.append(
       [
         read_results(out / "eval_results.txt"),
