@@ -501,6 +501,11 @@ class Forms:
   def __init__(self, dtype=tf.float32):
     self.dtype = dtype
 
+  def with_features(self, features):
+    """Returns the forms for a batch whose features may hold more for them."""
+    del features
+    return self
+
   def for_batch(self, input_mask, num_heads):
     """Returns the forms for a batch with the mask <int32>[B, S]."""
     del input_mask, num_heads
@@ -672,7 +677,7 @@ class BertForSequenceClassification:
       token_type_ids=features.get("segment_ids"),
       use_one_hot_embeddings=self.use_one_hot_embeddings,
       scope="bert",  # the same one where a graph has the model twice
-      forms=self.forms,
+      forms=self.forms.with_features(features),
       dropout=dropout,
       only_pooled=True,
     )

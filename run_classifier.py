@@ -65,6 +65,7 @@ from bert_classifier import (
   predictions,
   preparation,
   progress,
+  real_tokens,
   report,
   saving,
   sharing,
@@ -114,6 +115,7 @@ def file_based_input_fn_builder(
   shuffle_buffer_size=None,
   num_examples=None,
   start=0,
+  make_ahead=None,
 ):
   """Returns an input_fn over a TFRecord file of features.
 
@@ -135,11 +137,13 @@ def file_based_input_fn_builder(
       file where not given.
     num_examples: examples in the file, needed for a `start`.
     start: examples that were trained on before, over all epochs.
+    make_ahead: see `batches.parse`.
 
   Returns:
     A function of `params`, whose "batch_size" is B, giving a `tf.data.Dataset`
     of dictionaries: `input_ids`, `input_mask`, `segment_ids` <int32>[B, S],
-    `is_real_example` <int32>[B] and the target's features.
+    `is_real_example` <int32>[B], the target's features, and what `make_ahead`
+    adds.
 
   Raises:
     ValueError: `num_examples` is 0, or not given with a `start`.
@@ -164,7 +168,7 @@ def file_based_input_fn_builder(
       padding = serialize(padding_features(seq_length, target))
       records = batches.fill_up(records, padding, params)
     records = records.batch(params["batch_size"], drop_remainder=drop_remainder)
-    return batches.prefetch(batches.parse(records, spec))
+    return batches.prefetch(batches.parse(records, spec, make_ahead))
 
   return input_fn
 
@@ -319,15 +323,24 @@ def model_fn_builder(
         init_checkpoint, fresh_variables, saver
       ),
     )
-    # Read once, so that nothing sees the count that the update ends with.
-    step = tf.train.get_or_create_global_step().read_value()
-    key = modeling.dropout_key(seed, step, placement.replica_id())
+    with placement.on_host():
+      # Read once, so that nothing sees the count that the update ends with. A
+      # variable is where it is read.
+      step = tf.train.get_or_create_global_step().read_value()
+      key = modeling.dropout_key(seed, step, placement.replica_id())
     if is_training:
       loss_of_part = functools.partial(
-        training_step.compute_loss, model, collector.target, features, key
+        training_step.compute_loss,
+        model,
+        collector.target,
+        placement,
+        features,
+        key,
       )
       folder = config and config.model_dir
       return make_spec(**training.add(loss_of_part, step, folder))
+    if mode == tf.estimator.ModeKeys.EVAL:
+      placement.count_evaluation_on_host()
     return inference_spec(make_spec, mode, model, features, collector)
 
   return model_fn
@@ -387,6 +400,7 @@ def make_model_fn(run, init_checkpoint, placement, collector=None):
       placement.on_cpu,
       precision.DTYPES[run.options.step.precision],
       run.options.step.gradient_checkpointing,
+      placement.on_host,
     ),
     optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
     step_options=run.options.step,
@@ -423,7 +437,20 @@ def input_fn_for(run, *splits):
     shuffle_buffer_size=run.schedule.buffer_size if is_training else None,
     num_examples=run.count(*splits),
     start=step * run.options.training.train_batch_size,
+    make_ahead=choose_layout(run, is_training),
   )
+
+
+def choose_layout(run, is_training):
+  """Returns what adds the layout of real tokens to features, None for nothing.
+
+  A batch that is computed in parts has none, but each part its own.
+  """
+  parts = run.options.step.gradient_accumulation_steps if is_training else 1
+  if not run.placement.skip_padding or parts > 1:
+    return None
+  heads = run.model.config.num_attention_heads
+  return functools.partial(real_tokens.add_to, num_heads=heads)
 
 
 def train(estimator, run):

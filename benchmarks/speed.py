@@ -41,6 +41,7 @@ features by conversion.py.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
@@ -189,7 +190,7 @@ def write_batches(job, folder):
   )
 
 
-def batches(job):
+def batches(job, make_ahead=None):
   """`tf.data.Dataset` of a turn's batches, the same in every one."""
   import run_classifier
 
@@ -201,6 +202,7 @@ def batches(job):
     drop_remainder=training,
     seed=SEED,
     num_examples=rows["rows"],
+    make_ahead=make_ahead,
   )
   return input_fn({"batch_size": job["batch"]})
 
@@ -326,7 +328,7 @@ def tensorflow_turn(job, name):
   """
   import tensorflow.compat.v1 as tf
 
-  from bert_classifier import devices
+  from bert_classifier import devices, real_tokens
 
   tf.disable_eager_execution()
   tf.get_logger().setLevel("ERROR")
@@ -335,7 +337,15 @@ def tensorflow_turn(job, name):
     for target, attribute, form in patches:
       stack.enter_context(mock.patch.object(target, attribute, form))
     devices.reuse_big_blocks()
-    rows = batches_in_memory(job) if name == "memory" else batches(job)
+    # As the script does; sides that compute all positions need no layout.
+    lay_out = functools.partial(
+      real_tokens.add_to, num_heads=job["model"]["num_attention_heads"]
+    )
+    rows = (
+      batches_in_memory(job)
+      if name == "memory"
+      else batches(job, None if name in ("original", "padding") else lay_out)
+    )
     iterator = tf.data.make_initializable_iterator(rows)
     fetch = step_of(job, iterator.get_next(), **parts)
   session = tf.Session(config=devices.session_config(job["threads"]))

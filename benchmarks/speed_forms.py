@@ -22,7 +22,12 @@ FORMS = (
 
 def changes(name):
   """Returns what a side patches, and the forms and optimizer it is built of."""
-  from bert_classifier import devices, fast_modeling, fast_optimization
+  from bert_classifier import (
+    devices,
+    fast_modeling,
+    fast_optimization,
+    real_tokens,
+  )
   import modeling
   import optimization
 
@@ -52,7 +57,7 @@ def changes(name):
       (fast_modeling.RealTokens, "lookup", modeling.Forms.lookup)
     ],
     "first_token": [(modeling, "BertModel", every_position)],
-    "groups": [(fast_modeling, "_division", lambda lengths, batch: batch)],
+    "groups": [(real_tokens, "_division", lambda lengths, batch: batch)],
     "attention": without("attention"),
     "heads": without("split_heads", "merge_heads"),
     "dropout": without("keep_mask"),

@@ -87,7 +87,7 @@ def take_part(features, number, parts):
   return {name: take(values) for name, values in features.items()}
 
 
-def parse(records, spec):
+def parse(records, spec, make_ahead=None):
   """Parses batches of records.
 
   A file has int64, but a TPU computes int32 faster.
@@ -95,17 +95,22 @@ def parse(records, spec):
   Args:
     records: `tf.data.Dataset` of serialized examples <string>[B].
     spec: see `features.feature_spec`.
+    make_ahead: function from a dictionary of features to one with more, made
+      while other batches are computed; None for none.
 
   Returns:
     `tf.data.Dataset` of dictionaries of features, int32 or float32.
   """
 
+  # As it is: tf.data would rewrite it, and all that it calls, for loops.
+  @tf.autograph.experimental.do_not_convert
   def parse_batch(batch):
     parsed = tf.io.parse_example(batch, spec)
-    return {
+    features = {
       name: tf.cast(value, tf.int32) if value.dtype == tf.int64 else value
       for name, value in parsed.items()
     }
+    return make_ahead(features) if make_ahead else features
 
   return records.map(parse_batch, num_parallel_calls=AHEAD)
 

@@ -6,6 +6,7 @@ gradients become those of one device, static or dynamic shapes, paths that can
 be read, and its own words for the log. No other module asks which it is.
 """
 
+import contextlib
 import ctypes
 import dataclasses
 import functools
@@ -17,7 +18,9 @@ import subprocess
 
 from absl import logging
 import tensorflow.compat.v1 as tf
+from tensorflow.python.training import evaluation
 
+from bert_classifier import gpu
 from bert_classifier.errors import UserError
 from bert_classifier.options import DeviceOptions
 import estimator_bridge  # noqa: F401 - tf.estimator
@@ -116,7 +119,28 @@ class Placement:
   @property
   def on_cpu(self):
     """Returns whether the CPU of this machine computes."""
-    return not tf.config.list_physical_devices("GPU")
+    return not gpu.list_gpus()
+
+  def on_host(self):
+    """Returns a context whose operations are computed by the host's CPU.
+
+    For what a GPU's host must know: it would wait for the GPU to send it.
+    """
+    return tf.device("/device:CPU:0")
+
+  def show(self, number):
+    """Returns a training step's number <float32>[] for the host to read.
+
+    On a GPU it is 0 in steps whose numbers nobody looks at; see `gpu`.
+    """
+    if self.on_cpu or self.replicas > 1:
+      return number
+    return gpu.send_where_wanted(number)
+
+  def count_evaluation_on_host(self):
+    """Makes the counter of an evaluation's batches, which the host reads."""
+    with self.on_host():
+      evaluation._get_or_create_eval_step()
 
   def check_batches(self, sizes):
     """Raises a UserError where the device cannot take batches of some sizes.
@@ -132,10 +156,14 @@ class Placement:
       paths: {flag: path or None}.
       do_eval: whether an evaluation is asked for.
     """
+    del paths, do_eval
+    gpu.warn_where_missing()
 
   def prepare_process(self):
     """Sets what holds for the whole process."""
     reuse_big_blocks()
+    if self.options.deterministic:
+      tf.compat.v2.config.experimental.enable_op_determinism()
     # The Estimator trains otherwise where it is set, even for one machine.
     os.environ.pop("TF_CONFIG", None)
 
@@ -199,6 +227,7 @@ class Placement:
     # ProgressHook reports, and writes, more than the Estimator would.
     return dict(
       master=self.options.master,
+      device_fn=gpu.read_counter_on_host,
       log_step_count_steps=None,
       save_summary_steps=0,
     )
@@ -237,6 +266,15 @@ class TpuPlacement(Placement):
   @property
   def steps_per_call(self):
     return self.options.iterations_per_loop
+
+  def on_host(self):
+    return contextlib.nullcontext()  # a TPU's host has no part in a step
+
+  def show(self, number):
+    return number
+
+  def count_evaluation_on_host(self):
+    pass  # it is there already
 
   def check_batches(self, sizes):
     cores = self.options.num_tpu_cores

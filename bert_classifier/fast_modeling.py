@@ -22,20 +22,36 @@ Axis letters: B batch, S sequence, T real tokens, M rows of the matrix (B * S or
 T), H hidden, N heads, D head width, Q queries, K keys, G sequences of a group.
 """
 
+import contextlib
 import math
+from typing import Callable, NamedTuple
 
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import recomputation
+from bert_classifier import real_tokens, recomputation
 import modeling
 
-_CLOSED = -10000.0  # added to a score, leaves a weight that rounds to 0
 _GELU_SLOPE = 2.0 * math.sqrt(2.0 / math.pi)
 _GELU_CUBIC = 0.044715
 _PHILOX = 1  # TensorFlow's number for this random generator
 
 
-def forms(skip_padding, on_cpu=True, dtype=tf.float32, recomputes=False):
+class _How(NamedTuple):
+  """How the forms compute, whatever the batch; see `forms`."""
+
+  on_cpu: bool
+  on_host: Callable
+  dtype: tf.DType
+  recomputes: bool
+
+
+def forms(
+  skip_padding,
+  on_cpu=True,
+  dtype=tf.float32,
+  recomputes=False,
+  on_host=contextlib.nullcontext,
+):
   """Returns the `modeling.Forms` that are fastest.
 
   Args:
@@ -44,35 +60,27 @@ def forms(skip_padding, on_cpu=True, dtype=tf.float32, recomputes=False):
     dtype: of the matrix products, as of `modeling.Forms`.
     recomputes: whether training keeps of a layer what it reads alone, and
       computes the rest again, see `recomputation`.
+    on_host: function that returns a context: for what is computed of whole
+      numbers alone, seeds, indices and sizes. A GPU would compute them, wait,
+      and send them back to the host, which reads them.
   """
-  fast = _FastForms(RealTokens if skip_padding else EveryPosition, on_cpu)
-  fast.dtype, fast.recomputes = dtype, recomputes
-  return fast
+  how = _How(on_cpu, on_host, dtype, recomputes)
+  return _WithoutBatch(skip_padding, how)
 
 
 class _FastForms(modeling.Forms):
-  """The forms before they know their batch, and what both kinds share.
+  """What the fast forms share.
 
   Args:
-    kind: `RealTokens` or `EveryPosition`.
-    on_cpu: as of `forms`.
-
-  Attributes:
-    dtype, recomputes: as of `forms`.
+    how: `_How`.
   """
 
-  recomputes = False
-
-  def __init__(self, kind, on_cpu):
-    self._kind, self._on_cpu = kind, on_cpu
-
-  def for_batch(self, input_mask, num_heads):
-    fast = self._kind(input_mask, num_heads, self._on_cpu)
-    fast.dtype, fast.recomputes = self.dtype, self.recomputes
-    return fast
+  def __init__(self, how):
+    super().__init__(how.dtype)
+    self._how = how
 
   def layer(self, build, tokens, dropout):
-    if not self.recomputes:
+    if not self._how.recomputes:
       return build(tokens, dropout)
     return recomputation.recompute(build, tokens, dropout)
 
@@ -83,7 +91,7 @@ class _FastForms(modeling.Forms):
     return tf.gather(table.read_value(), ids)
 
   def normalize(self, x, gamma, beta, epsilon):
-    return normalize(x, gamma, beta, epsilon, self._on_cpu)
+    return normalize(x, gamma, beta, epsilon, self._how.on_cpu)
 
   def activation(self, name):
     function = modeling.get_activation(name)
@@ -93,7 +101,37 @@ class _FastForms(modeling.Forms):
     return None  # `attend` knows the mask of its batch
 
   def dropout(self, key=None):
-    return FastDropout(key)
+    return FastDropout(key, self._how.on_host)
+
+
+class _WithoutBatch(_FastForms):
+  """The forms before they know their batch.
+
+  Args:
+    skip_padding: as of `forms`.
+    how: `_How`.
+    layout: `real_tokens.Layout` of the batch where it was made ahead.
+  """
+
+  def __init__(self, skip_padding, how, layout=None):
+    super().__init__(how)
+    self._skip_padding, self._made_ahead = skip_padding, layout
+
+  def with_features(self, features):
+    layout = features.get(real_tokens.FEATURE)
+    if layout is None:
+      return self
+    layout = real_tokens.Layout(**layout)
+    return _WithoutBatch(self._skip_padding, self._how, layout)
+
+  def for_batch(self, input_mask, num_heads):
+    if not self._skip_padding:
+      return EveryPosition(input_mask, num_heads, self._how)
+    layout = self._made_ahead
+    if layout is None:
+      with self._how.on_host():
+        layout = real_tokens.lay_out(input_mask, num_heads)
+    return RealTokens(input_mask, layout, self._how)
 
 
 # ---------------------------------------------------------------------------
@@ -107,15 +145,15 @@ class EveryPosition(_FastForms):
     input_mask: <int32>[B, S], 1 where attention may go; any 0/1 mask is valid.
       Where a mask is all zeros, attention goes to every position alike.
     num_heads: N.
-    on_cpu: as of `forms`.
+    how: `_How`.
   """
 
-  def __init__(self, input_mask, num_heads, on_cpu=True):
-    self._on_cpu = on_cpu
+  def __init__(self, input_mask, num_heads, how):
+    super().__init__(how)
     self._batch, self._length = modeling.get_shape_list(input_mask)
     self._heads = num_heads
     closed = 1.0 - tf.cast(input_mask, tf.float32)  # [B, S]
-    self._mask = closed[:, tf.newaxis, tf.newaxis, :] * _CLOSED
+    self._mask = closed[:, tf.newaxis, tf.newaxis, :] * real_tokens.CLOSED
 
   def arrange(self, values):
     """Reshapes <int32>[B, S] to [M]."""
@@ -188,51 +226,38 @@ def _scores_shape(query, key):
 
 
 class RealTokens(_FastForms):
-  """The rows are the tokens that the mask shows, and each sequence's first.
-
-  The first is kept whatever its mask, for the pooler reads it. Of a sequence
-  whose mask is all zeros every position is kept: -10000 on all of its scores
-  cancels in the softmax, so that attention goes to all of them. For attention
-  the sequences are put, by length, into two groups, each as wide as its
-  longest, divided where the least is left to compute.
+  """The rows are the tokens that `real_tokens.lay_out` keeps.
 
   Args:
     input_mask: <int32>[B, S], 1 where attention may go; any 0/1 mask is valid.
-    num_heads: N.
-    on_cpu: as of `forms`.
+    layout: `real_tokens.Layout` of the mask.
+    how: `_How`.
   """
 
-  def __init__(self, input_mask, num_heads, on_cpu=True):
-    self._on_cpu = on_cpu
-    self._shape = batch, _ = modeling.get_shape_list(input_mask)
-    self._heads = num_heads
-    real = tf.concat([tf.ones([batch, 1], tf.int32), input_mask[:, 1:]], 1)
-    shown = tf.reduce_max(input_mask, 1, keepdims=True)  # [B, 1]
-    real = tf.maximum(real, 1 - shown)  # [B, S]
-    places = tf.where(tf.reshape(real > 0, [-1]))[:, 0]
-    self._places = tf.cast(places, tf.int32)  # [T], in B * S
-    self._lengths = tf.reduce_sum(real, 1)  # [B]
-    self._starts = tf.cumsum(self._lengths, exclusive=True)  # [B], in T
-    self._open = tf.gather(tf.reshape(input_mask, [-1]), self._places)  # [T]
-    self._group(batch)
+  def __init__(self, input_mask, layout, how):
+    super().__init__(how)
+    self._shape = modeling.get_shape_list(input_mask)
+    self._layout = layout
 
   def arrange(self, values):
-    return tf.gather(tf.reshape(values, [-1]), self._places)  # [T]
+    with self._how.on_host():  # where the gradient asks for their number
+      return tf.gather(tf.reshape(values, [-1]), self._layout.places)  # [T]
 
   def add_positions(self, tokens, table):
     length = self._shape[1]
     # Sliced first: the gradient of a slice is dense, as the original's is.
-    return tokens + tf.gather(table[:length], self._places % length)  # [T, H]
+    positions = self._layout.places % length
+    return tokens + tf.gather(table[:length], positions)  # [T, H]
 
   def first(self, tokens):
-    return tf.gather(tokens, self._starts)  # [B, H]
+    return tf.gather(tokens, self._layout.starts)  # [B, H]
 
   def as_batch(self, tokens):
     """Spreads <float32>[T, H] over [B, S, H], zeros where there is no token."""
     batch, length = self._shape
     width = _width(tokens)
     spread = tf.scatter_nd(
-      self._places[:, tf.newaxis], tokens, [batch * length, width]
+      self._layout.places[:, tf.newaxis], tokens, [batch * length, width]
     )  # [B * S, H]
     return tf.reshape(spread, [batch, length, width])
 
@@ -240,96 +265,28 @@ class RealTokens(_FastForms):
     self, query, key, value, mask, num_heads, dropout, rate, only_first=False
   ):
     """See `EveryPosition.attend`."""
+    layout = self._layout
     if only_first:
       split, merge, back = (
-        self._split_first,
-        self._split_first,
-        self._back_first,
+        layout.split_first,
+        layout.split_first,
+        layout.back_first,
       )
     else:
-      split, merge, back = self._split, self._merge, self._back
-    query *= (_width(query) // self._heads) ** -0.5
+      split, merge, back = layout.split, layout.merge, layout.back
+    query *= (_width(query) // num_heads) ** -0.5
     value = dropout.scaled_up(value, rate)  # smaller than the weights
     query, key, value = (
       tf.cast(rows, self.dtype) for rows in (query, key, value)
     )
     queries = split_heads(query, split, back)
-    keys = split_heads(key, self._split, self._back)
-    values = split_heads(value, self._split, self._back)
+    keys = split_heads(key, layout.split, layout.back)
+    values = split_heads(value, layout.split, layout.back)
     contexts = [
       attention(q, k, v, group, dropout.mask(_scores_shape(q, k), rate))
-      for q, k, v, group in zip(queries, keys, values, self._masks)
+      for q, k, v, group in zip(queries, keys, values, layout.masks)
     ]  # [G, N, Q, D] each
     return tf.cast(merge_heads(contexts, merge, back), tf.float32)
-
-  def _group(self, batch):
-    """Makes the indices that put heads into groups and back, and the masks.
-
-    Of each group `_split`, `_merge` <int32>[G, N, K], `_split_first`
-    <int32>[G, N, 1] and `_masks` <float32>[G, 1, 1, K]; of all `_back`
-    <int32>[T, N] and `_back_first` <int32>[B, N]. See `split_heads`.
-
-    With sequences of 3 tokens and of 1, and two heads, of which head h of token
-    t is row 2 t + h, the shorter sequence, token 3, is a group by itself:
-
-      _split  [[[6], [7]]] and [[[0, 2, 4], [1, 3, 5]]]
-      _back   [[2, 5], [3, 6], [4, 7], [0, 1]]
-
-    for one after the other the groups have the rows 6, 7, 0, 2, 4, 1, 3, 5, and
-    the heads of token 0 come third and sixth.
-    """
-    order = tf.argsort(self._lengths, stable=True)  # [B]
-    shorter = _division(tf.gather(self._lengths, order), batch)
-    head = tf.range(self._heads)  # [N]
-    rank = tf.math.invert_permutation(order)[:, tf.newaxis]  # [B, 1]
-    self._split_first = [
-      (group[:, tf.newaxis] * self._heads + head)[:, :, tf.newaxis]
-      for group in (order[:shorter], order[shorter:])
-    ]  # [G, N, 1] each
-    self._back_first = rank * self._heads + head  # [B, N]
-    self._split, self._merge, self._masks = [], [], []
-    rows_before, back = 0, []
-    for begin, group in ((0, order[:shorter]), (shorter, order[shorter:])):
-      longest = tf.reduce_max(tf.gather(self._lengths, group))
-      longest = tf.maximum(longest, 1)  # of no sequences there is no longest
-      self._index(group, longest)
-      row = rows_before + (rank - begin) * self._heads * longest  # [B, 1]
-      back.append(row + head * longest)  # [B, N]
-      rows_before = tf.size(group) * self._heads * longest
-    back = tf.where_v2(rank < shorter, *back)  # [B, N], of a sequence's token 0
-    sequence = self._places // self._shape[1]  # [T]
-    inside = tf.range(tf.size(sequence)) - tf.gather(self._starts, sequence)
-    self._back = tf.gather(back, sequence) + inside[:, tf.newaxis]  # [T, N]
-
-  def _index(self, group, longest):
-    """Adds the indices and the mask of one group of sequences <int32>[G]."""
-    tokens = tf.size(self._places)
-    step = tf.range(longest)  # [K]
-    real = step < tf.gather(self._lengths, group)[:, tf.newaxis]  # [G, K]
-    token = tf.gather(self._starts, group)[:, tf.newaxis] + step  # [G, K]
-    token = tf.where_v2(real, token, tokens)
-    rows = (
-      token[:, tf.newaxis, :] * self._heads
-      + tf.range(self._heads)[:, tf.newaxis]
-    )  # [G, N, K]
-    end = tokens * self._heads
-    self._split.append(tf.minimum(rows, end - 1))
-    self._merge.append(tf.minimum(rows, end))
-    is_open = tf.gather(tf.pad(self._open, [[0, 1]]), token) > 0  # [G, K]
-    mask = tf.where_v2(is_open, 0.0, _CLOSED)
-    self._masks.append(mask[:, tf.newaxis, tf.newaxis, :])  # [G, 1, 1, K]
-
-
-def _division(lengths, batch):
-  """Counts those of the sorted sequences <int32>[B] in the shorter group.
-
-  Attention computes longest^2 scores for each sequence of a group; the division
-  is the one that makes the fewest. With a single group a training step of the
-  6-layer model takes 1.23 times as long on MNLI (benchmarks/speed.py --forms).
-  """
-  count = tf.range(1, batch + 1)  # [B]
-  scores = count * lengths**2 + (batch - count) * lengths[-1] ** 2
-  return tf.argmin(scores, output_type=tf.int32) + 1
 
 
 # ---------------------------------------------------------------------------
@@ -534,12 +491,25 @@ def _gather_rows(groups, from_heads):
 
 
 class FastDropout(modeling.Dropout):
-  """`modeling.Dropout` whose masks are drawn by `keep_mask`."""
+  """`modeling.Dropout` whose masks are drawn by `keep_mask`.
+
+  Args:
+    key: as of `modeling.Dropout`.
+    on_host: as of `forms`.
+  """
+
+  def __init__(self, key=None, on_host=contextlib.nullcontext):
+    super().__init__(key)
+    self._on_host = on_host
 
   def mask(self, shape, dropout_prob):
     if not dropout_prob:
       return None
-    return keep_mask(shape, self.next_seed(), dropout_prob)
+    return keep_mask(shape, self.next_seed(), dropout_prob, self._on_host)
+
+  def next_seed(self):
+    with self._on_host():
+      return super().next_seed()
 
   def scaled_up(self, input_tensor, dropout_prob):
     if not dropout_prob:
@@ -547,7 +517,7 @@ class FastDropout(modeling.Dropout):
     return input_tensor * (1.0 / kept_share(dropout_prob))
 
 
-def keep_mask(shape, seed, dropout_prob):
+def keep_mask(shape, seed, dropout_prob, on_host=contextlib.nullcontext):
   """Draws what dropout keeps: 1 with probability `kept_share(p)`, else 0.
 
   Four decisions are drawn from one 64-bit number; without that a step takes
@@ -558,6 +528,7 @@ def keep_mask(shape, seed, dropout_prob):
     shape: of the mask: a list of numbers, or <int32>[rank].
     seed: <int64>[2].
     dropout_prob: p in [0, 1).
+    on_host: as of `forms`.
 
   Returns:
     <float32>[shape].
@@ -566,7 +537,8 @@ def keep_mask(shape, seed, dropout_prob):
   if isinstance(shape, list):
     drawn = tf.random.stateless_uniform(shape, seed)
     return tf.cast(drawn >= threshold / 65536, tf.float32)
-  count = tf.reduce_prod(shape)
+  with on_host():
+    count = tf.reduce_prod(shape)
   key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
   drawn = tf.raw_ops.StatelessRandomUniformFullIntV2(
     shape=tf.expand_dims((count + 3) // 4, 0),

@@ -354,6 +354,12 @@ class DeviceOptions:
     "Compile the graph by XLA, which takes a minute at its first step: all"
     " max_seq_length positions are computed, and dropout draws other masks.",
   )
+  deterministic: bool = flag(
+    False,
+    "Compute on a GPU by operations alone that give the same to the bit every"
+    " time; slower (docs/gpu.md). On a CPU --num_threads=1 does.",
+    setting="training",
+  )
   use_tpu: bool = flag(False, "Compute on a TPU.")
   tpu_name: Optional[str] = flag(
     None, "Name of the TPU; local for the one in this machine."

@@ -10,7 +10,14 @@ import time
 from absl import flags, logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files, history, plain_texts, process
+from bert_classifier import (
+  errors,
+  files,
+  gpu,
+  history,
+  plain_texts,
+  process,
+)
 import optimization
 
 _RENEW_SECONDS = 0.5  # on a terminal
@@ -233,7 +240,9 @@ class ProgressHook(tf.train.SessionRunHook):
   In the log at the first step, then every `log_steps`; on a terminal in the
   status line. The numbers are written for TensorBoard and into the history at
   least as often, and so often that a short run has a curve too. On a TPU,
-  which runs many steps at a time, the Estimator logs the loss.
+  which runs many steps at a time, the Estimator logs the loss. Where a
+  GPU holds the numbers back (`gpu.send_where_wanted`), they are fetched, and
+  looked at for NaN, in the steps alone whose numbers are kept or shown.
 
   Args:
     total_steps: N.
@@ -243,6 +252,7 @@ class ProgressHook(tf.train.SessionRunHook):
     steps_per_run: steps that one call of the session takes.
     summary_dir: folder of the events for TensorBoard; None for none.
     history_path: file of the history, see `history`; None for none.
+    show: function from a number of the device to one that is fetched.
   """
 
   # Tensors that model_fn gives these names.
@@ -267,6 +277,7 @@ class ProgressHook(tf.train.SessionRunHook):
     steps_per_run=1,
     summary_dir=None,
     history_path=None,
+    show=lambda number: number,
   ):
     self._total = total_steps
     self._batch, self._examples = batch_size, examples
@@ -277,7 +288,8 @@ class ProgressHook(tf.train.SessionRunHook):
     self._summary_dir, self._writer = summary_dir, None
     self._summarized = None
     self.history_path = history_path
-    self._fetches = {}
+    self._fetches, self._show = {}, show
+    self._wanted, self._is_wanted = None, True
 
   def begin(self):
     if self._summary_dir:
@@ -286,7 +298,12 @@ class ProgressHook(tf.train.SessionRunHook):
     for tensor, name in self._NUMBERS.items():
       # None is there inside the replicated function of a TPU.
       with contextlib.suppress(KeyError):
-        self._fetches[name] = graph.get_tensor_by_name(f"{tensor}:0")
+        number = graph.get_tensor_by_name(f"{tensor}:0")
+        # The rate is the host's own.
+        self._fetches[name] = (
+          number if tensor == self.RATE else self._show(number)
+        )
+    self._wanted = gpu.find_wanted()
 
   def after_create_session(self, session, coord):
     del coord
@@ -300,21 +317,25 @@ class ProgressHook(tf.train.SessionRunHook):
     del run_context
     # The same in every step: for each set of fetches that it has not met, the
     # session prepares a graph, which takes a second.
-    return tf.train.SessionRunArgs(self._fetches)
+    if self._wanted is None:
+      return tf.train.SessionRunArgs(self._fetches)
+    due = self._is_due(self._next(), self._kept_steps)
+    self._is_wanted = due or self._is_late()
+    feeds = {self._wanted: self._is_wanted}
+    return tf.train.SessionRunArgs(self._fetches, feeds)
 
   def after_run(self, run_context, run_values):
     del run_context
     before = self._step
-    self._step = min(self._step + self._steps_per_run, self._total)
+    self._step = self._next()
     self._check_finite(run_values.results, before)
-    if self._is_due(self._kept_steps):
+    if self._is_due(self._step, self._kept_steps):
       self._keep(run_values.results)
-    now = time.monotonic()
-    is_due = self._is_due(self._log_steps)
+    is_due = self._is_due(self._step, self._log_steps)
     if STATUS.is_terminal:
-      is_due = now - self._reported_time > _RENEW_SECONDS
+      is_due = self._is_wanted and self._is_late()
     if is_due:
-      self._reported_time = now
+      self._reported_time = time.monotonic()
       self._report(run_values.results)
 
   def _check_finite(self, numbers, before):
@@ -372,12 +393,19 @@ class ProgressHook(tf.train.SessionRunHook):
     self._shown_speed.pause(seconds)
     self._kept_speed.pause(seconds)
 
-  def _is_due(self, every):
+  def _next(self):
+    """Returns the global step after the next call of the session."""
+    return min(self._step + self._steps_per_run, self._total)
+
+  def _is_due(self, step, every):
+    """Returns whether a step is one of those that come every so many steps."""
     first = self._first + self._steps_per_run
-    return (
-      self._step in (first, self._total)
-      or self._step % every < self._steps_per_run
-    )
+    return step in (first, self._total) or step % every < self._steps_per_run
+
+  def _is_late(self):
+    """Returns whether a terminal is to show another line."""
+    waited = time.monotonic() - self._reported_time
+    return STATUS.is_terminal and waited > _RENEW_SECONDS
 
   @property
   def _epoch(self):
@@ -482,6 +510,7 @@ def training_hook(run, history_path):
     steps_per_run=placement.steps_per_call,
     summary_dir=folder,
     history_path=history_path,
+    show=placement.show,
   )
 
 

@@ -40,7 +40,9 @@ class TrainingStep(NamedTuple):
     Returns:
       Dictionary of `loss`, `train_op` and `host_call`, as of TPUEstimatorSpec.
     """
-    rate = optimization.learning_rate_schedule(*self.schedule, step)
+    with self.placement.on_host():
+      rate = optimization.learning_rate_schedule(*self.schedule, step)
+      tf.identity(rate, progress.ProgressHook.RATE)
     optimizer = optimization.make_optimizer(rate, self.optimizer_class)
     parts = self.options.gradient_accumulation_steps
     scale = optimization.LossScale() if self.options.scales_loss else None
@@ -48,7 +50,6 @@ class TrainingStep(NamedTuple):
       functools.partial(loss_of_part, parts=parts), optimizer, parts, scale
     )
     tf.identity(loss, progress.ProgressHook.LOSS)
-    tf.identity(rate, progress.ProgressHook.RATE)
     train_op = optimization.update_step(
       gradients,
       optimizer,
@@ -57,24 +58,24 @@ class TrainingStep(NamedTuple):
       scale,
     )
     host_call = self.placement.host_call(loss, rate, step, model_dir)
-    return dict(loss=loss, train_op=train_op, host_call=host_call)
+    shown = self.placement.show(loss)
+    return dict(loss=shown, train_op=train_op, host_call=host_call)
 
 
-def compute_loss(model, target, features, key, number, parts):
+def compute_loss(model, target, placement, features, key, number, parts):
   """Returns the loss of one of the parts of a training batch: <float32>[].
 
   Args:
     model: `modeling.BertForSequenceClassification`.
     target: see `targets`.
+    placement: see `devices`.
     features: of the whole batch.
     key: of its dropout, see `modeling.dropout_key`.
     number: of the part.
     parts: into how many the batch is divided.
   """
   part = batches.take_part(features, number, parts)
-  logits = model.logits(
-    part,
-    is_training=True,
-    dropout_key=modeling.dropout_key_of_part(key, number),
-  )
+  with placement.on_host():
+    key = modeling.dropout_key_of_part(key, number)
+  logits = model.logits(part, is_training=True, dropout_key=key)
   return tf.reduce_mean(target.per_example_loss(logits, part))

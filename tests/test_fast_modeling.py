@@ -267,7 +267,7 @@ def test_getters_of_the_fast_forms_give_the_same_tensor_every_time(graph, form):
 def score_shapes(mask):
   """Shapes of the scores <float32>[G, N, Q, K] of each group."""
   shapes = []
-  batch = fast_modeling.RealTokens(tf.constant(mask), 3)
+  batch = FORMS["real tokens"].for_batch(tf.constant(mask), 3)
   rows = tf.ones([int(mask.sum()), 24])
 
   class Watching(modeling.Dropout):

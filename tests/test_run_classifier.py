@@ -460,7 +460,7 @@ def test_padding_is_skipped_unless_it_is_asked_for(
   monkeypatch.setattr(
     fast_modeling,
     "forms",
-    lambda skip, on_cpu: made.append(skip) or forms(skip, on_cpu),
+    lambda skip, *places: made.append(skip) or forms(skip, *places),
   )
   flags = dict(output_dir=output_dir, **small_model)
   losses = []
