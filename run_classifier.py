@@ -51,11 +51,13 @@ from bert_classifier import (
   batches,
   checkpoints,
   devices,
+  embeddings,
   errors,
   evaluation,
   fast_modeling,
   fast_optimization,
   history,
+  hugging_face_export,
   inspection,
   interactive,
   memory,
@@ -407,13 +409,13 @@ def make_model_fn(run, init_checkpoint, placement, collector=None):
   )
 
 
-def make_estimator(run, init_checkpoint, collector):
+def make_estimator(run, model_fn):
   """Returns the TPUEstimator, which computes on CPU or GPU without a TPU."""
   training, placement = run.options.training, run.placement
   return tf.estimator.tpu.TPUEstimator(
     use_tpu=placement.use_tpu,
     eval_on_tpu=placement.use_tpu,
-    model_fn=make_model_fn(run, init_checkpoint, placement, collector),
+    model_fn=model_fn,
     config=placement.run_config(run.options.run.output_dir, training),
     params={},
     train_batch_size=training.train_batch_size,
@@ -565,6 +567,22 @@ def predict(estimator, run, splits):
     )
 
 
+def embed(run, init_checkpoint, splits):
+  """Writes a vector for each example of the splits; returns as `predict`."""
+  embeddings.announce(run, splits)
+  estimator = make_estimator(
+    run, embeddings.model_fn_builder(run, init_checkpoint)
+  )
+  batches_of_vectors = estimator.predict(
+    input_fn_for(run, *splits),
+    checkpoint_path=run.weights.to_read,
+    yield_single_examples=False,
+  )
+  weights, _ = weights_in_use(estimator, run)
+  with memory.explain_exhaustion(run, splits[0]):
+    return embeddings.write_of_run(run, splits, batches_of_vectors, weights)
+
+
 def answer(run, init_checkpoint):
   """Predicts texts that are in no split, on standard output."""
   placement = run.placement.of_this_machine()
@@ -605,22 +623,25 @@ def main(argv):
 
 
 def carry_out(run, init_checkpoint):
-  """Trains, evaluates, predicts and answers as far as asked for."""
+  """Trains, evaluates, predicts, answers and exports as far as asked for."""
   if run.options.run.reads_data:
     for line in compute_splits(run, init_checkpoint):
       logging.info("%s", line)
   if run.options.run.answers:
     answer(run, init_checkpoint)
+  if run.options.run.export_hf:
+    logging.info("%s", hugging_face_export.export_of_run(run, init_checkpoint))
 
 
 def compute_splits(run, init_checkpoint):
-  """Trains, evaluates and predicts; returns what to say at the end."""
+  """Trains, evaluates, predicts and embeds; returns what to say at the end."""
   collector = evaluation.Collector(
     run.task.target,
     run.task.metrics,
     run.options.inference.eval_batch_size,
   )
-  estimator = make_estimator(run, init_checkpoint, collector)
+  model_fn = make_model_fn(run, init_checkpoint, run.placement, collector)
+  estimator = make_estimator(run, model_fn)
   last_lines = []
   known = {}  # results of training's own evaluation, by split
   if run.options.run.do_train and run.is_finished:
@@ -644,6 +665,8 @@ def compute_splits(run, init_checkpoint):
       last_lines.append(f"{split}: report: {page}")
   if run.options.run.do_predict:
     last_lines += predict(estimator, run, run.splits("test"))
+  if run.options.run.do_embed:
+    last_lines += embed(run, init_checkpoint, run.splits("test"))
   return last_lines
 
 

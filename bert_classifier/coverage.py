@@ -201,10 +201,14 @@ class Coverage:
       raise errors.UserError(usable._explain_foreign(differences))
     if (parts := usable._list_foreign_parts()) and not allow_partial_init:
       raise errors.UserError(usable._explain_parts(parts))
-    if trained_needed and usable.fresh:
+    needs_head = any(name in HEAD for name in usable.loaded + usable.fresh)
+    if trained_needed and usable.fresh and needs_head:
       raise errors.UserError(usable._explain_untrained())
-    if not usable.encoder_complete and not allow_partial_init:
-      raise errors.UserError(usable._explain_holes())
+    may_be_partial = not trained_needed
+    if not usable.encoder_complete and not (
+      may_be_partial and allow_partial_init
+    ):
+      raise errors.UserError(usable._explain_holes(may_be_partial))
     if has_head and not usable.head_complete and not reinit_head:
       raise errors.UserError(usable._explain_head())
     return usable
@@ -283,12 +287,13 @@ class Coverage:
       " --bert_config_file, or none to train from scratch"
     )
 
-  def _explain_holes(self):
+  def _explain_holes(self, may_be_partial):
     fresh = [name for name in self.fresh if name not in HEAD]
     return (
       f"{self.checkpoint.path} does not cover the whole encoder: it lacks"
-      f" {shorten_names(fresh)}. Give a complete BERT checkpoint, or"
-      " --allow_partial_init to start fresh what is missing"
+      f" {shorten_names(fresh)}. Give a complete BERT checkpoint"
+      + ", or --allow_partial_init to start fresh what is missing"
+      * may_be_partial
     )
 
   def _explain_head(self):

@@ -58,6 +58,26 @@ def temporary_folder(path):
 
 
 @contextlib.contextmanager
+def atomic_folder(path):
+  """Yields a temporary folder for files, then renames it to `path`.
+
+  The files are on the disk before it has that name. An exception removes it.
+
+  Args:
+    path: of a folder that is not there, or is empty; those above it are made.
+  """
+  path = path.rstrip("/")
+  tf.io.gfile.makedirs(os.path.dirname(path) or ".")
+  with temporary_folder(path) as folder:
+    yield folder
+    for file in list_matching(folder, ".*"):
+      sync(file)
+    sync_folder(folder)
+    tf.io.gfile.rename(folder, path, overwrite=True)
+  sync_folder(os.path.dirname(path))
+
+
+@contextlib.contextmanager
 def _locked_temporary(path, make):
   """Yields a path that no other process uses, and removes what is there.
 

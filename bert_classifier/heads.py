@@ -157,6 +157,8 @@ def _compare_with_config(checkpoint, config, task):
 def _compare_labels(checkpoint, theirs, task):
   """Returns the `Comparison` by names of labels, case aside."""
   path, ours = checkpoint.config_file, list(task.target.labels)
+  if theirs == ours:
+    return Comparison()
   rows = {label.casefold(): row for row, label in enumerate(theirs)}
   wanted = [label.casefold() for label in ours]
   if len(rows) < len(theirs):

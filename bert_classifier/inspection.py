@@ -363,7 +363,13 @@ def describe_files(run):
     written.append(output_dir.results_path(folder, split))
     if run.options.inference.eval_report:
       written += output_dir.report_paths(folder, split).values()
+  if asked.export_hf:
+    written.append(asked.export_hf)
   for split in run.splits("test"):
+    if asked.do_embed:
+      written += output_dir.embedding_paths(folder, split)
+    if not asked.do_predict:
+      continue
     written += output_dir.prediction_paths(folder, split)
     name = run.task.processor.submissions.get(split)
     if run.options.inference.glue_submission and name:

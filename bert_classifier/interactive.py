@@ -78,7 +78,7 @@ def make_example(text, text_b, task):
     ValueError: the text is empty, or the task has pairs and this is none, or
       the reverse.
   """
-  name, pairs = task.name, _expect_pairs(task)
+  name, pairs = task.name, task.expects_pairs
   for value in (text, text_b):
     if not isinstance(value, (str, type(None))):
       raise ValueError(
@@ -99,13 +99,6 @@ def make_example(text, text_b, task):
       f"the examples of {name} are single texts: leave out text_b"
     )
   return InputExample("", text, text_b)
-
-
-def _expect_pairs(task):
-  """Returns whether examples have a second text; None where some may."""
-  if any(map(task.data.has_own_method, ("train", "dev", "test"))):
-    return None
-  return task.processor.expects_pairs()
 
 
 def read_request(line, task):

@@ -15,6 +15,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   checkpoints,
   companions,
+  embeddings,
   files,
   heads,
   hugging_face,
@@ -393,12 +394,11 @@ def check_length(options, given, config, config_file, trained):
   )
 
 
-def check_weights(options, run, model, found):
+def check_weights(options, model, found):
   """Makes sure that there are weights for what is asked for.
 
   Args:
-    options: `options.ModelOptions`.
-    run: `options.RunOptions`.
+    options: `options.Options`.
     model: `Model`.
     found: `output_dir.OutputDir`.
 
@@ -409,6 +409,7 @@ def check_weights(options, run, model, found):
     UserError: weights do not fit the model, or results would be those of
       random ones.
   """
+  run = options.run
   if found.checkpoint:
     trained = choose_trained(run, model, found)
     if trained.must_be_converted:
@@ -437,9 +438,16 @@ def check_weights(options, run, model, found):
         " give --init_checkpoint"
       )
     return Weights(None)
-  weights, reinit_head = _apply_head(options, run, model)
-  coverage = weights.compare_with(model.variables).accept(
-    allow_partial_init=options.allow_partial_init,
+  if run.uses_head:
+    weights, reinit_head = _apply_head(options.model, run, model)
+    needed = model.variables
+  else:
+    weights, reinit_head = model.weights, False
+    needed = embeddings.select_variables(
+      model.variables, options.inference.embed_pooling
+    )
+  coverage = weights.compare_with(needed).accept(
+    allow_partial_init=options.model.allow_partial_init,
     reinit_head=reinit_head,
     trained_needed=not run.do_train,
     config_file=model.config_file,

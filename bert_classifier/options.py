@@ -21,6 +21,7 @@ from bert_classifier import flagfiles, process
 from bert_classifier.errors import UserError
 from bert_classifier.flag_fields import (
   TYPES_IN_WORDS,
+  Choice,
   Range,
   describe_flags,
   describe_in_markdown,
@@ -191,6 +192,11 @@ class RunOptions:
   do_train: bool = flag(False, "Train on the training set.")
   do_eval: bool = flag(False, "Evaluate on the dev set.")
   do_predict: bool = flag(False, "Predict the test set.")
+  do_embed: bool = flag(
+    False,
+    "Write a vector for each text of the test set, by the encoder: no head and"
+    " no labels are needed (docs/huggingface.md).",
+  )
   predict_text: Optional[str] = flag(
     None,
     "Predict this text; the answer is a line of JSON on standard output"
@@ -204,6 +210,12 @@ class RunOptions:
     "Predict each line of this file, - for standard input: a text, or a JSON"
     " object with text and text_b. Each answer is a line of JSON on standard"
     " output.",
+    is_path=True,
+  )
+  export_hf: Optional[str] = flag(
+    None,
+    "Folder to be made: the trained classifier in the form of Hugging Face's"
+    " library (docs/huggingface.md).",
     is_path=True,
   )
   dry_run: bool = flag(
@@ -226,7 +238,17 @@ class RunOptions:
   @property
   def reads_data(self):
     """Returns whether a split of the task is asked for."""
+    return self.uses_labels or self.do_embed
+
+  @property
+  def uses_labels(self):
+    """Returns whether a split is asked for whose labels or answers count."""
     return self.do_train or self.do_eval or self.do_predict
+
+  @property
+  def uses_head(self):
+    """Returns whether anything needs more than the encoder."""
+    return self.uses_labels or self.answers or bool(self.export_hf)
 
   @property
   def answers(self):
@@ -323,6 +345,15 @@ class InferenceOptions:
   metrics: Optional[str] = flag(
     None,
     "Metrics beside those of the task, separated by commas (docs/output.md).",
+  )
+  embed_pooling: str = flag(
+    "mean",
+    "Vector of a text with --do_embed: the mean of the last layer over its"
+    " tokens, or the pooled output, which a head reads.",
+    Choice(("mean", "pooled")),
+  )
+  embed_normalize: bool = flag(
+    False, "Give these vectors the Euclidean length 1."
   )
   threshold: float = flag(
     0.5,

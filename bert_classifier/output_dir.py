@@ -40,6 +40,7 @@ _RESULTS = {"dev": "eval_results{}.txt", "test": "test_results{}.txt"}
 _REPORTS = {e: f"eval_report{{}}.{e}" for e in ("json", "txt", "html")}
 _REPORTS["errors"] = "eval_errors{}.tsv"
 _OF_TEST = "test_results{}.tsv", "test_predictions{}.tsv"
+_EMBEDDINGS = "test_embeddings{}.npy", "test_embedding_ids{}.txt"
 # Of --glue_submission, as gluebenchmark.com names them.
 SUBMISSIONS = tuple(
   f"{task}.tsv"
@@ -61,6 +62,7 @@ WRITTEN = "|".join(
     *_RESULTS.values(),
     *_REPORTS.values(),
     *_OF_TEST,
+    *_EMBEDDINGS,
     *SUBMISSIONS,
   )
 )
@@ -105,6 +107,11 @@ def history_path(output_dir):
 def prediction_paths(output_dir, split):
   """Returns the paths of probabilities and predictions of a test split."""
   return tuple(_path_for(output_dir, name, split) for name in _OF_TEST)
+
+
+def embedding_paths(output_dir, split):
+  """Returns the paths of a test split's embeddings, and of their ids."""
+  return tuple(_path_for(output_dir, name, split) for name in _EMBEDDINGS)
 
 
 def submission_path(output_dir, name):

@@ -388,7 +388,7 @@ def _check_file(data, path, split):
       "train": "--do_train needs a training set: give --train_file",
       "dev": "--do_eval needs a dev set: give --dev_file, or --dev_fraction=0.1"
       " to keep a tenth of the training set for it",
-      "test": "--do_predict needs a test set: give --test_file",
+      "test": "--do_predict and --do_embed need a test set: give --test_file",
     }[split]
     at = ""
     if data.data_dir:

@@ -79,10 +79,11 @@ def make_processor(options, trained):
   folder, known = _find_trained(options, trained)
   labels, source = _find_labels(options, folder, known)
   share = _find_share(options, found, trained)
+  needs_labels = labels is None and run.uses_head
   wanted = {
-    "train": run.do_train or (labels is None and found["train"] is not None),
+    "train": run.do_train or (needs_labels and found["train"] is not None),
     "dev": run.do_eval and share is None,
-    "test": run.do_predict,
+    "test": run.do_predict or run.do_embed,
   }
   if run.do_eval and share is not None:
     wanted["train"] = True
@@ -98,7 +99,10 @@ def make_processor(options, trained):
       flags = {**columns.flags, **flags}
   if share is not None and "train" in tables:
     _share(tables, share, run.do_eval)
-  return OwnData(tables, labels, source, names, flags)
+  processor = OwnData(tables, labels, source, names, flags)
+  if labels is None and not run.uses_head:
+    processor.kind = "regression"  # which needs none, and nothing asks for it
+  return processor
 
 
 def _find_trained(options, trained):

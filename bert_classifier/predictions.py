@@ -273,6 +273,11 @@ def write_predictions(folder, split, examples, outputs, target, *, truth=None):
   return paths
 
 
+def find_id(example):
+  """Returns the id of an `InputExample`: its row's own, else its guid."""
+  return example.guid if example.row_id is None else example.row_id
+
+
 def _guard(examples):
   """Yields the examples; an error in reading them becomes a TextsGoneError."""
   try:
@@ -299,7 +304,7 @@ def _predictions(examples, outputs, target, truth):
     if truth is not None:
       truth.add(example.gold, output)
     yield [
-      example.guid if example.row_id is None else example.row_id,
+      find_id(example),
       example.text_a,
       example.text_b or "",
       *[target.show_label(example.gold)] * has_gold,

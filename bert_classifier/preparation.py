@@ -18,6 +18,7 @@ from bert_classifier import (
   devices,
   files,
   heads,
+  hugging_face_export,
   inspection,
   interactive,
   model_files,
@@ -173,7 +174,7 @@ def check(options):
   cache = prepare_cache(options, placement, task, model) if splits else None
   settings = make_settings(options, task, model)
   found = check_output_dir(options, task, model, settings)
-  weights = model_files.check_weights(options.model, options.run, model, found)
+  weights = model_files.check_weights(options, model, found)
   # Looks at every example of every file before anything is written.
   counts = {split: cache.count(split) for split in splits}
   schedule = None
@@ -222,7 +223,7 @@ def convert(run):
 
 
 def find_output_dir(options):
-  """Returns the options; to answer, the folder of the weights is enough.
+  """Returns the options; to answer or export, the weights' folder is enough.
 
   It may be that of a training, and nothing is written there.
 
@@ -230,7 +231,8 @@ def find_output_dir(options):
     options: `options.Options`.
   """
   run, weights = options.run, options.model.init_checkpoint
-  if run.output_dir or run.reads_data or not (run.answers and weights):
+  is_only_read = run.uses_head and not run.reads_data
+  if run.output_dir or not (is_only_read and weights):
     return options
   folder = os.path.dirname(checkpoints.open_checkpoint(weights).path) or "."
   return make_options(**{**options.given_values(), "output_dir": folder})
@@ -242,10 +244,10 @@ def check_flags(options):
   Raises:
     UserError: a flag is needed, or does not go with another.
   """
-  if not (options.reads_data or options.answers):
+  if not (options.reads_data or options.uses_head):
     raise UserError(
       "there is nothing to do: give at least one of --do_train, --do_eval,"
-      " --do_predict, --predict_text, --predict_file"
+      " --do_predict, --predict_text, --predict_file, --do_embed, --export_hf"
     )
   for needing, needed in (
     ("dry_run_file", "dry_run"),
@@ -258,7 +260,7 @@ def check_flags(options):
   if not options.output_dir:
     raise UserError(
       "--output_dir is needed: the folder for checkpoints, results and"
-      " predictions; to answer texts, that of a training, or"
+      " predictions; to answer texts or to export, that of a training, or"
       " --init_checkpoint=TRAINED_CLASSIFIER"
     )
   if options.overwrite_output_dir and (options.resume or not options.do_train):
@@ -364,6 +366,7 @@ def choose_task(options, trained):
       " --do_predict, or leave it out"
     )
   interactive.check_request(options.run, task)
+  hugging_face_export.check_request(options.run)
   inspection.check_request(options.run)
   return task
 
@@ -420,7 +423,7 @@ def choose_splits(options, data):
     for asked, split in (
       (options.do_train, "train"),
       (options.do_eval, "dev"),
-      (options.do_predict, "test"),
+      (options.do_predict or options.do_embed, "test"),
     )
     if asked
   ]

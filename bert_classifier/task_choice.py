@@ -39,6 +39,13 @@ class Task(NamedTuple):
     return self.processor.trained_on or self.name
 
   @property
+  def expects_pairs(self):
+    """Returns whether examples have a second text; None where some may."""
+    if any(map(self.data.has_own_method, ("train", "dev", "test"))):
+      return None
+    return self.processor.expects_pairs()
+
+  @property
   def headline(self):
     """Returns the name of the metric that counts."""
     return self.processor.metric or self.target.headline

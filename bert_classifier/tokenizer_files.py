@@ -5,7 +5,8 @@ They say how texts were prepared for a model:
   settings, sources = read_tokenizer_settings("bert-base-uncased")
   settings["do_lower_case"]                          # True
 
-What they say goes to `tokenization.FullTokenizer`.
+What they say goes to `tokenization.FullTokenizer`. `describe_tokenizer` and
+`describe_tokenizer_config` say the same of one, for an export.
 """
 
 import os
@@ -115,12 +116,15 @@ _SPECIAL = {
   "mask_token": "[MASK]",
 }
 _MORE_SPECIAL = ("additional_special_tokens", "extra_special_tokens")
+_SPLIT_SPECIAL = "split_special_tokens"
 
 
 def list_added_tokens(folder):
   """Returns {token: `AddedToken`} that a folder's tokenizer files declare.
 
-  {} where there is none of them, as in a released folder of 2018.
+  {} where there is none of them, as in a released folder of 2018. Without the
+  special ones where tokenizer_config.json says that they are split in a text as
+  any other word.
 
   Raises:
     UserError: one of them is no JSON of a tokenizer.
@@ -142,28 +146,34 @@ def list_added_tokens(folder):
 
 def _collect_added_tokens(special_map, added, config, tokenizer):
   """Returns {token: `AddedToken`} of four files; what comes later decides."""
-  found = {}
+  found, special = {}, set()
 
-  def add(token, number=None, normalized=False):
+  def add(token, number=None, normalized=False, is_special=False):
     token = token if isinstance(token, dict) else {"content": str(token)}
-    found[token["content"]] = AddedToken(
+    content = token["content"]
+    found[content] = AddedToken(
       None if number is None else int(number),
       bool(token.get("normalized", normalized)),
       bool(token.get("single_word", False)),
     )
+    if is_special or token.get("special"):
+      special.add(content)
 
   for key, default in _SPECIAL.items():
-    add(special_map.get(key) or config.get(key) or default)
+    token = special_map.get(key) or config.get(key) or default
+    add(token, is_special=True)
   for key in _MORE_SPECIAL:
     more = special_map.get(key) or config.get(key) or ()
     for token in more.values() if isinstance(more, dict) else more:
-      add(token)
+      add(token, is_special=True)
   for content, number in added.items():
     add(content, number, normalized=content not in found)
   for number, token in (config.get("added_tokens_decoder") or {}).items():
     add(token, number)
   for token in tokenizer.get("added_tokens") or ():
     add(token, token["id"])
+  if config.get(_SPLIT_SPECIAL):
+    return {name: found[name] for name in found if name not in special}
   return found
 
 
@@ -253,3 +263,138 @@ def _check_numbers(tokens, size, where):
         f"{where}: the number of the token {token!r:.80} is {number}, where"
         f" there are {size} tokens"
       )
+
+
+# ---------------------------------------------------------------------------
+# Of a tokenizer
+
+
+def format_vocabulary(vocab):
+  """Returns the text of a vocab.txt: each token on the line of its number.
+
+  Their library takes spaces and byte-order marks for parts of a token, which
+  ours does not: the lines have none.
+
+  Args:
+    vocab: {token: number}.
+  """
+  by_number = {number: token for token, number in vocab.items()}
+  size = max(by_number) + 1
+  return "".join(f"{by_number.get(number, '')}\n" for number in range(size))
+
+
+def find_padding_token(vocab):
+  """Returns the token to pad with, one that the vocabulary has.
+
+  No attention goes to it, so that it may be any.
+  """
+  usual = _SPECIAL["pad_token"]
+  return usual if usual in vocab else tokenization.UNKNOWN
+
+
+def describe_tokenizer(tokenizer):
+  """Returns the content of a tokenizer.json, a dictionary.
+
+  Args:
+    tokenizer: `tokenization.FullTokenizer`.
+  """
+  vocab, basic = tokenizer.vocab, tokenizer.basic_tokenizer
+  first, last = "[CLS]", "[SEP]"
+  pair = [(first, 0), ("A", 0), (last, 0), ("B", 1), (last, 1)]
+  return {
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": [
+      {"id": number, **token} for number, token in _list_declared(tokenizer)
+    ],
+    "normalizer": {
+      "type": "BertNormalizer",
+      "clean_text": True,
+      "handle_chinese_chars": basic.tokenize_chinese_chars,
+      "strip_accents": basic.strip_accents,
+      "lowercase": basic.do_lower_case,
+    },
+    "pre_tokenizer": {"type": "BertPreTokenizer"},
+    "post_processor": {
+      "type": "TemplateProcessing",
+      "single": [_describe_part(*part) for part in pair[:3]],
+      "pair": [_describe_part(*part) for part in pair],
+      "special_tokens": {
+        token: {"id": token, "ids": [vocab[token]], "tokens": [token]}
+        for token in (first, last)
+      },
+    },
+    "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": True},
+    "model": {
+      "type": "WordPiece",
+      "unk_token": tokenization.UNKNOWN,
+      "continuing_subword_prefix": "##",
+      "max_input_chars_per_word": (
+        tokenizer.wordpiece_tokenizer.max_input_chars_per_word
+      ),
+      "vocab": {token: number for token, number in vocab.items() if token},
+    },
+  }
+
+
+def describe_tokenizer_config(tokenizer, max_seq_length):
+  """Returns the content of a tokenizer_config.json, a dictionary.
+
+  Args:
+    tokenizer: `tokenization.FullTokenizer`.
+    max_seq_length: S, at which texts are cut.
+  """
+  basic = tokenizer.basic_tokenizer
+  special = _find_special(tokenizer.vocab)
+  return {
+    "tokenizer_class": "BertTokenizer",
+    "do_lower_case": basic.do_lower_case,
+    "strip_accents": basic.strip_accents,
+    "tokenize_chinese_chars": basic.tokenize_chinese_chars,
+    "model_max_length": max_seq_length,
+    "added_tokens_decoder": {
+      str(number): token for number, token in _list_declared(tokenizer)
+    },
+    # As in 2018, "[SEP]" in a text is text.
+    _SPLIT_SPECIAL: not {t.content for t in tokenizer.whole_tokens}
+    & set(special.values()),
+    **special,
+  }
+
+
+def _describe_part(name, segment):
+  """Returns a part of an input as their template has it."""
+  kind = "Sequence" if len(name) == 1 else "SpecialToken"
+  return {kind: {"id": name, "type_id": segment}}
+
+
+def _find_special(vocab):
+  """Returns {their name of a special token: a token of the vocabulary}."""
+  return {
+    key: token if token in vocab else find_padding_token(vocab)
+    for key, token in _SPECIAL.items()
+  }
+
+
+def _list_declared(tokenizer):
+  """Returns (number, description) of the special and the whole tokens."""
+  special = set(_find_special(tokenizer.vocab).values())
+  known = {token.content: token for token in tokenizer.whole_tokens}
+  for content in special:
+    known.setdefault(content, tokenization.WholeToken(content))
+  declared = [
+    (
+      tokenizer.vocab[token.content],
+      {
+        "content": token.content,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": token.normalized,
+        "single_word": token.single_word,
+        "special": token.content in special,
+      },
+    )
+    for token in known.values()
+  ]
+  return sorted(declared, key=lambda pair: pair[0])
