@@ -53,6 +53,7 @@ from bert_classifier import (
   devices,
   errors,
   evaluation,
+  export,
   fast_modeling,
   fast_optimization,
   history,
@@ -525,6 +526,15 @@ def predict(estimator, run, splits):
   )
 
 
+def export_model(run, init_checkpoint):
+  """Writes the model for other programs; returns a line on it."""
+  placement = run.placement.of_this_machine()
+  model_fn = make_model_fn(run, init_checkpoint, placement)
+  return sharing.load_newest(
+    run, functools.partial(export.write, run, model_fn)
+  )
+
+
 def answer(run, init_checkpoint):
   """Predicts texts that are in no split, on standard output."""
   placement = run.placement.of_this_machine()
@@ -565,10 +575,14 @@ def main(argv):
 
 
 def carry_out(run, init_checkpoint):
-  """Trains, evaluates, predicts and answers as far as asked for."""
+  """Trains, evaluates, predicts, exports and answers as far as asked for."""
+  lines = []
   if run.options.run.reads_data:
-    for line in compute_splits(run, init_checkpoint):
-      logging.info("%s", line)
+    lines += compute_splits(run, init_checkpoint)
+  if run.options.run.do_export:
+    lines.append(export_model(run, init_checkpoint))
+  for line in lines:
+    logging.info("%s", line)
   if run.options.run.answers:
     answer(run, init_checkpoint)
 

@@ -47,6 +47,21 @@ def atomic_write(path):
 
 
 @contextlib.contextmanager
+def atomic_folder(path):
+  """Yields the path of an empty folder, which becomes `path` in the end.
+
+  As `atomic_write`: it appears with all its files, on the disk, or not at all.
+  """
+  with temporary_folder(path) as temporary:
+    yield temporary
+    for folder, _, names in tf.io.gfile.walk(temporary):
+      for name in names:
+        sync(os.path.join(folder, name))
+    tf.io.gfile.rename(temporary, path)
+  sync_folder(os.path.dirname(path))
+
+
+@contextlib.contextmanager
 def temporary_folder(path):
   """Yields the path of a folder beside `path`, and removes it in the end.
 

@@ -78,7 +78,7 @@ def make_example(text, text_b, task):
     ValueError: the text is empty, or the task has pairs and this is none, or
       the reverse.
   """
-  name, pairs = task.name, _expect_pairs(task)
+  name, pairs = task.name, expect_pairs(task)
   for value in (text, text_b):
     if not isinstance(value, (str, type(None))):
       raise ValueError(
@@ -101,7 +101,7 @@ def make_example(text, text_b, task):
   return InputExample("", text, text_b)
 
 
-def _expect_pairs(task):
+def expect_pairs(task):
   """Returns whether examples have a second text; None where some may."""
   if any(map(task.data.has_own_method, ("train", "dev", "test"))):
     return None

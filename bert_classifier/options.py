@@ -190,6 +190,10 @@ class RunOptions:
   do_train: bool = flag(False, "Train on the training set.")
   do_eval: bool = flag(False, "Evaluate on the dev set.")
   do_predict: bool = flag(False, "Predict the test set.")
+  do_export: bool = flag(
+    False,
+    "Write the model as a SavedModel into output_dir/export (docs/serving.md).",
+  )
   predict_text: Optional[str] = flag(
     None,
     "Predict this text; the answer is a line of JSON on standard output"
@@ -233,9 +237,14 @@ class RunOptions:
     return self.predict_text is not None or self.predict_file is not None
 
   @property
+  def fills_folder(self):
+    """Returns whether something is asked for that output_dir is to hold."""
+    return self.reads_data or self.do_export
+
+  @property
   def writes(self):
     """Returns whether output_dir is written."""
-    return self.reads_data and not self.dry_run
+    return self.fills_folder and not self.dry_run
 
 
 @dataclasses.dataclass(frozen=True)

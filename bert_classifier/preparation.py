@@ -146,7 +146,7 @@ def check(options):
   options = find_output_dir(options)
   check_flags(options.run)
   check_there_is_a_model(options.run, options.model)
-  if options.run.reads_data:
+  if options.run.fills_folder:
     output_dir.check_place(options.run.output_dir)
   placement = prepare_placement(options)
   trained = read_trained_settings(options.run)
@@ -223,7 +223,7 @@ def find_output_dir(options):
     options: `options.Options`.
   """
   run, weights = options.run, options.model.init_checkpoint
-  if run.output_dir or run.reads_data or not (run.answers and weights):
+  if run.output_dir or run.fills_folder or not (run.answers and weights):
     return options
   folder = os.path.dirname(checkpoints.open_checkpoint(weights).path) or "."
   return make_options(**{**options.given_values(), "output_dir": folder})
@@ -235,10 +235,10 @@ def check_flags(options):
   Raises:
     UserError: a flag is needed, or does not go with another.
   """
-  if not (options.reads_data or options.answers):
+  if not (options.fills_folder or options.answers):
     raise UserError(
       "there is nothing to do: give at least one of --do_train, --do_eval,"
-      " --do_predict, --predict_text, --predict_file"
+      " --do_predict, --do_export, --predict_text, --predict_file"
     )
   for needing, needed in (
     ("dry_run_file", "dry_run"),
