@@ -54,7 +54,7 @@ def write(run, model_fn, checkpoint):
   weights = checkpoint or run.weights.init_checkpoint.path
   if run.weights.held and checkpoint == run.weights.held:
     weights = run.weights.checkpoint  # under its own name
-  with tf.Graph().as_default(), tf.device(None):
+  with tf.Graph().as_default():
     signatures, scaffold = _build(run, model_fn)
     creator = tf.train.ChiefSessionCreator(
       scaffold,
