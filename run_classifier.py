@@ -526,22 +526,16 @@ def predict(estimator, run, splits):
   )
 
 
-def export_model(run, init_checkpoint):
-  """Writes the model for other programs; returns a line on it."""
+def use_newest_weights(run, init_checkpoint, use):
+  """Returns what a function of run, model_fn and path of weights gives."""
   placement = run.placement.of_this_machine()
   model_fn = make_model_fn(run, init_checkpoint, placement)
-  return sharing.load_newest(
-    run, functools.partial(export.write, run, model_fn)
-  )
+  return sharing.load_newest(run, functools.partial(use, run, model_fn))
 
 
 def answer(run, init_checkpoint):
   """Predicts texts that are in no split, on standard output."""
-  placement = run.placement.of_this_machine()
-  model_fn = make_model_fn(run, init_checkpoint, placement)
-  predictor = sharing.load_newest(
-    run, functools.partial(interactive.Predictor, run, model_fn)
-  )
+  predictor = use_newest_weights(run, init_checkpoint, interactive.Predictor)
   with contextlib.closing(predictor):
     interactive.answer(run.options.run, run.task, predictor)
 
@@ -580,7 +574,7 @@ def carry_out(run, init_checkpoint):
   if run.options.run.reads_data:
     lines += compute_splits(run, init_checkpoint)
   if run.options.run.do_export:
-    lines.append(export_model(run, init_checkpoint))
+    lines.append(use_newest_weights(run, init_checkpoint, export.write))
   for line in lines:
     logging.info("%s", line)
   if run.options.run.answers:

@@ -10,8 +10,8 @@ The texts of a batch are one vector of code points, text after text. Each step
 works on all of them at once, and each is tables, made when the graph is built
 by asking `tokenization` itself:
 
-  characters  what BasicTokenizer makes of each of Unicode's characters; only a
-              capital sigma and marks that combine depend on their neighbours
+  characters  what BasicTokenizer makes of each of Unicode's characters; see
+              `graph_characters`
   pieces      a tree of the vocabulary's tokens, walked from every position, so
               that each knows the longest piece that begins there
   words       from the beginning of a word on, from piece to piece
@@ -24,21 +24,17 @@ pieces.
 """
 
 import re
-import unicodedata
 
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-import tokenization
-
-# Elements of a vector that are no characters: the end of a text, a place where
-# marks are not put in order, and from there on tokens, by their ids.
-_END = 0x110000
-_BREAK = _END + 1
-_FIRST_TOKEN = _END + 2
-_SPACE = ord(" ")
-_SELF = -1  # stands for the character itself, in what a character becomes
-_SIGMA, _FINAL_SIGMA = 0x3A3, 0x3C2
+from bert_classifier.graph_characters import (
+  END,
+  FIRST_TOKEN,
+  SPACE,
+  make_characters,
+  tabulate,
+)
 
 
 class TextEncoder:
@@ -127,23 +123,15 @@ class GraphTokenizer:
     basic, pieces = tokenizer.basic_tokenizer, tokenizer.wordpiece_tokenizer
     self._as_it_is = _make_finder(tokenizer, lambda text: text, False)
     self._normalized = _make_finder(tokenizer, basic.normalize, True)
-    characters = _list_characters()
-    neighbours = _Neighbours(basic, characters)
+    settings = (
+      basic.do_lower_case,
+      basic.strip_accents,
+      basic.tokenize_chinese_chars,
+    )
     self._normalize = None
     if self._normalized:
-      self._normalize = _Characters(
-        basic.normalize, [_SELF], neighbours, characters
-      )
-
-    def make_words(char):
-      text = "".join(
-        f" {part} " if tokenization._is_punctuation(part) else part
-        for part in basic.normalize(char)
-      )
-      return re.sub(r"\s", " ", text)  # U+2028, too
-
-    apart = [_SPACE, _SELF, _SPACE]
-    self._make_words = _Characters(make_words, apart, neighbours, characters)
+      self._normalize = make_characters("normalize", *settings)
+    self._make_words = make_characters("split", *settings)
     self._pieces = _Pieces(pieces)
 
   def tokenize(self, texts):
@@ -166,7 +154,7 @@ class GraphTokenizer:
 
 
 def _decode(texts):
-  """Returns code points, `_END` behind each text's, and the texts they are of.
+  """Returns code points, `END` behind each text's, and the texts they are of.
 
   Args:
     texts: <string>[B], UTF-8.
@@ -182,189 +170,9 @@ def _decode(texts):
   is_end = tf.scatter_nd(_column(ends), tf.ones_like(ends), [size])
   rows = tf.cumsum(is_end, exclusive=True)
   codes = tf.gather(
-    tf.concat([decoded.char_values, [_END]], 0), tf.range(size) - rows
+    tf.concat([decoded.char_values, [END]], 0), tf.range(size) - rows
   )
-  return tf.where_v2(is_end > 0, _END, codes), rows
-
-
-# ---------------------------------------------------------------------------
-# Tables of characters
-
-
-class _Table:
-  """A number for each code point, in blocks, of which most are the same.
-
-  Args:
-    numbers: array [_END + 1]; the last is that of all that is no character.
-  """
-
-  _BLOCK = 128
-
-  def __init__(self, numbers):
-    padded = np.pad(np.int32(numbers), (0, -len(numbers) % self._BLOCK))
-    blocks, which = np.unique(
-      padded.reshape(-1, self._BLOCK), axis=0, return_inverse=True
-    )
-    self._blocks, self._which = blocks.reshape(-1), np.int32(which.reshape(-1))
-
-  def find(self, codes):
-    """Returns the numbers of elements: <int32>[N] both."""
-    codes = tf.minimum(codes, _END)
-    block = tf.gather(tf.constant(self._which), codes // self._BLOCK)
-    index = block * self._BLOCK + codes % self._BLOCK
-    return tf.gather(tf.constant(self._blocks), index)
-
-
-def _list_characters():
-  """Returns all characters of which Unicode knows more than the number.
-
-  Those that are not assigned, or for private use, stay as they are, unless they
-  are in a block of ideographs.
-  """
-  ideographs = set()
-  for first, last in tokenization.IDEOGRAPH_BLOCKS:
-    ideographs.update(range(first, last + 1))
-  return [
-    chr(code)
-    for code in range(_END)
-    if code in ideographs
-    or unicodedata.category(chr(code)) not in ("Cn", "Co", "Cs")
-  ]
-
-
-class _Neighbours:
-  """What characters become by those beside them: sigmas, marks that combine.
-
-  Args:
-    basic: `tokenization.BasicTokenizer`.
-    characters: see `_list_characters`.
-  """
-
-  # How a character matters to a sigma beside it. Those between it and the next
-  # that is not transparent do not.
-  _CASED, _TRANSPARENT = 1, 2
-
-  def __init__(self, basic, characters):
-    self._kinds = self._orders = None
-    if basic.do_lower_case:
-      self._kinds = _tabulate(characters, lambda char: self._kind(basic, char))
-    if basic.drops_accents:
-      self._orders = _tabulate(
-        characters,
-        lambda char: (
-          unicodedata.combining(char) * (unicodedata.category(char) != "Mn")
-        ),
-      )
-
-  def _kind(self, basic, char):
-    char = basic._clean_text(char)
-    if not char:
-      return self._TRANSPARENT
-    alone, after_a_letter = (
-      f"{before}{char}\u03a3".lower().endswith("\u03c2") for before in ".A"
-    )
-    if alone:
-      return self._CASED
-    return self._TRANSPARENT * after_a_letter
-
-  def choose_sigmas(self, codes):
-    """Returns <int32>[N], a sigma at the end of a word as the final form."""
-    if self._kinds is None:
-      return codes
-    kinds = self._kinds.find(codes)
-    is_solid = tf.not_equal(kinds, self._TRANSPARENT)
-    solid = tf.boolean_mask(kinds, is_solid)
-    # With a text's end before the first and behind the last of them.
-    is_cased = tf.equal(tf.pad(solid, [[1, 1]]), self._CASED)
-    before = tf.cumsum(tf.cast(is_solid, tf.int32), exclusive=True)
-    is_final = tf.gather(is_cased, before) & ~tf.gather(
-      is_cased, tf.minimum(before + 2, tf.size(is_cased) - 1)
-    )
-    is_final &= tf.equal(codes, _SIGMA)
-    return tf.where_v2(is_final, _FINAL_SIGMA, codes)
-
-  def order_marks(self, codes):
-    """Returns <int32>[N], marks beside each other in Unicode's order.
-
-    Nearly all marks are dropped instead; some two dozen are not.
-    """
-    if self._orders is None:
-      return codes
-    orders = self._orders.find(codes)
-    group = tf.cumsum(tf.cast(tf.equal(orders, 0), tf.int32))
-    key = group * 256 + orders  # of the classes, which are below 256
-    return tf.cond(
-      tf.reduce_all(key[1:] >= key[:-1]),
-      lambda: codes,
-      lambda: tf.gather(codes, tf.argsort(key, stable=True)),
-    )
-
-
-def _tabulate(characters, number_of):
-  """Returns the `_Table` of a function from character to number, else 0."""
-  numbers = np.zeros(_END + 1, np.int32)
-  for char in characters:
-    numbers[ord(char)] = number_of(char)
-  return _Table(numbers)
-
-
-class _Characters:
-  """Replaces characters by none, one or several.
-
-  Args:
-    become: function from a character to a text.
-    others: list of what any element becomes that is no character.
-    neighbours: `_Neighbours`.
-    characters: those that may become something else.
-  """
-
-  def __init__(self, become, others, neighbours, characters):
-    self._neighbours = neighbours
-    numbers = {(_SELF,): 0}  # of what characters become
-
-    def number_of(char):
-      return numbers.setdefault(_describe(char, become(char)), len(numbers))
-
-    table = np.zeros(_END + 1, np.int32)
-    for char in characters:
-      table[ord(char)] = number_of(char)
-    table[_END] = numbers.setdefault(tuple(others), len(numbers))
-    self._table = _Table(table)
-    lengths = np.int32(list(map(len, numbers)))
-    self._ends = np.cumsum(lengths, dtype=np.int32)
-    self._starts = self._ends - lengths
-    self._parts = np.int32([part for parts in numbers for part in parts])
-
-  def replace(self, codes, rows):
-    """Returns elements and their texts as they are after it.
-
-    Args:
-      codes, rows: <int32>[N].
-    """
-    codes = self._neighbours.choose_sigmas(codes)
-    number = self._table.find(codes)
-    places = tf.ragged.range(
-      tf.gather(tf.constant(self._starts), number),
-      tf.gather(tf.constant(self._ends), number),
-    )
-    source = places.value_rowids()
-    parts = tf.gather(tf.constant(self._parts), places.flat_values)
-    parts = tf.where_v2(tf.equal(parts, _SELF), tf.gather(codes, source), parts)
-    parts = self._neighbours.order_marks(parts)
-    stays = tf.not_equal(parts, _BREAK)
-    rows = tf.boolean_mask(tf.gather(rows, source), stays)
-    return tf.boolean_mask(parts, stays), rows
-
-
-def _describe(char, text):
-  """Returns what a character becomes as a tuple of elements.
-
-  A mark that is dropped leaves a break where marks to its left and right are
-  not put in order, as those around a character are not.
-  """
-  if not text and unicodedata.category(char) == "Mn":
-    return () if unicodedata.combining(char) else (_BREAK,)
-  return tuple(_SELF if part == char else ord(part) for part in text)
+  return tf.where_v2(is_end > 0, END, codes), rows
 
 
 # ---------------------------------------------------------------------------
@@ -502,13 +310,13 @@ class _Pieces:
     Args:
       codes, rows: <int32>[N]; words stand between spaces.
     """
-    is_word = tf.not_equal(codes, _SPACE) & tf.not_equal(codes, _END)
+    is_word = tf.not_equal(codes, SPACE) & tf.not_equal(codes, END)
     begins = is_word & ~tf.pad(is_word, [[1, 0]])[:-1]
     roots = tf.where_v2(begins, self._tree.ROOT, self._inside)
     lengths, ids = self._tree.find_longest(codes, tf.cast(roots, tf.int64))
-    is_whole = codes >= _FIRST_TOKEN
+    is_whole = codes >= FIRST_TOKEN
     lengths = tf.where_v2(is_whole, 1, lengths)
-    ids = tf.where_v2(is_whole, codes - _FIRST_TOKEN, ids)
+    ids = tf.where_v2(is_whole, codes - FIRST_TOKEN, ids)
     jumps = tf.range(tf.size(codes)) + lengths
     reached = _reach(begins, jumps) & is_word
     # By the number of the word, from 1 on.
@@ -563,8 +371,8 @@ class _Finder:
     self._single = [bool(token.single_word) for token in tokens.values()]
     self._letters = None
     if any(self._single):
-      self._letters = _tabulate(
-        map(chr, range(_END)), lambda char: bool(re.match(r"\w", char))
+      self._letters = tabulate(
+        map(chr, range(END)), lambda char: bool(re.match(r"\w", char))
       )
 
   def mark(self, codes, rows):
@@ -587,7 +395,7 @@ class _Finder:
     # Where the token ends that was found last.
     last = tf.cumsum(tf.cast(found, tf.int32))
     end = tf.gather(tf.pad(tf.boolean_mask(ends, found), [[1, 0]]), last)
-    tokens = tf.gather(tf.constant(self._ids), number) + _FIRST_TOKEN
+    tokens = tf.gather(tf.constant(self._ids), number) + FIRST_TOKEN
     codes = tf.where_v2(found, tokens, codes)
     stays = found | (place >= end)
     return tf.boolean_mask(codes, stays), tf.boolean_mask(rows, stays)
