@@ -54,6 +54,7 @@ from bert_classifier import (
   embeddings,
   errors,
   evaluation,
+  export,
   fast_modeling,
   fast_optimization,
   history,
@@ -583,13 +584,16 @@ def embed(run, init_checkpoint, splits):
     return embeddings.write_of_run(run, splits, batches_of_vectors, weights)
 
 
-def answer(run, init_checkpoint):
-  """Predicts texts that are in no split, on standard output."""
+def use_newest_weights(run, init_checkpoint, use):
+  """Returns what a function of run, model_fn and path of weights gives."""
   placement = run.placement.of_this_machine()
   model_fn = make_model_fn(run, init_checkpoint, placement)
-  predictor = sharing.load_newest(
-    run, functools.partial(interactive.Predictor, run, model_fn)
-  )
+  return sharing.load_newest(run, functools.partial(use, run, model_fn))
+
+
+def answer(run, init_checkpoint):
+  """Predicts texts that are in no split, on standard output."""
+  predictor = use_newest_weights(run, init_checkpoint, interactive.Predictor)
   with contextlib.closing(predictor):
     interactive.answer(run.options.run, run.task, predictor)
 
@@ -623,10 +627,14 @@ def main(argv):
 
 
 def carry_out(run, init_checkpoint):
-  """Trains, evaluates, predicts, answers and exports as far as asked for."""
+  """Trains, evaluates, predicts, exports and answers as far as asked for."""
+  lines = []
   if run.options.run.reads_data:
-    for line in compute_splits(run, init_checkpoint):
-      logging.info("%s", line)
+    lines += compute_splits(run, init_checkpoint)
+  if run.options.run.do_export:
+    lines.append(use_newest_weights(run, init_checkpoint, export.write))
+  for line in lines:
+    logging.info("%s", line)
   if run.options.run.answers:
     answer(run, init_checkpoint)
   if run.options.run.export_hf:

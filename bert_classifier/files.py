@@ -47,6 +47,27 @@ def atomic_write(path):
 
 
 @contextlib.contextmanager
+def atomic_folder(path):
+  """Yields the path of an empty folder, which becomes `path` in the end.
+
+  As `atomic_write`: it appears with all its files, on the disk, or not at all.
+
+  Args:
+    path: of a folder that is not there, or is empty; those above it are made.
+  """
+  path = path.rstrip("/")
+  tf.io.gfile.makedirs(os.path.dirname(path) or ".")
+  with temporary_folder(path) as temporary:
+    yield temporary
+    for folder, _, names in tf.io.gfile.walk(temporary):
+      for name in names:
+        sync(os.path.join(folder, name))
+      sync_folder(folder)
+    tf.io.gfile.rename(temporary, path, overwrite=True)
+  sync_folder(os.path.dirname(path))
+
+
+@contextlib.contextmanager
 def temporary_folder(path):
   """Yields the path of a folder beside `path`, and removes it in the end.
 
@@ -55,26 +76,6 @@ def temporary_folder(path):
   """
   with _locked_temporary(path, tf.io.gfile.makedirs) as folder:
     yield folder
-
-
-@contextlib.contextmanager
-def atomic_folder(path):
-  """Yields a temporary folder for files, then renames it to `path`.
-
-  The files are on the disk before it has that name. An exception removes it.
-
-  Args:
-    path: of a folder that is not there, or is empty; those above it are made.
-  """
-  path = path.rstrip("/")
-  tf.io.gfile.makedirs(os.path.dirname(path) or ".")
-  with temporary_folder(path) as folder:
-    yield folder
-    for file in list_matching(folder, ".*"):
-      sync(file)
-    sync_folder(folder)
-    tf.io.gfile.rename(folder, path, overwrite=True)
-  sync_folder(os.path.dirname(path))
 
 
 @contextlib.contextmanager

@@ -374,14 +374,20 @@ def describe_files(run):
     name = run.task.processor.submissions.get(split)
     if run.options.inference.glue_submission and name:
       written.append(output_dir.submission_path(folder, name))
-  kept = output_dir.MANIFEST, os.path.basename(output_dir.history_path(folder))
+  if asked.do_export:
+    written.append(output_dir.export_path(folder))
+  kept = [output_dir.MANIFEST]
+  kept += map(
+    os.path.basename,
+    (output_dir.history_path(folder), output_dir.export_path(folder)),
+  )
   return {
     "written": written,
     "replaced": [
       path
       for path in written
       if path not in removed
-      and os.path.basename(path) not in kept  # which training goes on with
+      and os.path.basename(path) not in kept  # which a run adds to
       and tf.io.gfile.exists(path)
     ],
     "removed": [
@@ -491,7 +497,7 @@ def inspect(run, make_model_fn):
     "memory": {},
     "time": {},
     "peak memory measured": None,
-    "files": describe_files(run) if readings else {},
+    "files": describe_files(run) if asked.fills_folder else {},
     "answers": asked.answers,
     "doubts": list_doubts(run, readings),
   }

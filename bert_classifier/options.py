@@ -197,6 +197,10 @@ class RunOptions:
     "Write a vector for each text of the test set, by the encoder: no head and"
     " no labels are needed (docs/huggingface.md).",
   )
+  do_export: bool = flag(
+    False,
+    "Write the model as a SavedModel into output_dir/export (docs/serving.md).",
+  )
   predict_text: Optional[str] = flag(
     None,
     "Predict this text; the answer is a line of JSON on standard output"
@@ -248,7 +252,9 @@ class RunOptions:
   @property
   def uses_head(self):
     """Returns whether anything needs more than the encoder."""
-    return self.uses_labels or self.answers or bool(self.export_hf)
+    return (
+      self.uses_labels or self.answers or self.do_export or bool(self.export_hf)
+    )
 
   @property
   def answers(self):
@@ -256,9 +262,14 @@ class RunOptions:
     return self.predict_text is not None or self.predict_file is not None
 
   @property
+  def fills_folder(self):
+    """Returns whether something is asked for that output_dir is to hold."""
+    return self.reads_data or self.do_export
+
+  @property
   def writes(self):
     """Returns whether output_dir is written."""
-    return self.reads_data and not self.dry_run
+    return self.fills_folder and not self.dry_run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -33,6 +33,9 @@ CONFIG, VOCABULARY = "bert_config.json", "vocab.txt"
 CONVERTED_WEIGHTS = "converted_weights"
 
 _HISTORY = "history.jsonl"
+# Exports stay when the folder is trained anew: each is a model by itself, which
+# a server may be reading.
+_EXPORT = "export"
 
 # Written for a split; `{}` stands for what follows dev or test in its name.
 # Results of a test split are those by its true labels.
@@ -112,6 +115,11 @@ def prediction_paths(output_dir, split):
 def embedding_paths(output_dir, split):
   """Returns the paths of a test split's embeddings, and of their ids."""
   return tuple(_path_for(output_dir, name, split) for name in _EMBEDDINGS)
+
+
+def export_path(output_dir):
+  """Returns the path of the folder that holds the exports, by their numbers."""
+  return os.path.join(output_dir, _EXPORT)
 
 
 def submission_path(output_dir, name):

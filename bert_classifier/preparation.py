@@ -150,7 +150,7 @@ def check(options):
   options = find_output_dir(options)
   check_flags(options.run)
   check_there_is_a_model(options.run, options.model)
-  if options.run.reads_data:
+  if options.run.fills_folder:
     output_dir.check_place(options.run.output_dir)
   if options.run.reads_data and options.data.cache_dir:
     output_dir.check_place(
@@ -231,7 +231,7 @@ def find_output_dir(options):
     options: `options.Options`.
   """
   run, weights = options.run, options.model.init_checkpoint
-  is_only_read = run.uses_head and not run.reads_data
+  is_only_read = run.uses_head and not run.fills_folder
   if run.output_dir or not (is_only_read and weights):
     return options
   folder = os.path.dirname(checkpoints.open_checkpoint(weights).path) or "."
@@ -244,10 +244,11 @@ def check_flags(options):
   Raises:
     UserError: a flag is needed, or does not go with another.
   """
-  if not (options.reads_data or options.uses_head):
+  if not (options.fills_folder or options.uses_head):
     raise UserError(
       "there is nothing to do: give at least one of --do_train, --do_eval,"
-      " --do_predict, --predict_text, --predict_file, --do_embed, --export_hf"
+      " --do_predict, --do_export, --export_hf, --do_embed, --predict_text,"
+      " --predict_file"
     )
   for needing, needed in (
     ("dry_run_file", "dry_run"),
