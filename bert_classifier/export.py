@@ -134,7 +134,7 @@ def _make_computable(given, number, longest):
   check = tf.debugging.assert_less_equal(
     tf.shape(given["input_ids"])[1],
     longest,
-    message=f"an example has more than the model's {longest} positions",
+    message=f"examples have at most {longest} positions, the model's number",
   )
   missing = tf.cast(tf.equal(number, 0), tf.int32)
   with tf.control_dependencies([check]):

@@ -159,7 +159,7 @@ def test_long_words_and_odd_vocabularies(tmp_path):
 CASES = json.loads((GOLDEN / "added_tokens.json").read_text("utf-8"))
 
 
-@pytest.mark.parametrize("case", CASES[::2], ids=[c["name"] for c in CASES[::2]])
+@pytest.mark.parametrize("case", CASES[:3], ids=lambda case: case["name"])
 def test_added_tokens_stay_whole_as_in_bert_tokenizer_fast(tmp_path, case):
   for name, text in case["files"].items():
     (tmp_path / name).write_text(text, encoding="utf-8")

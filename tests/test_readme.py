@@ -57,6 +57,7 @@ def test_every_flag_that_a_page_names_is_a_flag(page):
   )
   known = {field.name for field in options.all_flags()} | {"flagfile", "help"}
   words = re.sub(r"(?m)^.*\b(pip|ruff|tensorboard) .*$", "", PAGES[page])
+  words = words.replace("--gpus all", "")  # of a container
   for name in re.findall(r"(?<![\w-])--(\w+)", words):
     if name not in known and name.removeprefix("no") not in known:
       assert re.search(rf'"(--)?{name}"', sources), name
@@ -86,7 +87,8 @@ def test_every_file_that_a_page_names_is_there(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_to_a_page_and_its_heading(page):
-  for link in re.findall(r"\]\(([^)\s]+)\)", PAGES[page]):
+  prose = re.sub(r"(?ms)^```.*?^```$", "", PAGES[page])
+  for link in re.findall(r"\]\(([^)\s]+)\)", prose):
     if link.startswith("https://"):
       continue
     path, _, heading = link.partition("#")
