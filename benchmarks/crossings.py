@@ -2,6 +2,8 @@
 
   python benchmarks/crossings.py               both forms, at 2 and 3 layers
   python benchmarks/crossings.py --every       each crossing, not sums by line
+  python benchmarks/crossings.py -- --precision=mixed_float16
+                                               with more flags of the program
 
 Needs a CUDA build of TensorFlow (the package `tensorflow` under Linux; without
 CUDA's libraries will do), which registers the kernels of a GPU on any machine:
@@ -441,11 +443,11 @@ def write_task(folder, layers):
 FORMS = {"real tokens": True, "all positions": False}
 
 
-def record(form, layers):
+def record(form, layers, more_flags=()):
   """Returns {kind: Step} of a form of a model of so many layers."""
   with tempfile.TemporaryDirectory() as folder:
     flags = write_task(Path(folder), layers)
-    return record_steps([*flags, f"--skip_padding={FORMS[form]}"])
+    return record_steps([*flags, f"--skip_padding={FORMS[form]}", *more_flags])
 
 
 class Counts(NamedTuple):
@@ -527,6 +529,7 @@ def _list_by_line(step, every):
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--every", action="store_true", help="no sums by line")
+  parser.add_argument("flags", nargs="*", help="of the program")
   arguments = parser.parse_args()
   if not is_cuda_build():
     sys.exit(
@@ -535,7 +538,7 @@ def main():
     )
   for form in FORMS:
     print(form)
-    steps = {number: record(form, number) for number in (2, 3)}
+    steps = {number: record(form, number, arguments.flags) for number in (2, 3)}
     for line in describe(steps, arguments.every):
       print(line)
 
