@@ -20,6 +20,7 @@ import safetensors
 
 from bert_classifier import (
   checkpoints,
+  features,
   files,
   hugging_face_export,
   model_files,
@@ -365,3 +366,22 @@ def test_their_tokenizer_puts_texts_and_pairs_together_as_ours(cased):
   pair = theirs.encode("a", "B a")
   assert pair.tokens == ["[CLS]", "a", "[SEP]", "B", "a", "[SEP]"]
   assert pair.type_ids == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+  "first, second, theirs",  # docs/huggingface.md names what differs
+  [(5, 3, (2, 1)), (3, 5, (1, 2)), (3, 3, (1, 2)), (1, 5, (1, 2))],
+)
+def test_a_cut_pair_differs_by_the_odd_token_at_most(
+  cased, first, second, theirs
+):
+  library = pytest.importorskip("tokenizers")
+  tokenizer = library.Tokenizer.from_str(
+    json.dumps(tokenizer_files.describe_tokenizer(cased))
+  )
+  tokenizer.enable_truncation(6)
+  tokens = tokenizer.encode("a " * first, "B " * second).tokens
+  assert (tokens.count("a"), tokens.count("B")) == theirs
+  ours = features.truncate(["a"] * first, ["B"] * second, 6)
+  expected = theirs if first > second or first == 1 else theirs[::-1]
+  assert tuple(map(len, ours)) == expected
