@@ -1,4 +1,4 @@
-"""Calibration: the temperature against NumPy, kept with the weights it is of."""
+"""Calibration: the temperature against NumPy, kept with its weights."""
 
 import json
 
@@ -7,8 +7,13 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import calibration, evaluation, options, preparation
-from bert_classifier import targets
+from bert_classifier import (
+  calibration,
+  evaluation,
+  options,
+  preparation,
+  targets,
+)
 from bert_classifier.errors import UserError
 
 
@@ -26,8 +31,7 @@ def loss_of_one_class(logits, labels):
 
 
 def loss_of_several_classes(logits, labels):
-  holds = sigmoid(logits)
-  return -np.log(np.where(labels == 1, holds, 1 - holds)).mean()
+  return np.logaddexp(0, np.where(labels == 1, -logits, logits)).mean()
 
 
 @pytest.mark.parametrize("scale", [0.3, 1.0, 4.0])

@@ -387,7 +387,7 @@ def test_every_choice_together_trains_what_it_says(
     else:
       assert 0 < moved < 0.03, name
   (records,) = classify.defaults["cache_dir"].glob("cached_train_12_*record")
-  assert len(read_records(records)) == 24
+  assert len(read_records(str(records))) == 24
 
 
 def test_a_resumed_training_with_every_choice_is_the_same(
