@@ -19,6 +19,7 @@ from bert_classifier import (
   targets,
   tasks,
   training_loss,
+  training_step,
 )
 from bert_classifier.catalogue import MrpcProcessor
 from bert_classifier.choice_options import ChoiceOptions
@@ -27,7 +28,6 @@ from bert_classifier.errors import UserError
 from bert_classifier.examples import InputExample
 import modeling
 import optimization
-import run_classifier
 
 # ---------------------------------------------------------------------------
 # The optimizer
@@ -81,7 +81,7 @@ def test_rates_decay_epsilon_and_correction_equal_numpy(graph, optimizer_class):
     for name, start in zip(VARIABLES, starts)
   ]
   step, given = tf.placeholder(tf.int64, []), tf.placeholder(tf.float32)
-  changes = choices.Choices(options).optimizer_changes(2, step)
+  changes = choices.Choices(options).optimizer_changes(2, lambda: step)
   optimizer = optimization.make_optimizer(RATE, optimizer_class, **changes)
   loss = sum(
     tf.reduce_sum(variable * given[i]) for i, variable in enumerate(variables)
@@ -176,7 +176,7 @@ def test_weighted_losses_of_the_parts_have_the_mean_of_the_whole(graph):
 
   def compute(number, parts):
     with tf.variable_scope("", reuse=tf.AUTO_REUSE):
-      return run_classifier.compute_loss(model, loss, batch, key, number, parts)
+      return training_step.compute_loss(model, loss, batch, key, number, parts)
 
   losses = [compute(0, 1), compute(0, 2), compute(1, 2)]
   with tf.Session() as session:
