@@ -138,7 +138,7 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     self.beta_1, self.beta_2 = beta_1, beta_2
     self.weight_decay_rate = weight_decay_rate
     self.exclude_from_weight_decay = exclude_from_weight_decay or []
-    self.rate_factor = rate_factor or (lambda name: 1.0)
+    self.rate_factor = rate_factor
     self.correction = None if step is None else self._correct(step)
 
   def _correct(self, step):
@@ -156,9 +156,10 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
 
     Those of the variables that are left alone are not among them.
     """
-    variables = tf.trainable_variables() if var_list is None else var_list
-    trained = [v for v in variables if self.rate_factor(_name_of(v))]
-    return super().compute_gradients(loss, trained, *args, **kwargs)
+    if self.rate_factor:
+      variables = tf.trainable_variables() if var_list is None else var_list
+      var_list = [v for v in variables if self.rate_factor(_name_of(v))]
+    return super().compute_gradients(loss, var_list, *args, **kwargs)
 
   def apply_gradients(self, grads_and_vars, global_step=None, name=None):
     """Updates the variables; those without a gradient are left alone.
@@ -188,8 +189,9 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
 
   def _rates(self, variables):
     """Returns the rate of each variable, in its dtype; equal ones are one."""
+    find_factor = self.rate_factor or (lambda name: 1)
     kinds = [
-      (variable.dtype.base_dtype, self.rate_factor(_name_of(variable)))
+      (variable.dtype.base_dtype, find_factor(_name_of(variable)))
       for variable in variables
     ]
     dtypes = dict.fromkeys(dtype for dtype, _ in kinds)

@@ -10,9 +10,8 @@ class FusedAdamWeightDecayOptimizer(optimization.AdamWeightDecayOptimizer):
 
   TensorFlow's Adam kernel passes over the memory once; beta powers of 0 turn
   its bias correction into a factor of 1, and where it is wanted its factor is
-  one of the rate. With an operation for each term, as
-  in the plain form, a step of the 6-layer model on CoLA takes 1.2 times as
-  long.
+  one of the rate. With an operation for each term, as in the plain form, a step
+  of the 6-layer model on CoLA takes 1.2 times as long.
 
   The decay cannot be had in the same pass. ResourceScatterMul would do it in
   place, but TensorFlow copies a variable that it has touched at every read,
