@@ -11,6 +11,7 @@ Axis letters: n examples, L labels.
 """
 
 import collections
+import itertools
 import json
 import math
 
@@ -20,6 +21,7 @@ from bert_classifier import plain_texts, targets
 from bert_classifier.errors import UserError
 
 BALANCED = "balanced"
+_MOST_SHOWN = 20
 
 
 def parse(text, labels):
@@ -123,7 +125,9 @@ def describe(weights, labels):
       f"{name} {on:.4g}, without it {off:.4g}"
       for name, (off, on) in zip(labels, weights)
     )
-  return "; ".join(named)
+  shown = "; ".join(itertools.islice(named, _MOST_SHOWN))
+  more = len(labels) - _MOST_SHOWN
+  return shown + (f"; and {more} more" if more > 0 else "")
 
 
 def _invert(counts):

@@ -12,6 +12,7 @@ import collections
 import contextlib
 import functools
 import hashlib
+import heapq
 import os
 import random
 
@@ -573,8 +574,8 @@ def draw(total, most):
   those of a larger one.
   """
   generator = random.Random(0)
-  keys = [generator.random() for _ in range(total)]
-  return set(sorted(range(total), key=keys.__getitem__)[:most])
+  keys = ((generator.random(), number) for number in range(total))
+  return {number for _, number in heapq.nsmallest(most, keys)}
 
 
 def _may_lack_labels(split):
