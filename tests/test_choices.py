@@ -13,6 +13,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   choices,
   class_weights,
+  devices,
   fast_optimization,
   features,
   run_settings,
@@ -26,6 +27,7 @@ from bert_classifier.choice_options import ChoiceOptions
 from bert_classifier.coverage import Coverage, compute_shapes
 from bert_classifier.errors import UserError
 from bert_classifier.examples import InputExample
+from bert_classifier.options import DeviceOptions
 import modeling
 import optimization
 
@@ -173,10 +175,13 @@ def test_weighted_losses_of_the_parts_have_the_mean_of_the_whole(graph):
   )
 
   key = modeling.dropout_key(0, tf.constant(0, tf.int64), 0)
+  placement = devices.make_placement(DeviceOptions())
 
   def compute(number, parts):
     with tf.variable_scope("", reuse=tf.AUTO_REUSE):
-      return training_step.compute_loss(model, loss, batch, key, number, parts)
+      return training_step.compute_loss(
+        model, loss, placement, batch, key, number, parts
+      )
 
   losses = [compute(0, 1), compute(0, 2), compute(1, 2)]
   with tf.Session() as session:
