@@ -14,6 +14,7 @@ large for the memory is computed in parts:
   train_op = update_step(gradients, optimizer, tf.train.get_global_step())
 """
 
+import math
 import re
 
 import tensorflow.compat.v1 as tf
@@ -45,7 +46,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
 
 
 def learning_rate_schedule(
-  init_lr, num_train_steps, num_warmup_steps, global_step
+  init_lr, num_train_steps, num_warmup_steps, global_step, shape="linear"
 ):
   """Returns the rate of a step: linear up, then linear down.
 
@@ -55,18 +56,32 @@ def learning_rate_schedule(
     s >= W:  p (1 - s / N)    (the line that began at step 0, so that the rate
                                drops by W / N of the peak where warmup ends)
 
+  Of the other shapes the second line is
+
+    cosine:    p (1 + cos(pi (s - W) / (N - W))) / 2
+    constant:  p
+
   Args:
     init_lr: p.
     num_train_steps: N.
     num_warmup_steps: W, 0 or None for none.
     global_step: <int64>[], s; read once, here.
+    shape: "linear", "cosine" or "constant".
 
   Returns:
     <float32>[].
   """
   step = tf.cast(global_step, tf.float32)
   peak = tf.constant(init_lr, tf.float32)
-  down = peak * (1.0 - tf.minimum(step, num_train_steps) / num_train_steps)
+  if shape == "constant":
+    down = peak * tf.ones_like(step)
+  elif shape == "cosine":
+    warmup = num_warmup_steps or 0
+    share = (step - warmup) / max(num_train_steps - warmup, 1)
+    share = tf.clip_by_value(share, 0.0, 1.0)
+    down = peak * (0.5 + 0.5 * tf.cos(math.pi * share))
+  else:
+    down = peak * (1.0 - tf.minimum(step, num_train_steps) / num_train_steps)
   if not num_warmup_steps:
     return down
   return tf.where(
@@ -82,7 +97,14 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
 
     m <- beta_1 m + (1 - beta_1) g
     v <- beta_2 v + (1 - beta_2) g^2
-    p <- p - r (m / (sqrt(v) + epsilon) + decay p)
+    p <- p - r (c m / (sqrt(v) + epsilon) + decay p)
+
+  c is 1. With the bias correction it is, in the t-th step,
+
+    c = sqrt(1 - beta_2^t) / (1 - beta_1^t)
+
+  as in the last lines of section 2 of https://arxiv.org/abs/1412.6980, where
+  epsilon is what they call epsilon hat.
 
   Slots are the variables `<name>/adam_m` and `<name>/adam_v`.
 
@@ -94,6 +116,9 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     exclude_from_weight_decay: regular expressions; a variable whose name
       contains a match is not decayed.
     name: name of the operations.
+    step: <int64>[], t - 1; None for no bias correction.
+    rate_factor: function from a variable's name to a factor of its r; one of
+      factor 0 is left alone, and has no slots. None for 1.
   """
 
   def __init__(
@@ -105,12 +130,36 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     epsilon=1e-6,
     exclude_from_weight_decay=None,
     name="AdamWeightDecayOptimizer",
+    step=None,
+    rate_factor=None,
   ):
     super().__init__(use_locking=False, name=name)
     self.learning_rate, self.epsilon = learning_rate, epsilon
     self.beta_1, self.beta_2 = beta_1, beta_2
     self.weight_decay_rate = weight_decay_rate
     self.exclude_from_weight_decay = exclude_from_weight_decay or []
+    self.rate_factor = rate_factor
+    self.correction = None if step is None else self._correct(step)
+
+  def _correct(self, step):
+    """Returns c of the step after so many: <float32>[]."""
+    number = tf.cast(step, tf.float32) + 1.0
+    # Of 1 - beta^t, which rounding spoils where beta^t is near 1.
+    first, second = (
+      -tf.math.expm1(number * math.log(beta))
+      for beta in (self.beta_1, self.beta_2)
+    )
+    return tf.sqrt(second) / first
+
+  def compute_gradients(self, loss, var_list=None, *args, **kwargs):
+    """Returns pairs of gradient and variable, see `tf.train.Optimizer`.
+
+    Those of the variables that are left alone are not among them.
+    """
+    if self.rate_factor:
+      variables = tf.trainable_variables() if var_list is None else var_list
+      var_list = [v for v in variables if self.rate_factor(_name_of(v))]
+    return super().compute_gradients(loss, var_list, *args, **kwargs)
 
   def apply_gradients(self, grads_and_vars, global_step=None, name=None):
     """Updates the variables; those without a gradient are left alone.
@@ -131,22 +180,31 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
       for gradient, variable in grads_and_vars
       if gradient is not None and variable is not None
     ]
-    dtypes = {variable.dtype.base_dtype for variable, _ in pairs}
-    rates = {dtype: tf.cast(self.learning_rate, dtype) for dtype in dtypes}
+    rates = self._rates([variable for variable, _ in pairs])
     updates = [
-      self.update(
-        variable,
-        gradient,
-        *self.slots(variable),
-        rates[variable.dtype.base_dtype],
-      )
-      for variable, gradient in pairs
+      self.update(variable, gradient, *self.slots(variable), rate)
+      for (variable, gradient), rate in zip(pairs, rates)
     ]
     return tf.group(*updates, name=name or self._name)
 
+  def _rates(self, variables):
+    """Returns the rate of each variable, in its dtype; equal ones are one."""
+    find_factor = self.rate_factor or (lambda name: 1)
+    kinds = [
+      (variable.dtype.base_dtype, find_factor(_name_of(variable)))
+      for variable in variables
+    ]
+    dtypes = dict.fromkeys(dtype for dtype, _ in kinds)
+    rates = {dtype: tf.cast(self.learning_rate, dtype) for dtype in dtypes}
+    of_kind = {
+      (dtype, factor): rates[dtype] if factor == 1 else rates[dtype] * factor
+      for dtype, factor in dict.fromkeys(kinds)
+    }
+    return [of_kind[kind] for kind in kinds]
+
   def slots(self, variable):
     """Makes m and v: zeros of the variable's shape, saved but not trained."""
-    name = variable.name.partition(":")[0]
+    name = _name_of(variable)
     with tf.variable_scope(tf.get_variable_scope()) as scope:
       scope.set_partitioner(None)  # a part of a variable is not divided again
       m, v = (
@@ -175,6 +233,8 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
     next_m = self.beta_1 * m + (1.0 - self.beta_1) * gradient
     next_v = self.beta_2 * v + (1.0 - self.beta_2) * tf.square(gradient)
     step = next_m / (tf.sqrt(next_v) + self.epsilon)
+    if self.correction is not None:
+      step *= tf.cast(self.correction, step.dtype)
     if self.decays(variable):
       step += self.weight_decay_rate * variable
     return tf.group(
@@ -183,24 +243,28 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
 
   def decays(self, variable):
     """Returns whether weight decay applies to a variable."""
-    name = variable.name.partition(":")[0]
+    name = _name_of(variable)
     return bool(self.weight_decay_rate) and not any(
       re.search(pattern, name) for pattern in self.exclude_from_weight_decay
     )
 
 
-def make_optimizer(learning_rate, optimizer_class=AdamWeightDecayOptimizer):
+def make_optimizer(
+  learning_rate, optimizer_class=AdamWeightDecayOptimizer, **changes
+):
   """Makes BERT's AdamW: decay 0.01, save for LayerNorm and biases.
 
   Args:
     learning_rate: <float32>[].
     optimizer_class: `AdamWeightDecayOptimizer`, or a class with its arguments.
+    changes: arguments that are to be others than BERT's.
   """
-  return optimizer_class(
+  arguments = dict(
     learning_rate=learning_rate,
     weight_decay_rate=0.01,
     exclude_from_weight_decay=["LayerNorm", "layer_norm", "bias"],
   )
+  return optimizer_class(**{**arguments, **changes})
 
 
 def training_step(loss, optimizer, global_step, reduce=None):
@@ -491,6 +555,11 @@ def clip(gradients):
   clipped, norm = tf.clip_by_global_norm(gradients, CLIP_NORM)
   tf.identity(norm, GRADIENT_NORM)
   return clipped
+
+
+def _name_of(variable):
+  """Returns the name of a variable, as checkpoints have it."""
+  return variable.name.partition(":")[0]
 
 
 def _as_tensor(gradient):

@@ -49,6 +49,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   advice,
   batches,
+  calibration,
   checkpoints,
   devices,
   embeddings,
@@ -82,6 +83,7 @@ from bert_classifier.catalogue import (  # noqa: F401 - the 2018 script's names
   MrpcProcessor,
   XnliProcessor,
 )
+from bert_classifier.choices import Choices
 from bert_classifier.features import (  # noqa: F401 - the 2018 script's names
   ONE_CLASS,
   InputFeatures,
@@ -271,6 +273,7 @@ def model_fn_builder(
   forms=modeling.PLAIN,
   optimizer_class=optimization.AdamWeightDecayOptimizer,
   step_options=None,
+  choices=None,
 ):
   """Returns a model_fn for TPUEstimator.
 
@@ -293,7 +296,9 @@ def model_fn_builder(
     forms: how the layers are computed, see `modeling.PLAIN`.
     optimizer_class: `optimization.AdamWeightDecayOptimizer` or a subclass.
     step_options: `options.StepOptions`; the default ones where not given.
+    choices: `choices.Choices`; the default ones where not given.
   """
+  choices = choices or Choices()
   model = modeling.BertForSequenceClassification(
     bert_config,
     num_labels,
@@ -312,6 +317,8 @@ def model_fn_builder(
     optimizer_class,
     placement,
     step_options or options.StepOptions(),
+    choices,
+    bert_config.num_hidden_layers,
   )
 
   def model_fn(features, labels, mode, params, config=None):
@@ -335,7 +342,7 @@ def model_fn_builder(
       loss_of_part = functools.partial(
         training_step.compute_loss,
         model,
-        collector.target,
+        choices.loss(collector.target),
         placement,
         features,
         key,
@@ -407,6 +414,7 @@ def make_model_fn(run, init_checkpoint, placement, collector=None):
     ),
     optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
     step_options=run.options.step,
+    choices=run.choices,
   )
 
 
@@ -542,6 +550,21 @@ def evaluate(estimator, run, split, results=None):
   return path, results
 
 
+def calibrate(estimator, run, collector, results):
+  """Fits a temperature to the dev set; returns the run and the results with it.
+
+  Args:
+    collector: `evaluation.Collector` of the evaluation.
+    results: what `evaluate` gave.
+  """
+  weights, _ = weights_in_use(estimator, run)
+  run, calibrated = calibration.calibrate(run, collector, weights, results)
+  if calibrated != results:
+    folder = run.options.run.output_dir
+    evaluation.write_results(folder, "dev", calibrated, weights)
+  return run, calibrated
+
+
 def weights_in_use(estimator, run):
   """Returns the weights that are evaluated or predict: path, and their step."""
   newest = run.weights.checkpoint or estimator.latest_checkpoint()
@@ -630,7 +653,7 @@ def carry_out(run, init_checkpoint):
   """Trains, evaluates, predicts, exports and answers as far as asked for."""
   lines = []
   if run.options.run.reads_data:
-    lines += compute_splits(run, init_checkpoint)
+    run, lines = compute_splits(run, init_checkpoint)
   if run.options.run.do_export:
     lines.append(use_newest_weights(run, init_checkpoint, export.write))
   for line in lines:
@@ -642,7 +665,12 @@ def carry_out(run, init_checkpoint):
 
 
 def compute_splits(run, init_checkpoint):
-  """Trains, evaluates, predicts and embeds; returns what to say at the end."""
+  """Trains, evaluates, predicts and embeds.
+
+  Returns:
+    The run, calibrated if that was asked for, and the list of what to say at
+    the end.
+  """
   collector = evaluation.Collector(
     run.task.target,
     run.task.metrics,
@@ -664,6 +692,9 @@ def compute_splits(run, init_checkpoint):
     )
   for split in run.splits("dev"):
     path, results = evaluate(estimator, run, split, known.get(split))
+    if run.options.inference.calibrate and split == "dev":
+      run, results = calibrate(estimator, run, collector, results)
+      estimator = make_estimator(run, init_checkpoint, collector)
     last_lines.append(evaluation.describe_results(split, results, path))
     if run.options.inference.eval_report:
       weights, _ = weights_in_use(estimator, run)
@@ -675,7 +706,7 @@ def compute_splits(run, init_checkpoint):
     last_lines += predict(estimator, run, run.splits("test"))
   if run.options.run.do_embed:
     last_lines += embed(run, init_checkpoint, run.splits("test"))
-  return last_lines
+  return run, last_lines
 
 
 def parse_flags(argv):

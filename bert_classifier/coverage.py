@@ -88,7 +88,7 @@ class Coverage:
     missing: names that it lacks, which start fresh.
     unused: names in it that the model lacks.
     mismatched: (name, shape there, shape here), which start fresh too.
-    left_out: names of a head that is in it and starts fresh all the same.
+    left_out: names that are in it and start fresh all the same.
   """
 
   checkpoint: Any
@@ -125,6 +125,15 @@ class Coverage:
         for name in HEAD
         if name in self.loaded + self.fresh and name not in self.missing
       ),
+    )
+
+  def leave_out(self, names):
+    """Returns this coverage, those of the names that it loads left out."""
+    left_out = tuple(name for name in self.loaded if name in set(names))
+    return dataclasses.replace(
+      self,
+      loaded=tuple(name for name in self.loaded if name not in left_out),
+      left_out=self.left_out + left_out,
     )
 
   def describe(self):

@@ -65,6 +65,23 @@ class Collector(tf.train.SessionRunHook):
     if self._batches:
       judge(self.target, self.evaluated())
 
+  def change_target(self, target):
+    """Goes on with another target; returns the metrics that it gives.
+
+    Args:
+      target: that of before, with other probabilities.
+
+    Returns:
+      Dictionary by the names of results.
+    """
+    self.target = target
+    results = compute_results(
+      self.evaluated(), target, self._metrics, self._loss_batch_size
+    )
+    return {
+      f"eval_{name}": results[name] for name in self._metrics if name in results
+    }
+
   def eval_metrics(self, losses, logits, features):
     """Returns the metric_fn and its tensors for TPUEstimatorSpec.
 

@@ -22,6 +22,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   catalogue,
+  choice_options,
   conversion,
   devices,
   errors,
@@ -83,6 +84,7 @@ class FeatureCache:
       the vocabulary, casing).
     tokenizer: a `tokenization.FullTokenizer`.
     num_processes: worker processes for a large set; see `conversion`.
+    truncation: see `features.truncate`.
   """
 
   def __init__(
@@ -96,11 +98,12 @@ class FeatureCache:
     tokenizer,
     num_processes=1,
     read_only=None,
+    truncation=choice_options.HEAD,
   ):
     self._read_only = read_only
     self._data, self._task, self._cache_dir = data, task, cache_dir
     self._target = data.processor.get_target()
-    self._max_seq_length = max_seq_length
+    self._max_seq_length, self._truncation = max_seq_length, truncation
     self._tokenizer_inputs = tokenizer_inputs
     self._tokenizer, self._num_processes = tokenizer, num_processes
     self._known, self._counts = {}, {}
@@ -151,7 +154,9 @@ class FeatureCache:
     if cached is None:
       base, inputs = self._base_and_inputs(split)
       _explain(base, inputs)
-      converter = Converter(self._target, self._max_seq_length, self._tokenizer)
+      converter = Converter(
+        self._target, self._max_seq_length, self._tokenizer, self._truncation
+      )
       examples = self._data.examples(split, converter.tally)
       records = conversion.make_records(
         examples, converter, self._num_processes
@@ -211,8 +216,15 @@ class FeatureCache:
   def _inputs(self, split):
     """Returns the dictionary of all that decides the records of a split.
 
-    The fingerprint is made of it, and the manifest keeps it.
+    The fingerprint is made of it, and the manifest keeps it. Choices that were
+    not made are left out, so that caches from before there were any are still
+    used.
     """
+    choices = {}
+    if self._truncation != choice_options.HEAD:
+      choices["truncation"] = self._truncation
+    if split == "train" and self._data.max_train_examples:
+      choices["max_train_examples"] = self._data.max_train_examples
     return {
       "format_version": FORMAT_VERSION,
       "task": self._task,
@@ -223,6 +235,7 @@ class FeatureCache:
       "max_seq_length": self._max_seq_length,
       **self._target.settings(),
       **self._tokenizer_inputs,
+      **choices,
     }
 
   def _base_and_inputs(self, split):
@@ -276,6 +289,7 @@ def prepare_cache(options, placement, task, model):
     },
     tokenizer=model.tokenizer,
     num_processes=min(_MOST_PROCESSES, num_threads),
+    truncation=options.model.truncation,
   )
 
 

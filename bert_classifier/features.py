@@ -19,6 +19,7 @@ from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
+  choice_options,
   errors,
   fast_tokenization,
   files,
@@ -103,6 +104,7 @@ class Converter:
     max_seq_length: S, at least 3; a pair needs 5 to show both its texts.
     tokenizer: a `tokenization.FullTokenizer`, or anything with `tokenize` and
       `convert_tokens_to_ids`.
+    truncation: see `truncate`.
     remember_words: whether to remember the ids of words, which pays for many
       examples only: the memory begins with a look at the whole vocabulary.
 
@@ -116,9 +118,17 @@ class Converter:
       the examples that `inputs` was given.
   """
 
-  def __init__(self, target, max_seq_length, tokenizer, *, remember_words=True):
+  def __init__(
+    self,
+    target,
+    max_seq_length,
+    tokenizer,
+    truncation=choice_options.HEAD,
+    *,
+    remember_words=True,
+  ):
     self.target, self.max_seq_length = target, max_seq_length
-    self.tokenizer = tokenizer
+    self.tokenizer, self._truncation = tokenizer, truncation
     self.cls, self.sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
     self.tally = collections.Counter()
     self.label_values = collections.Counter()
@@ -196,7 +206,9 @@ class Converter:
     if length > self.max_seq_length:
       tally["truncated"] += 1
       tally["truncated_tokens"] += length - self.max_seq_length
-      first, second = truncate(first, second, self.max_seq_length)
+      first, second = truncate(
+        first, second, self.max_seq_length, self._truncation
+      )
     ids = [self.cls, *first, self.sep]
     in_first = len(ids)
     if second:
@@ -249,7 +261,7 @@ def padding_features(max_seq_length, target=ONE_CLASS):
   return InputFeatures(zeros, zeros, zeros, value, False, target=target)
 
 
-def truncate(first, second, max_seq_length):
+def truncate(first, second, max_seq_length, truncation=choice_options.HEAD):
   """Cuts a pair, or a single text, to fit between the special tokens.
 
   A single text keeps its first S - 2 tokens. Of a pair the longer loses its
@@ -260,25 +272,64 @@ def truncate(first, second, max_seq_length):
     ([1, 2], [5, 6])
     >>> truncate([1, 2, 3, 4], [], 5)
     ([1, 2, 3], [])
+    >>> truncate([1, 2, 3, 4], [], 5, "tail")
+    ([2, 3, 4], [])
+    >>> truncate([1, 2, 3, 4, 5], [], 6, "head_tail")
+    ([1, 3, 4, 5], [])
+
+  Args:
+    first, second: lists of tokens.
+    max_seq_length: S.
+    truncation: which tokens of a text stay, as many as said above: "head" the
+      first, "tail" the last, "head_tail" 128 of each 510, rounded down, from
+      its beginning and the others from its end.
 
   Returns:
     The two lists.
   """
+  of_first, of_second = _count_kept(len(first), len(second), max_seq_length)
+  return (
+    _keep(first, of_first, truncation),
+    _keep(second, of_second, truncation),
+  )
+
+
+# Of 512 positions, as the paper of --truncation has it.
+_HEAD_TOKENS, _ALL_TOKENS = 128, 510
+
+
+def _keep(tokens, number, truncation):
+  """Returns so many of a text's tokens; see `truncate`."""
+  if number >= len(tokens):
+    return tokens
+  of_head = {
+    choice_options.HEAD: number,
+    choice_options.TAIL: 0,
+    choice_options.HEAD_TAIL: number * _HEAD_TOKENS // _ALL_TOKENS,
+  }[truncation]
+  return tokens[:of_head] + tokens[len(tokens) - number + of_head :]
+
+
+def _count_kept(first, second, max_seq_length):
+  """Returns how many tokens of a pair stay; see `truncate`.
+
+  Args:
+    first, second: how many there are.
+    max_seq_length: S.
+  """
   if not second:
-    return first[: max_seq_length - 2], []
-  excess = len(first) + len(second) - (max_seq_length - 3)
+    return min(first, max_seq_length - 2), 0
+  excess = first + second - (max_seq_length - 3)
   if excess <= 0:
     return first, second
   # Even out the two, then take from both in turn, the second first.
-  uneven = len(first) - len(second)
+  uneven = first - second
   from_longer = min(excess, abs(uneven))
   from_first, from_second = (from_longer, 0) if uneven > 0 else (0, from_longer)
   rest = excess - from_longer
   from_second += (rest + 1) // 2
   from_first += rest // 2
-  first = first[: len(first) - from_first]
-  second = second[: len(second) - from_second]
-  return first, second
+  return first - from_first, second - from_second
 
 
 def log_example(example, features, tokenizer):

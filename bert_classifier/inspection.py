@@ -84,8 +84,9 @@ def read_split(run, split, kept):
     split: one of those that it asks for.
     kept: number of examples to keep for trials.
   """
+  model = run.options.model
   converter = Converter(
-    run.task.target, run.options.model.max_seq_length, run.model.tokenizer
+    run.task.target, model.max_seq_length, run.model.tokenizer, model.truncation
   )
   tally, blank = converter.tally, collections.Counter()
   draw = random.Random(run.options.training.seed)
@@ -365,6 +366,8 @@ def describe_files(run):
       written += output_dir.report_paths(folder, split).values()
   if asked.export_hf:
     written.append(asked.export_hf)
+  if run.options.inference.calibrate:
+    written.append(output_dir.calibration_path(folder))
   for split in run.splits("test"):
     if asked.do_embed:
       written += output_dir.embedding_paths(folder, split)

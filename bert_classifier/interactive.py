@@ -193,6 +193,7 @@ class Predictor:
       run.task.target,
       options.model.max_seq_length,
       run.model.tokenizer,
+      options.model.truncation,
       # Which pays for many texts only.
       remember_words=options.run.predict_file is not None,
     )

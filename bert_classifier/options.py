@@ -18,6 +18,7 @@ from typing import NamedTuple, Optional
 from absl import flags
 
 from bert_classifier import flagfiles, process
+from bert_classifier.choice_options import HEAD, HEAD_TAIL, TAIL, ChoiceOptions
 from bert_classifier.errors import UserError
 from bert_classifier.flag_fields import (
   TYPES_IN_WORDS,
@@ -168,6 +169,14 @@ class ModelOptions:
     "Positions of an example: longer texts are cut, shorter ones padded. Pairs"
     " of texts need 5.",
     Range(3),
+    setting="model",
+  )
+  truncation: str = flag(
+    HEAD,
+    "Which tokens of a text that is too long stay: the first, the last, or the"
+    " first quarter and the rest from its end (Sun et al. 2019,"
+    " https://arxiv.org/abs/1905.05583). A trained folder remembers it.",
+    Choice((HEAD, TAIL, HEAD_TAIL)),
     setting="model",
   )
   allow_partial_init: bool = flag(
@@ -348,6 +357,11 @@ class InferenceOptions:
     " at a time.",
     Range(1),
   )
+  calibrate: bool = flag(
+    False,
+    "Fit to the dev set a temperature for the probabilities, and keep it with"
+    " the model (Guo et al. 2017, https://arxiv.org/abs/1706.04599).",
+  )
   glue_submission: bool = flag(
     False,
     "Write the predictions of a task of GLUE in its own form, too: CoLA.tsv,"
@@ -428,6 +442,7 @@ class Options(NamedTuple):
   model: ModelOptions
   run: RunOptions
   training: TrainingOptions
+  choice: ChoiceOptions
   inference: InferenceOptions
   step: StepOptions
   device: DeviceOptions
@@ -481,6 +496,7 @@ GROUPS = (
   ModelOptions,
   RunOptions,
   TrainingOptions,
+  ChoiceOptions,
   InferenceOptions,
   StepOptions,
   DeviceOptions,

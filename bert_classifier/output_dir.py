@@ -32,7 +32,7 @@ CONFIG, VOCABULARY = "bert_config.json", "vocab.txt"
 # Where init_checkpoint was written in TensorFlow's form by the version before.
 CONVERTED_WEIGHTS = "converted_weights"
 
-_HISTORY = "history.jsonl"
+_HISTORY, _CALIBRATION = "history.jsonl", "calibration.json"
 # Exports stay when the folder is trained anew: each is a model by itself, which
 # a server may be reading.
 _EXPORT = "export"
@@ -62,6 +62,7 @@ WRITTEN = "|".join(
   for name in (
     MANIFEST,
     _HISTORY,
+    _CALIBRATION,
     *_RESULTS.values(),
     *_REPORTS.values(),
     *_OF_TEST,
@@ -105,6 +106,11 @@ def report_paths(output_dir, split):
 def history_path(output_dir):
   """Returns the path of the numbers of training and evaluations."""
   return os.path.join(output_dir, _HISTORY)
+
+
+def calibration_path(output_dir):
+  """Returns the path of the temperature that --calibrate fitted."""
+  return os.path.join(output_dir, _CALIBRATION)
 
 
 def prediction_paths(output_dir, split):

@@ -13,7 +13,10 @@ from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
+  calibration,
   checkpoints,
+  choices,
+  class_weights,
   companions,
   devices,
   files,
@@ -49,7 +52,7 @@ from bert_classifier.schedule import (
 )
 from bert_classifier.task_choice import Task, check_task_flags, prepare_task
 
-_LENGTH = "max_seq_length"
+_CUTTING = "max_seq_length", "truncation"
 
 
 class Run(NamedTuple):
@@ -71,6 +74,7 @@ class Run(NamedTuple):
     features: dictionary from split to `feature_cache.Features`; empty before
       they are made.
     eval_batch_size, predict_batch_size: examples computed at a time.
+    choices: `choices.Choices` of the training.
   """
 
   options: Options
@@ -86,6 +90,7 @@ class Run(NamedTuple):
   features: dict
   eval_batch_size: int
   predict_batch_size: int
+  choices: choices.Choices
 
   @property
   def first_step(self):
@@ -159,7 +164,7 @@ def check(options):
   placement = prepare_placement(options)
   trained = read_trained_settings(options.run)
   options = take_trained_settings(options, trained)
-  options = take_trained_length(options)
+  options = take_trained_cutting(options)
   check_batches(placement, options)
   task = choose_task(options, trained)
   model = model_files.open_model(
@@ -175,6 +180,8 @@ def check(options):
   settings = make_settings(options, task, model)
   found = check_output_dir(options, task, model, settings)
   weights = model_files.check_weights(options, model, found)
+  if options.run.do_train:
+    weights = choices.apply_to_weights(options.choice, weights, model, found)
   # Looks at every example of every file before anything is written.
   counts = {split: cache.count(split) for split in splits}
   schedule = None
@@ -184,10 +191,11 @@ def check(options):
       options.model.max_seq_length,
       counts["train"],
       found,
+      options.choice.lr_schedule,
     )
     settings.update(describe_training(options, task, schedule))
     announce_rate(options.training, found, schedule)
-  return Run(
+  run = Run(
     options=options,
     placement=placement,
     task=task,
@@ -201,7 +209,9 @@ def check(options):
     features={},
     eval_batch_size=options.inference.eval_batch_size,
     predict_batch_size=options.inference.predict_batch_size,
+    choices=choices.make_choices(options, task),
   )
+  return calibration.apply(run)
 
 
 def convert(run):
@@ -311,10 +321,11 @@ def take_trained_settings(options, trained):
   return options
 
 
-def take_trained_length(options):
-  """Returns the options, the length that init_checkpoint was trained with.
+def take_trained_cutting(options):
+  """Returns the options, texts cut as those that init_checkpoint learned from.
 
-  Where --max_seq_length is not given, and a manifest beside the weights has it.
+  Where --max_seq_length or --truncation is not given, and a manifest beside the
+  weights has it.
 
   Args:
     options: `options.Options`.
@@ -323,15 +334,13 @@ def take_trained_length(options):
     UserError: the weights cannot be opened, or their manifest is damaged.
   """
   named = options.model.init_checkpoint
-  if not named or "max_seq_length" in options.given:
+  if not named or options.given.issuperset(_CUTTING):
     return options
   manifest = heads.read_manifest(checkpoints.open_checkpoint(named))
-  length = {name: manifest[name] for name in manifest if name == _LENGTH}
-  options, found = options.fill_in({"model": length}, {"model"})
-  if found:
-    logging.info(
-      "--%s=%d, with which %s was trained", _LENGTH, found[_LENGTH], named
-    )
+  cutting = {name: manifest[name] for name in manifest if name in _CUTTING}
+  options, found = options.fill_in({"model": cutting}, {"model"})
+  for name, value in found.items():
+    logging.info("--%s=%s, with which %s was trained", name, value, named)
   return options
 
 
@@ -360,12 +369,18 @@ def choose_task(options, trained):
     inference=options.inference,
     trained=trained.get("model"),
     own=own,
+    max_train_examples=options.choice.max_train_examples,
   )
+  if options.run.do_train:
+    options.choice.check_target(task.target.has_classes, task.name)
+    if options.choice.class_weights:
+      class_weights.parse(options.choice.class_weights, task.target.labels)
   if options.inference.glue_submission and not options.run.do_predict:
     raise UserError(
       "--glue_submission is made of the predictions of the test set: add"
       " --do_predict, or leave it out"
     )
+  calibration.check_request(options.inference, options.run, task)
   interactive.check_request(options.run, task)
   hugging_face_export.check_request(options.run)
   inspection.check_request(options.run)

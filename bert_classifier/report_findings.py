@@ -156,6 +156,19 @@ def _find_calibration(report):
   return f"The model is about as sure as it is right: {said}."
 
 
+def _find_temperature(report):
+  after = report.get("calibration", {})
+  if "temperature" not in after:
+    return None
+  before = after["before"]
+  return (
+    f"Probabilities are of the temperature {after['temperature']:.4g}: the"
+    f" expected calibration error was {percent(before['error'])} and is"
+    f" {percent(after['error'])}, the loss was {before['loss']:.4f} and is"
+    f" {after['loss']:.4f}."
+  )
+
+
 def _find_length(report):
   return _compare(report, report["lengths"], "texts of {} tokens")
 
@@ -191,6 +204,7 @@ _FINDERS = (
   _find_classes_never_predicted,
   _find_classes_without_examples,
   _find_calibration,
+  _find_temperature,
   _find_length,
   _find_unknown,
 )

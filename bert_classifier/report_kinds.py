@@ -42,6 +42,7 @@ class _Kind:
 
   def __init__(self, evaluation):
     self.target = evaluation.target
+    self.logits = evaluation.logits
     self.labels = evaluation.labels
     self.decided = self.target.decide(evaluation.logits)
     self.scores = self.target.scores(evaluation.logits)
@@ -58,6 +59,32 @@ class _Kind:
 
   def sections(self):
     return {}
+
+  def describe_calibration(self, of, select):
+    """Returns how honest the scores are, and where they have one, how they were
+    before the temperature.
+
+    Args:
+      of: what the confidences are of.
+      select: function of scores that gives confidences, and what came true.
+    """
+    described = {"of": of, **statistics.calibrate(*select(self.scores))}
+    temperature = getattr(self.target, "temperature", 1.0)
+    if temperature == 1:
+      return described
+    plain = self.target.calibrated(1.0)
+    before = statistics.calibrate(*select(plain.scores(self.logits)))
+    losses = plain.losses(self.logits / temperature, self.labels)
+    return {
+      **described,
+      "temperature": temperature,
+      "loss": float(losses.mean(dtype=np.float64)),
+      "before": {
+        "error": before["error"],
+        "mean_confidence": before["mean_confidence"],
+        "loss": float(self.losses.mean()),
+      },
+    }
 
   def mistakes(self):
     return np.argsort(-self.errors, kind="stable")
@@ -116,7 +143,6 @@ class OneClass(_Kind):
 
   def sections(self):
     counts = statistics.count_classes(self._confusion)
-    confidences = self.scores.max(-1)
     return {
       "classes": _describe_classes(self.target.labels, counts),
       "confusion": {
@@ -124,10 +150,9 @@ class OneClass(_Kind):
         "counts": self._confusion.tolist(),
         "commonest": self._commonest_confusions(),
       },
-      "calibration": {
-        "of": "predictions",
-        **statistics.calibrate(confidences, 1 - self.errors),
-      },
+      "calibration": self.describe_calibration(
+        "predictions", lambda scores: (scores.max(-1), 1 - self.errors)
+      ),
     }
 
   def _commonest_confusions(self):
@@ -237,10 +262,9 @@ class SeveralClasses(_Kind):
         "true": float(self.labels.sum(-1).mean()),
         "predicted": float(self.decided.sum(-1).mean()),
       },
-      "calibration": {
-        "of": "labels",
-        **statistics.calibrate(self.scores.ravel(), self.labels.ravel()),
-      },
+      "calibration": self.describe_calibration(
+        "labels", lambda scores: (scores.ravel(), self.labels.ravel())
+      ),
     }
 
   @functools.cached_property

@@ -4,9 +4,10 @@ No model is trained on, evaluated or used under settings that are not its own: a
 command whose settings differ from the manifest's is refused, with the ways out.
 """
 
+import dataclasses
 from typing import NamedTuple
 
-from bert_classifier import errors
+from bert_classifier import choice_options, errors
 from bert_classifier.output_dir import WEIGHTS, WEIGHTS_DIGEST, shorten
 import modeling
 
@@ -14,6 +15,8 @@ import modeling
 _BEFORE_RECORDED = {
   "layer_norm_eps": modeling.LAYER_NORM_EPSILON,
   "head_dropout": modeling.BertForSequenceClassification.HEAD_DROPOUT,
+  "truncation": choice_options.HEAD,
+  **dataclasses.asdict(choice_options.ChoiceOptions()),
 }
 
 
@@ -179,6 +182,7 @@ def _format_value(value):
 # Of the model's settings, those under which the weights mean the same.
 _MODEL_SETTINGS_TO_RESUME = (
   "max_seq_length",
+  "truncation",
   "hidden_dropout_prob",
   "attention_probs_dropout_prob",
 )

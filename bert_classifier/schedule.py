@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from absl import logging
 
-from bert_classifier import devices
+from bert_classifier import choice_options, devices
 from bert_classifier.errors import UserError
 
 # Of a serialized example: three features of up to three bytes each; names, a
@@ -22,12 +22,14 @@ class Schedule(NamedTuple):
     steps: steps in all.
     warmup_steps: steps of warmup.
     buffer_size: examples among which the next one is drawn.
+    shape: of the rate, as `optimization.learning_rate_schedule` takes it.
   """
 
   examples: int
   steps: int
   warmup_steps: int
   buffer_size: int
+  shape: str = choice_options.LINEAR
 
   def share_of_peak(self, step):
     """Returns the learning rate after `step` steps, as a share of its peak.
@@ -36,13 +38,18 @@ class Schedule(NamedTuple):
     """
     if step < self.warmup_steps:
       return step / self.warmup_steps
+    if self.shape == choice_options.CONSTANT:
+      return 1.0
+    if self.shape == choice_options.COSINE:
+      left = max(self.steps - self.warmup_steps, 1)
+      return 0.5 + 0.5 * math.cos(math.pi * (step - self.warmup_steps) / left)
     return 1 - step / self.steps
 
 
 NO_STEPS = Schedule(examples=0, steps=0, warmup_steps=0, buffer_size=0)
 
 
-def make_schedule(options, max_seq_length, examples, found):
+def make_schedule(options, max_seq_length, examples, found, shape):
   """Returns the `Schedule` of so many training examples.
 
   A resumed run keeps its buffer size, since the order depends on it.
@@ -52,6 +59,7 @@ def make_schedule(options, max_seq_length, examples, found):
     max_seq_length: S.
     examples: number of training examples.
     found: `output_dir.OutputDir`.
+    shape: see `Schedule`.
 
   Raises:
     UserError: there are too few examples for a single step.
@@ -72,6 +80,7 @@ def make_schedule(options, max_seq_length, examples, found):
     steps,
     int(steps * options.warmup_proportion),
     buffer_size or choose_buffer_size(examples, max_seq_length),
+    shape,
   )
 
 
@@ -95,7 +104,12 @@ def announce_rate(options, found, schedule):
   """
   before, step = found.settings.get("training", {}), found.step
   was, now = before.get("num_train_epochs"), options.num_train_epochs
-  climbs = found.checkpoint and isinstance(was, (int, float)) and now > was
+  climbs = (
+    found.checkpoint
+    and isinstance(was, (int, float))
+    and now > was
+    and schedule.shape != choice_options.CONSTANT
+  )
   if not climbs or not schedule.warmup_steps <= step < schedule.steps:
     return
   logging.warning(

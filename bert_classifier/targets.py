@@ -40,11 +40,14 @@ kind of target asks an object of this interface:
   prediction_cells(outputs)    the cells of one example in these columns
   result_cells(outputs)        the cells of one example in test_results.tsv
   answer(outputs)       what is predicted of one example by name, for JSON
+  calibrated(temperature)      of classes alone: the same target, its logits
+                        divided by that before they become probabilities
 
 Axis letters: B batch, L labels; n examples in NumPy arrays.
 """
 
 import collections
+import copy
 import json
 
 from absl import logging
@@ -70,6 +73,7 @@ class _Classes:
   """
 
   has_classes = True
+  temperature = 1.0
 
   def __init__(self, labels):
     self.labels = tuple(map(plain_texts.read_label, labels))
@@ -83,6 +87,19 @@ class _Classes:
   def prediction_settings(self):
     """Returns {}: the scores alone decide."""
     return {}
+
+  def calibrated(self, temperature):
+    """Returns this target with the probabilities of a temperature.
+
+    Logits and losses are the same (https://arxiv.org/abs/1706.04599).
+    """
+    target = copy.copy(self)
+    target.temperature = temperature
+    return target
+
+  def _temper(self, logits):
+    """Returns logits divided by the temperature."""
+    return logits if self.temperature == 1 else logits / self.temperature
 
   def judge(self, labels, decided):
     """Returns the accuracy beside that of the commonest answer, a sentence.
@@ -260,7 +277,7 @@ class OneClass(_Classes):
 
   def scores(self, logits):
     """Returns the probabilities <float32>[n, L] by logits [n, L]."""
-    exponents = np.exp(_shift(logits))
+    exponents = np.exp(_shift(self._temper(logits)))
     return np.float32(exponents / exponents.sum(axis=-1, keepdims=True))
 
   def decide(self, logits):
@@ -276,7 +293,8 @@ class OneClass(_Classes):
 
   def outputs(self, logits):
     """Returns `probabilities` and `logits`, <float32>[B, L]."""
-    return {"probabilities": tf.nn.softmax(logits), "logits": logits}
+    probabilities = tf.nn.softmax(self._temper(logits))
+    return {"probabilities": probabilities, "logits": logits}
 
   def predicted_label(self, outputs):
     """Returns the likeliest label.
@@ -447,7 +465,8 @@ class SeveralClasses(_Classes):
 
   def scores(self, logits):
     """Returns the probabilities <float32>[n, L] by logits [n, L]."""
-    return np.float32(np.exp(-np.logaddexp(0, -np.float64(logits))))
+    logits = self._temper(np.float64(logits))
+    return np.float32(np.exp(-np.logaddexp(0, -logits)))
 
   def decide(self, logits):
     """Returns which labels hold, <int64>[n, L] of 0 and 1, by logits [n, L]."""
@@ -465,7 +484,8 @@ class SeveralClasses(_Classes):
 
   def outputs(self, logits):
     """Returns `probabilities` and `logits`, <float32>[B, L]."""
-    return {"probabilities": tf.nn.sigmoid(logits), "logits": logits}
+    probabilities = tf.nn.sigmoid(self._temper(logits))
+    return {"probabilities": probabilities, "logits": logits}
 
   def predicted_label(self, outputs):
     """Returns the labels that hold, separated by `|`.

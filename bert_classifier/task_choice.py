@@ -94,6 +94,7 @@ def prepare_task(
   inference=InferenceOptions(),  # noqa: B008 - it is frozen
   trained=None,
   own=None,
+  max_train_examples=None,
 ):
   """Returns the `Task` that `options.DataOptions` name.
 
@@ -104,6 +105,7 @@ def prepare_task(
     trained: the model settings that the checkpoint in output_dir was trained
       with; None or {} where there is none.
     own: `own_data.OwnData` where the flags name files, else None.
+    max_train_examples: see `tasks.TaskData`.
 
   Raises:
     UserError: there is no such task, its kind, its labels or its metrics make
@@ -148,7 +150,8 @@ def prepare_task(
       f"--max_seq_length={max_seq_length} leaves no room for the pairs of texts"
       f" of {name}: it must be at least 5"
     )
-  data = TaskData(processor, options.data_dir if own is None else "")
+  folder = options.data_dir if own is None else ""
+  data = TaskData(processor, folder, max_train_examples)
   return Task(name, processor, target, metrics, data)
 
 

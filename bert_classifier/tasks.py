@@ -12,8 +12,11 @@ import collections
 import contextlib
 import functools
 import hashlib
+import heapq
 import os
+import random
 
+from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
@@ -155,10 +158,13 @@ class TaskData:
   Args:
     processor: `DataProcessor`.
     data_dir: folder of the task's files.
+    max_train_examples: size of the random part of the training set that stands
+      for it; None for all of it.
   """
 
-  def __init__(self, processor, data_dir):
+  def __init__(self, processor, data_dir, max_train_examples=None):
     self.processor, self._data_dir = processor, data_dir
+    self.max_train_examples, self._drawn = max_train_examples, None
     self._kept, self._digests, self._example_digests = {}, {}, {}
     self._checked_quotes, self._strata = set(), {}
 
@@ -236,10 +242,34 @@ class TaskData:
         file and line, or the processor's method. At the end: these are not the
         examples that were read before.
     """
+    if split == "train" and self.max_train_examples:
+      return self._drawn_examples(tally)
+    return self._all_examples(split, tally)
+
+  def _all_examples(self, split, tally=None):
+    """Returns an iterator of the examples of a split, drawn or not."""
     method = self._own_method(split)
     if method is None:
       return self.table_examples(split, tally)
     return self._own_examples(split, method, tally)
+
+  def _drawn_examples(self, tally):
+    """Yields the examples of the training set that were drawn.
+
+    Reads to the end, where it is found out that the file changed.
+    """
+    if self._drawn is None:
+      total = self._count_all("train")
+      self._drawn = draw(total, self.max_train_examples)
+      logging.info(
+        "train: --max_train_examples=%d: %d of %s",
+        self.max_train_examples,
+        len(self._drawn),
+        plain_texts.count(total),
+      )
+    for number, example in enumerate(self._all_examples("train", tally)):
+      if number in self._drawn:
+        yield example
 
   def table_examples(self, split, tally=None):
     """Reads the file of a split, whatever methods the processor has.
@@ -270,9 +300,15 @@ class TaskData:
     Raises:
       UserError: as `examples`.
     """
+    if split == "train" and self.max_train_examples:
+      return sum(1 for _ in self.examples(split))
+    return self._count_all(split)
+
+  def _count_all(self, split):
+    """Returns the number of the examples of a split, drawn or not."""
     counter = progress.Counter("checked")
     if self._own_method(split):
-      checked = self.examples(split)
+      checked = self._all_examples(split)
       return sum(1 for _ in progress.count_examples(checked, counter))
     with self._open_table(split) as (_, rows):
       return sum(1 for _ in progress.count_examples(rows, counter))
@@ -529,6 +565,17 @@ class TaskData:
     if tf.io.gfile.exists(folder):
       return f". --data_dir={folder} is a file: give the folder that it is in"
     return f". --data_dir={folder} is not there: there is no such folder"
+
+
+def draw(total, most):
+  """Returns the set of the numbers of some of `total` examples.
+
+  They are a function of the two numbers; those of a smaller `most` are among
+  those of a larger one.
+  """
+  generator = random.Random(0)
+  keys = ((generator.random(), number) for number in range(total))
+  return {number for _, number in heapq.nsmallest(most, keys)}
 
 
 def _may_lack_labels(split):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import batches, devices, progress
+from bert_classifier.choices import Choices
 from bert_classifier.step_options import StepOptions
 import modeling
 import optimization
@@ -20,12 +21,16 @@ class TrainingStep(NamedTuple):
     optimizer_class: `optimization.AdamWeightDecayOptimizer` or a subclass.
     placement: see `devices`.
     options: `options.StepOptions`.
+    choices: `choices.Choices`.
+    num_layers: of the model.
   """
 
   schedule: tuple
   optimizer_class: type
   placement: devices.Placement
   options: StepOptions
+  choices: Choices = Choices()
+  num_layers: int = 0
 
   def add(self, loss_of_part, step, model_dir):
     """Adds the step to the graph.
@@ -41,11 +46,21 @@ class TrainingStep(NamedTuple):
       Dictionary of `loss`, `train_op` and `host_call`, as of TPUEstimatorSpec.
     """
     with self.placement.on_host():
-      rate = optimization.learning_rate_schedule(*self.schedule, step)
+      rate = optimization.learning_rate_schedule(
+        *self.schedule, step, self.choices.options.lr_schedule
+      )
       tf.identity(rate, progress.ProgressHook.RATE)
-    optimizer = optimization.make_optimizer(rate, self.optimizer_class)
-    parts = self.options.gradient_accumulation_steps
     scale = optimization.LossScale() if self.options.scales_loss else None
+
+    def count_updates():
+      return step if scale is None else step - scale.skipped_steps
+
+    with self.placement.on_host():
+      changes = self.choices.optimizer_changes(self.num_layers, count_updates)
+      optimizer = optimization.make_optimizer(
+        rate, self.optimizer_class, **changes
+      )
+    parts = self.options.gradient_accumulation_steps
     loss, gradients = optimization.compute_gradients(
       functools.partial(loss_of_part, parts=parts), optimizer, parts, scale
     )
@@ -62,12 +77,14 @@ class TrainingStep(NamedTuple):
     return dict(loss=shown, train_op=train_op, host_call=host_call)
 
 
-def compute_loss(model, target, placement, features, key, number, parts):
+def compute_loss(
+  model, per_example_loss, placement, features, key, number, parts
+):
   """Returns the loss of one of the parts of a training batch: <float32>[].
 
   Args:
     model: `modeling.BertForSequenceClassification`.
-    target: see `targets`.
+    per_example_loss: function of logits and features that gives <float32>[B].
     placement: see `devices`.
     features: of the whole batch.
     key: of its dropout, see `modeling.dropout_key`.
@@ -78,4 +95,4 @@ def compute_loss(model, target, placement, features, key, number, parts):
   with placement.on_host():
     key = modeling.dropout_key_of_part(key, number)
   logits = model.logits(part, is_training=True, dropout_key=key)
-  return tf.reduce_mean(target.per_example_loss(logits, part))
+  return tf.reduce_mean(per_example_loss(logits, part))

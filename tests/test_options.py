@@ -197,6 +197,7 @@ def test_settings_of_training_are_the_flags_that_decide_it():
   assert values["seed"] == 7 and "log_steps" not in values
   assert set(options.make_options().settings("model")) == {
     "max_seq_length",
+    "truncation",
     "do_lower_case",
   }
 
