@@ -694,7 +694,9 @@ def compute_splits(run, init_checkpoint):
     path, results = evaluate(estimator, run, split, known.get(split))
     if run.options.inference.calibrate and split == "dev":
       run, results = calibrate(estimator, run, collector, results)
-      estimator = make_estimator(run, init_checkpoint, collector)
+      estimator = make_estimator(
+        run, make_model_fn(run, init_checkpoint, run.placement, collector)
+      )
     last_lines.append(evaluation.describe_results(split, results, path))
     if run.options.inference.eval_report:
       weights, _ = weights_in_use(estimator, run)
