@@ -121,6 +121,7 @@ def file_based_input_fn_builder(
   num_examples=None,
   start=0,
   make_ahead=None,
+  index=None,
 ):
   """Returns an input_fn over a TFRecord file of features.
 
@@ -143,6 +144,9 @@ def file_based_input_fn_builder(
     num_examples: examples in the file, needed for a `start`.
     start: examples that were trained on before, over all epochs.
     make_ahead: see `batches.parse`.
+    index: path of the index of a single file, see `record_index`. Training then
+      shuffles the whole file without holding it in memory, in another order
+      than without an index, and begins at once wherever it resumes.
 
   Returns:
     A function of `params`, whose "batch_size" is B, giving a `tf.data.Dataset`
@@ -160,6 +164,11 @@ def file_based_input_fn_builder(
     raise ValueError(f"{input_file} has no examples")
 
   def input_fn(params):
+    if is_training and index:
+      records = batches.read_shuffled(
+        input_file, index, params["batch_size"], seed=seed, start=start
+      )
+      return batches.prefetch(batches.parse(records, spec, make_ahead))
     records = tf.data.TFRecordDataset(input_file)
     if is_training:
       records = batches.shuffle_and_repeat(
@@ -438,8 +447,9 @@ def input_fn_for(run, *splits):
   """Returns the input_fn of a split, or of several, one after the other."""
   is_training = splits == ("train",)
   step = run.first_step if is_training else 0
+  paths = [run.features[split].path for split in splits]
   return file_based_input_fn_builder(
-    [run.features[split].path for split in splits],
+    paths if len(paths) > 1 else paths[0],
     run.options.model.max_seq_length,
     is_training=is_training,
     drop_remainder=is_training or run.placement.needs_whole_batches,
@@ -449,6 +459,7 @@ def input_fn_for(run, *splits):
     num_examples=run.count(*splits),
     start=step * run.options.training.train_batch_size,
     make_ahead=choose_layout(run, is_training),
+    index=run.features["train"].index if is_training else None,
   )
 
 

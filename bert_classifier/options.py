@@ -322,8 +322,8 @@ class TrainingOptions:
   )
   shuffle_buffer_size: Optional[int] = flag(
     None,
-    "Examples among which the next one is drawn. Default: the whole training"
-    " set, or what a quarter of the free memory holds.",
+    "Examples among which the next one is drawn, and that are held in memory."
+    " Default: the whole training set, none of it in memory.",
     Range(1),
     setting="training",
   )

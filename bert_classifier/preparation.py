@@ -44,7 +44,6 @@ from bert_classifier.options import (
   recorded_place,
 )
 from bert_classifier.schedule import (
-  BUFFER_SIZE,
   Schedule,
   announce_rate,
   find_epochs_needed,
@@ -192,6 +191,7 @@ def check(options):
       counts["train"],
       found,
       options.choice.lr_schedule,
+      placement.reads_here,
     )
     settings.update(describe_training(options, task, schedule))
     announce_rate(options.training, found, schedule)
@@ -225,6 +225,9 @@ def convert(run):
   """
   tf.io.gfile.makedirs(run.options.run.output_dir)
   features = {split: run.cache.features(split) for split in run.counts}
+  trains = run.schedule and not run.is_finished
+  if trains and run.schedule.buffer_size is None:
+    features["train"] = run.cache.indexed("train")
   return run.with_features(features)
 
 
@@ -511,7 +514,7 @@ def describe_training(options, task, schedule):
     schedule: `Schedule`.
   """
   settings = {
-    "order": {BUFFER_SIZE: schedule.buffer_size},
+    "order": schedule.describe_order(),
     "paths": own_data.describe_paths(options.data),
   }
   if isinstance(task.processor, own_data.OwnData):
