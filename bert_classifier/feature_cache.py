@@ -181,21 +181,42 @@ class FeatureCache:
     return cached
 
   def indexed(self, split):
-    """Returns the `Features` of a split with an index, made if need be.
-
-    It is beside the records; of records in the folder that is only read it is
-    made in the other.
-    """
+    """Returns the `Features` of a split with an index, made if need be."""
     features = self.features(split)
-    base, _ = os.path.splitext(features.path)
-    name = f"{os.path.basename(base)}.index"
-    path = record_index.find_or_make(
-      [f"{base}.index", os.path.join(self._cache_dir, name)],
-      features.path,
-      features.sha256,
-      features.records,
+    path = self._find_or_make(
+      features,
+      record_index.OFFSETS,
+      features.records + 1,
+      lambda: record_index.scan_offsets(features.path),
     )
     return features._replace(index=path)
+
+  def lengths(self, split):
+    """Returns the tokens of each record: <uint16>[n], as of `count_tokens`.
+
+    They are kept in a file once they are counted.
+    """
+    features = self.features(split)
+    path = self._find_or_make(
+      features,
+      record_index.LENGTHS,
+      features.records,
+      lambda: [self.count_tokens(split)[0]],
+    )
+    return record_index.read_array(path, record_index.LENGTHS)
+
+  def _find_or_make(self, features, kind, count, make):
+    """Returns the path of a file of numbers about records, made if need be.
+
+    It is beside the records; of records in the folder that is only read it is
+    made in the other. Arguments as of `record_index.find_or_make`.
+    """
+    base, _ = os.path.splitext(features.path)
+    beside = f"{base}.{kind.ending}"
+    own = os.path.join(self._cache_dir, os.path.basename(beside))
+    return record_index.find_or_make(
+      [beside, own], kind, features.sha256, count, make
+    )
 
   def count_tokens(self, split):
     """Returns how many tokens the records of a split have, and [UNK]s.

@@ -416,6 +416,13 @@ class DeviceOptions:
     " time; slower (docs/gpu.md). On a CPU --num_threads=1 does.",
     setting="training",
   )
+  pack_sequences: bool = flag(
+    False,
+    "Train on several examples a row of max_seq_length, in as few rows as every"
+    " batch of the training fits in: little padding in static shapes, as for a"
+    " TPU and XLA. Losses are the same within rounding; dropout falls on other"
+    " elements.",
+  )
   use_tpu: bool = flag(False, "Compute on a TPU.")
   tpu_name: Optional[str] = flag(
     None, "Name of the TPU; local for the one in this machine."

@@ -28,6 +28,7 @@ from bert_classifier import (
   output_dir,
   own_data,
   precision,
+  packing,
   run_settings,
 )
 from bert_classifier.catalogue import (
@@ -74,6 +75,7 @@ class Run(NamedTuple):
       they are made.
     eval_batch_size, predict_batch_size: examples computed at a time.
     choices: `choices.Choices` of the training.
+    packed_rows: see `packing`; None where training does not pack.
   """
 
   options: Options
@@ -90,6 +92,7 @@ class Run(NamedTuple):
   eval_batch_size: int
   predict_batch_size: int
   choices: choices.Choices
+  packed_rows: Optional[int] = None
 
   @property
   def first_step(self):
@@ -195,6 +198,8 @@ def check(options):
     )
     settings.update(describe_training(options, task, schedule))
     announce_rate(options.training, found, schedule)
+  if options.device.pack_sequences:
+    packing.check(options.run.do_train, schedule)
   run = Run(
     options=options,
     placement=placement,
@@ -228,6 +233,8 @@ def convert(run):
   trains = run.schedule and not run.is_finished
   if trains and run.schedule.buffer_size is None:
     features["train"] = run.cache.indexed("train")
+  if trains and run.options.device.pack_sequences:
+    run = run._replace(packed_rows=packing.plan(run))
   return run.with_features(features)
 
 

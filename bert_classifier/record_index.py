@@ -1,14 +1,13 @@
 """Where each record of a TFRecord file begins, and reading records by number.
 
-The index of a file of n records is a file of 8 bytes a record. It is made in
-one pass over the records' lengths when it is missing, and says which file it is
-of:
+A file of n records has an index, of 8 bytes a record, and lengths, of 2 bytes.
+Both are made in one pass when they are missing, and say which file they are of:
 
-  8 (n + 1)      <uint64>[n + 1], little-endian: the beginning of each record,
-                 and the end of the last
-  16 bytes       "record index 1", padded with zeros
+  numbers        little-endian: the beginning of each record, and the end of the
+                 last, <uint64>[n + 1]; or the tokens of each, <uint16>[n]
+  16 bytes       "record index 1" or "lengths 1", padded with zeros
   32 bytes       SHA-256 of the TFRecord file
-  32 bytes       SHA-256 of the offsets
+  32 bytes       SHA-256 of the numbers
 """
 
 import array
@@ -18,6 +17,7 @@ import shutil
 import struct
 import tempfile
 import threading
+from typing import NamedTuple
 import weakref
 
 from absl import logging
@@ -27,9 +27,18 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import files
 from bert_classifier.errors import UserError
 
-_MAGIC = b"record index 1".ljust(16, b"\0")
+
+class Kind(NamedTuple):
+  """A kind of file: the type of its numbers, its ending, its name inside."""
+
+  dtype: np.dtype
+  ending: str
+  name: bytes
+
+
+OFFSETS = Kind(np.dtype("<u8"), "index", b"record index 1")
+LENGTHS = Kind(np.dtype("<u2"), "lengths", b"lengths 1")
 _FOOTER = struct.Struct("<16s32s32s")
-_OFFSET = np.dtype("<u8")
 _CHUNK_BYTES = 16 << 20
 # A record stands between its length, of 8 bytes with a checksum of 4, and a
 # checksum of 4.
@@ -37,26 +46,28 @@ _LENGTH = struct.Struct("<Q")
 _BEFORE, _AFTER = 12, 4
 
 
-def find_or_make(paths, records_path, sha256, num_records):
-  """Returns the path of the index of a TFRecord file, written if need be.
+def find_or_make(paths, kind, sha256, count, make):
+  """Returns the path of a file of numbers, written if need be.
 
   Args:
     paths: where it may be, and as the last where it is made.
-    records_path: the TFRecord file, which is whole.
-    sha256: its SHA-256 in hexadecimal digits.
-    num_records: n.
+    kind: `OFFSETS` or `LENGTHS`.
+    sha256: of the TFRecord file that it is of, in hexadecimal digits.
+    count: of the numbers.
+    make: function without arguments that gives the numbers, an iterable of
+      arrays.
   """
   for path in paths:
-    if _is_right(path, sha256, num_records):
+    if _is_right(path, kind, sha256, count):
       return path
   with files.atomic_write(path) as temporary:
-    _write(temporary, records_path, sha256)
+    _write(temporary, kind, sha256, make())
   return path
 
 
-def _is_right(path, sha256, num_records):
-  """Returns True for a whole index of the TFRecord file."""
-  size = _OFFSET.itemsize * (num_records + 1)
+def _is_right(path, kind, sha256, count):
+  """Returns True for a whole file of the kind, of the TFRecord file."""
+  size = kind.dtype.itemsize * count
   try:
     if tf.io.gfile.stat(path).length != size + _FOOTER.size:
       return False
@@ -67,17 +78,34 @@ def _is_right(path, sha256, num_records):
       footer = reader.read(_FOOTER.size)
   except tf.errors.NotFoundError:
     return False
-  return footer == _FOOTER.pack(_MAGIC, bytes.fromhex(sha256), digest.digest())
+  return footer == _footer(kind, sha256, digest)
 
 
-def _write(path, records_path, sha256):
+def _write(path, kind, sha256, arrays):
   digest = hashlib.sha256()
   with tf.io.gfile.GFile(path, "wb") as writer:
-    for offsets in scan_offsets(records_path):
-      content = np.array(offsets, _OFFSET).tobytes()
+    for numbers in arrays:
+      content = np.array(numbers, kind.dtype).tobytes()
       writer.write(content)
       digest.update(content)
-    writer.write(_FOOTER.pack(_MAGIC, bytes.fromhex(sha256), digest.digest()))
+    writer.write(_footer(kind, sha256, digest))
+
+
+def _footer(kind, sha256, digest):
+  return _FOOTER.pack(kind.name, bytes.fromhex(sha256), digest.digest())
+
+
+def read_array(path, kind):
+  """Returns the numbers of a file: <kind.dtype>[count].
+
+  Those of this machine's file are read from it where they are needed.
+  """
+  if files.is_remote(path):
+    with tf.io.gfile.GFile(path, "rb") as reader:
+      content = reader.read()
+  else:
+    content = np.memmap(path, np.uint8, "r")
+  return np.frombuffer(content[: -_FOOTER.size], kind.dtype)
 
 
 def scan_offsets(path):
@@ -112,7 +140,7 @@ class RecordReader:
 
   Args:
     path: the TFRecord file.
-    index_path: its index, see `find_or_make`.
+    index_path: its index.
 
   Raises:
     UserError: there is no room for the copy.
@@ -120,12 +148,10 @@ class RecordReader:
 
   def __init__(self, path, index_path):
     self._path = path
+    self._offsets = read_array(index_path, OFFSETS)
     if files.is_remote(path):
-      self._offsets = _read_offsets(index_path)
       self._file = _copy_here(path)
     else:
-      index = np.memmap(index_path, _OFFSET, "r")
-      self._offsets = index[: -_FOOTER.size // _OFFSET.itemsize]
       self._file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
     weakref.finalize(self, os.close, self._file)
     self._lock = threading.Lock()  # where there is no pread
@@ -164,13 +190,6 @@ class RecordReader:
         os.lseek(self._file, start, os.SEEK_SET)
         pieces.append(os.read(self._file, size))
     return pieces
-
-
-def _read_offsets(path):
-  """Returns the offsets of an index: <uint64>[n + 1]."""
-  with tf.io.gfile.GFile(path, "rb") as reader:
-    content = memoryview(reader.read())
-    return np.frombuffer(content[: -_FOOTER.size], _OFFSET)
 
 
 def _copy_here(path):

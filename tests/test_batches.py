@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import batches, files, record_index, shuffled_epochs
+from bert_classifier import batches, shuffled_epochs
 import run_classifier
 
 
@@ -33,12 +33,8 @@ def test_examples_go_on_where_a_run_stopped(graph, buffer_size):
 
 
 @pytest.mark.parametrize("start", [0, 1, 35, 100])
-def test_indexed_examples_go_on_where_a_run_stopped(
-  graph, golden_task, tmp_path, start
-):
-  path = f"{golden_task}/eval.tf_record"
-  digest = files.hash_file(path)
-  index = record_index.find_or_make([f"{tmp_path}/index"], path, digest, 21)
+def test_indexed_examples_go_on_where_a_run_stopped(graph, cache, start):
+  path, *_, index = cache().indexed("dev")
   build = functools.partial(
     run_classifier.file_based_input_fn_builder, path, 24, True, True, seed=3
   )

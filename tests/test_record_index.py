@@ -39,7 +39,13 @@ def index(path, records, *others):
   with tf.io.gfile.GFile(path, "rb") as reader:
     digest = hashlib.sha256(reader.read()).hexdigest()
   paths = [*others, f"{path}.index"]
-  return record_index.find_or_make(paths, path, digest, len(records))
+  return record_index.find_or_make(
+    paths,
+    record_index.OFFSETS,
+    digest,
+    len(records) + 1,
+    lambda: record_index.scan_offsets(path),
+  )
 
 
 @pytest.mark.parametrize("chunk", [1 << 24, 1000])
@@ -91,7 +97,7 @@ def test_an_index_is_made_once_and_again_where_it_is_not_right(
     assert made.read_bytes() == right
   write(records[::-1], path)  # a file of the same size
   index(path, records)
-  reader = record_index.RecordReader(path, made)
+  reader = record_index.RecordReader(path, str(made))
   assert reader.read(np.array([0]))[0] == records[-1]
 
 
