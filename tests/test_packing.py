@@ -1,10 +1,15 @@
 """Packed batches: their layout, and the model on them against the plain one."""
 
+import json
+from pathlib import Path
+import re
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import packing, shuffled_epochs
+from bert_classifier import history, packing, schedule, shuffled_epochs
+from bert_classifier.errors import UserError
 import modeling
 
 LENGTH, VOCABULARY = 12, 40
@@ -145,3 +150,36 @@ def test_losses_and_gradients_are_those_of_the_plain_form(
   for found, expected in zip(ours, theirs):
     size = max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(found, expected, rtol=0, atol=bound * size)
+
+
+def test_a_command_packed_has_the_losses_of_one_that_is_not(
+  classify, training, tmp_path
+):
+  config = json.loads(
+    Path(
+      training["bert_config_file"],
+    ).read_text()
+  )
+  config["hidden_dropout_prob"] = config["attention_probs_dropout_prob"] = 0.0
+  without_dropout = tmp_path / "bert_config.json"
+  without_dropout.write_text(json.dumps(config))
+  flags = {**training, "bert_config_file": without_dropout}
+  losses = []
+  for pack in (True, False):
+    folder = tmp_path / str(pack)
+    done = classify(output_dir=folder, pack_sequences=pack, **flags)
+    assert done.status == 0, done.log
+    said = re.search(r"batch of 8 examples is packed into (\d) rows", done.log)
+    assert bool(said) == pack and (not pack or int(said[1]) < 8)
+    entries = history.read(str(folder / "history.jsonl"))
+    losses.append([entry["loss"] for entry in entries if "loss" in entry])
+  assert len(losses[0]) == 13
+  np.testing.assert_allclose(*losses, rtol=0, atol=1e-5)
+
+
+def test_packing_that_cannot_be_is_refused(classify, tmp_path):
+  refused = classify("--do_eval", "--pack_sequences", output_dir=tmp_path)
+  assert refused.status == 1 and "add --do_train, or leave it" in refused.log
+  drawn = schedule.NO_STEPS._replace(buffer_size=9)
+  with pytest.raises(UserError, match="the next one from a buffer of 9: leave"):
+    packing.check(True, drawn)
