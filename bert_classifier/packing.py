@@ -14,11 +14,15 @@ The number of rows is that of the batch of the whole training that needs most,
 which is known before it begins: from the lengths of the examples, kept beside
 their cache, and the order, which is a function of the seed (`shuffled_epochs`).
 
+Where a batch is computed in parts (a core of a TPU, a part of an accumulated
+step), each is packed by itself, and called a batch here.
+
 Axis letters: B batch, S sequence, R rows, M rows of the matrix (R * S), H
 hidden, N heads, D head width.
 """
 
 import functools
+from typing import NamedTuple
 
 from absl import logging
 import numpy as np
@@ -29,6 +33,20 @@ from bert_classifier.errors import UserError
 import modeling
 
 _BATCHES_AT_A_TIME = 4096
+
+
+class Packing(NamedTuple):
+  """How batches are packed.
+
+  Attributes:
+    examples: B.
+    rows: R.
+  """
+
+  examples: int
+  rows: int
+
+
 _CLOSED = -10000.0  # added to a score, leaves a weight that rounds to 0
 
 # ---------------------------------------------------------------------------
@@ -81,32 +99,44 @@ def lay_out(lengths, seq_length):
   return rows, starts
 
 
-def pack(batches, num_rows):
+def pack(batches, packing):
   """Packs the batches of a dataset.
 
   Args:
     batches: `tf.data.Dataset` of dictionaries with `input_ids`, `input_mask`,
-      whose ones come first, and `segment_ids` <int32>[B, S], and others.
-    num_rows: R.
+      whose ones come first, and `segment_ids` <int32>[P * B, S], and others: of
+      P batches, which are packed one by one.
+    packing: `Packing`.
 
   Returns:
     `tf.data.Dataset` of the same with `input_ids`, `segment_ids` and
-    `input_mask` <int32>[R, S]; the mask has the number of the example, counted
-    from 1, at each of its tokens, and 0 elsewhere. Others are left alone.
+    `input_mask` <int32>[P * R, S]; the mask has the number of the example in
+    its batch, counted from 1, at each of its tokens, and 0 elsewhere. Others
+    are left alone.
   """
 
   def pack_batch(features):
     names = ("input_ids", "input_mask", "segment_ids")
     packed = tf.numpy_function(
-      functools.partial(pack_arrays, num_rows=num_rows),
+      functools.partial(_pack_parts, packing),
       [features[name] for name in names],
       tf.int32,
     )
-    length = features["input_ids"].shape[1]
-    packed = tf.ensure_shape(packed, [len(names), num_rows, length])
+    examples, length = features["input_ids"].shape.as_list()
+    rows = examples // packing.examples * packing.rows
+    packed = tf.ensure_shape(packed, [len(names), rows, length])
     return {**features, **dict(zip(names, tf.unstack(packed)))}
 
   return batches.map(pack_batch, num_parallel_calls=2)
+
+
+def _pack_parts(packing, *arrays):
+  """Packs <int32>[P * B, S] arrays, as `pack_arrays` does: [3, P * R, S]."""
+  parts = len(arrays[0]) // packing.examples
+  divided = zip(*(np.split(array, parts) for array in arrays))
+  return np.concatenate(
+    [pack_arrays(*part, packing.rows) for part in divided], axis=1
+  )
 
 
 def pack_arrays(input_ids, input_mask, segment_ids, num_rows):
@@ -232,9 +262,10 @@ def check(will_train, schedule):
 
 
 def plan(run):
-  """Returns R for the training of a `preparation.Run`, and logs it."""
+  """Returns the `Packing` of a `preparation.Run`, and logs it."""
   training, length = run.options.training, run.options.model.max_seq_length
-  batch_size = training.train_batch_size // run.placement.replicas
+  parts = run.placement.replicas * run.options.step.gradient_accumulation_steps
+  batch_size = training.train_batch_size // parts
   rows = count_rows(
     run.cache.lengths("train"),
     length,
@@ -243,10 +274,9 @@ def plan(run):
     training.seed,
   )
   logging.info(
-    "every batch of %d examples is packed into %d rows of %d positions%s",
+    "every %d examples are packed into %d rows of %d positions",
     batch_size,
     rows,
     length,
-    " on each core" if run.placement.replicas > 1 else "",
   )
-  return rows
+  return Packing(batch_size, rows)

@@ -75,7 +75,7 @@ class Run(NamedTuple):
       they are made.
     eval_batch_size, predict_batch_size: examples computed at a time.
     choices: `choices.Choices` of the training.
-    packed_rows: see `packing`; None where training does not pack.
+    packed: `packing.Packing`; None where training does not pack.
   """
 
   options: Options
@@ -92,7 +92,7 @@ class Run(NamedTuple):
   eval_batch_size: int
   predict_batch_size: int
   choices: choices.Choices
-  packed_rows: Optional[int] = None
+  packed: Optional[packing.Packing] = None
 
   @property
   def first_step(self):
@@ -234,7 +234,7 @@ def convert(run):
   if trains and run.schedule.buffer_size is None:
     features["train"] = run.cache.indexed("train")
   if trains and run.options.device.pack_sequences:
-    run = run._replace(packed_rows=packing.plan(run))
+    run = run._replace(packed=packing.plan(run))
   return run.with_features(features)
 
 

@@ -1,12 +1,13 @@
 """batches.py and the input_fns: which examples come, in which order."""
 
 import functools
+import os
 
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import batches, shuffled_epochs
+from bert_classifier import batches, errors, shuffled_epochs
 import run_classifier
 
 
@@ -48,6 +49,17 @@ def test_indexed_examples_go_on_where_a_run_stopped(graph, cache, start):
     examples = session.run(set_)["input_ids"]
   order = shuffled_epochs.ShuffledEpochs(3, 21).indices(start, 64)
   np.testing.assert_array_equal(np.concatenate(found), examples[order])
+
+
+def test_records_that_are_gone_end_with_a_sentence(graph, tmp_path, cache):
+  path, *_, index = cache().indexed("dev")
+  data = batches.read_shuffled(path, index, 8, seed=1)
+  batch = tf.data.make_one_shot_iterator(data).get_next()
+  os.truncate(path, 100)
+  with tf.Session() as session, pytest.raises(tf.errors.OpError) as raised:
+    session.run(batch)
+  said = errors.describe(raised.value)
+  assert said == f"{path} changed while it was in use"
 
 
 def test_batches_that_must_be_whole_lose_no_example(graph, golden_task):
