@@ -146,7 +146,7 @@ _RULES = {
     "a whole number, at least 1",
   ),
   ("order", "permutation"): _Rule(
-    lambda value: value == PERMUTATION_VERSION,
+    lambda value: type(value) is int and value == PERMUTATION_VERSION,
     f"{PERMUTATION_VERSION}, the order that this version has",
   ),
 }
