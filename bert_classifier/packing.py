@@ -28,7 +28,7 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import fast_modeling, shuffled_epochs
+from bert_classifier import fast_modeling, real_tokens, shuffled_epochs
 from bert_classifier.errors import UserError
 import modeling
 
@@ -46,8 +46,6 @@ class Packing(NamedTuple):
   examples: int
   rows: int
 
-
-_CLOSED = -10000.0  # added to a score, leaves a weight that rounds to 0
 
 # ---------------------------------------------------------------------------
 # Layout
@@ -99,35 +97,30 @@ def lay_out(lengths, seq_length):
   return rows, starts
 
 
-def pack(batches, packing):
-  """Packs the batches of a dataset.
+def add_to(features, packing):
+  """Packs the batches of features: `make_ahead` of `batches.parse`.
 
   Args:
-    batches: `tf.data.Dataset` of dictionaries with `input_ids`, `input_mask`,
-      whose ones come first, and `segment_ids` <int32>[P * B, S], and others: of
-      P batches, which are packed one by one.
+    features: dictionary with `input_ids`, `input_mask`, whose ones come first,
+      and `segment_ids` <int32>[P * B, S], and others: of P batches, which are
+      packed one by one.
     packing: `Packing`.
 
   Returns:
-    `tf.data.Dataset` of the same with `input_ids`, `segment_ids` and
-    `input_mask` <int32>[P * R, S]; the mask has the number of the example in
-    its batch, counted from 1, at each of its tokens, and 0 elsewhere. Others
-    are left alone.
+    The same with `input_ids`, `segment_ids` and `input_mask` <int32>[P * R, S];
+    the mask has the number of the example in its batch, counted from 1, at each
+    of its tokens, and 0 elsewhere. Others are left alone.
   """
-
-  def pack_batch(features):
-    names = ("input_ids", "input_mask", "segment_ids")
-    packed = tf.numpy_function(
-      functools.partial(_pack_parts, packing),
-      [features[name] for name in names],
-      tf.int32,
-    )
-    examples, length = features["input_ids"].shape.as_list()
-    rows = examples // packing.examples * packing.rows
-    packed = tf.ensure_shape(packed, [len(names), rows, length])
-    return {**features, **dict(zip(names, tf.unstack(packed)))}
-
-  return batches.map(pack_batch, num_parallel_calls=2)
+  names = ("input_ids", "input_mask", "segment_ids")
+  packed = tf.numpy_function(
+    functools.partial(_pack_parts, packing),
+    [features[name] for name in names],
+    tf.int32,
+  )
+  examples, length = features["input_ids"].shape.as_list()
+  rows = examples // packing.examples * packing.rows
+  packed = tf.ensure_shape(packed, [len(names), rows, length])
+  return {**features, **dict(zip(names, tf.unstack(packed)))}
 
 
 def _pack_parts(packing, *arrays):
@@ -140,7 +133,7 @@ def _pack_parts(packing, *arrays):
 
 
 def pack_arrays(input_ids, input_mask, segment_ids, num_rows):
-  """Returns ids, mask and segments of `pack`: <int32>[3, R, S].
+  """Returns ids, mask and segments of `add_to`: <int32>[3, R, S].
 
   Args:
     input_ids, input_mask, segment_ids: <int32>[B, S].
@@ -166,15 +159,15 @@ def pack_arrays(input_ids, input_mask, segment_ids, num_rows):
 # The form
 
 
-def forms(batch_size, on_cpu=True):
-  """Returns the `modeling.Forms` for batches that `pack` has packed.
+def forms(batch_size, *how):
+  """Returns the `modeling.Forms` for batches that `add_to` has packed.
 
   Args:
-    batch_size: B, of one device.
-    on_cpu: as of `fast_modeling.forms`.
+    batch_size: B.
+    how: as of `fast_modeling.forms`, from `on_cpu` on.
   """
   kind = functools.partial(PackedSequences, batch_size)
-  return fast_modeling.forms(False, on_cpu, kind)
+  return fast_modeling.forms(False, *how, kind=kind)
 
 
 class PackedSequences(fast_modeling.EveryPosition):
@@ -185,11 +178,11 @@ class PackedSequences(fast_modeling.EveryPosition):
     input_mask: <int32>[R, S], the number of the example of each token, from 1
       to B, and 0 where there is none.
     num_heads: N.
-    on_cpu: as of `fast_modeling.forms`.
+    how: as of `fast_modeling.EveryPosition`.
   """
 
-  def __init__(self, batch_size, input_mask, num_heads, on_cpu=True):
-    super().__init__(input_mask, num_heads, on_cpu)
+  def __init__(self, batch_size, input_mask, num_heads, how):
+    super().__init__(input_mask, num_heads, how)
     rows, length = modeling.get_shape_list(input_mask)
     number = tf.reshape(input_mask, [-1, 1])  # [M, 1]
     examples = tf.range(1, batch_size + 1)  # [B]
@@ -200,12 +193,12 @@ class PackedSequences(fast_modeling.EveryPosition):
     self._positions = tf.where_v2(number[:, 0] > 0, place, 0)  # [M]
     together = tf.equal(input_mask[:, :, tf.newaxis], input_mask[:, tf.newaxis])
     closed = 1.0 - tf.cast(together, tf.float32)  # [R, S, S]
-    self._mask = closed[:, tf.newaxis] * _CLOSED
+    self._mask = closed[:, tf.newaxis] * real_tokens.CLOSED
     # How each example looks at the row that it is in.
     self._row = self._starts // length  # [B]
     own = tf.equal(tf.gather(input_mask, self._row), examples[:, tf.newaxis])
     self._of_first = fast_modeling.EveryPosition(
-      tf.cast(own, tf.int32), num_heads, on_cpu
+      tf.cast(own, tf.int32), num_heads, how
     )
 
   def add_positions(self, tokens, table):

@@ -27,8 +27,8 @@ from bert_classifier import (
   model_files,
   output_dir,
   own_data,
-  precision,
   packing,
+  precision,
   run_settings,
 )
 from bert_classifier.catalogue import (

@@ -44,7 +44,9 @@ def test_an_order_that_cannot_be_kept_is_refused():
   begun = {"order": {"permutation": 1}}
   found = OutputDir("out", "out/model.ckpt-3", 3, begun)
   with pytest.raises(UserError, match="training in out shuffles the whole set"):
-    schedule.make_schedule(options.TrainingOptions(), 128, 99, found, "linear", False)
+    schedule.make_schedule(
+      options.TrainingOptions(), 128, 99, found, "linear", False
+    )
 
 
 @pytest.mark.parametrize("examples", [37, 3668, 8551])
