@@ -64,6 +64,7 @@ from bert_classifier import (
   interactive,
   memory,
   output_dir,
+  packing,
   plain_texts,
   precision,
   predictions,
@@ -121,6 +122,7 @@ def file_based_input_fn_builder(
   num_examples=None,
   start=0,
   make_ahead=None,
+  index=None,
 ):
   """Returns an input_fn over a TFRecord file of features.
 
@@ -143,6 +145,9 @@ def file_based_input_fn_builder(
     num_examples: examples in the file, needed for a `start`.
     start: examples that were trained on before, over all epochs.
     make_ahead: see `batches.parse`.
+    index: path of the index of a single file, see `record_index`. Training then
+      shuffles the whole file without holding it in memory, in another order
+      than without an index, and begins at once wherever it resumes.
 
   Returns:
     A function of `params`, whose "batch_size" is B, giving a `tf.data.Dataset`
@@ -160,6 +165,11 @@ def file_based_input_fn_builder(
     raise ValueError(f"{input_file} has no examples")
 
   def input_fn(params):
+    if is_training and index:
+      records = batches.read_shuffled(
+        input_file, index, params["batch_size"], seed=seed, start=start
+      )
+      return batches.prefetch(batches.parse(records, spec, make_ahead))
     records = tf.data.TFRecordDataset(input_file)
     if is_training:
       records = batches.shuffle_and_repeat(
@@ -271,6 +281,7 @@ def model_fn_builder(
   fresh_variables=(),
   placement=None,
   forms=modeling.PLAIN,
+  training_forms=None,
   optimizer_class=optimization.AdamWeightDecayOptimizer,
   step_options=None,
   choices=None,
@@ -294,18 +305,22 @@ def model_fn_builder(
     fresh_variables: names that are not to be taken from init_checkpoint.
     placement: see `devices`; by default that of `use_tpu`.
     forms: how the layers are computed, see `modeling.PLAIN`.
+    training_forms: the same in training; `forms` where not given.
     optimizer_class: `optimization.AdamWeightDecayOptimizer` or a subclass.
     step_options: `options.StepOptions`; the default ones where not given.
     choices: `choices.Choices`; the default ones where not given.
   """
   choices = choices or Choices()
-  model = modeling.BertForSequenceClassification(
-    bert_config,
-    num_labels,
-    use_one_hot_embeddings=use_one_hot_embeddings,
-    forms=forms,
-    head_dropout=head_dropout,
-  )
+  trained, model = [
+    modeling.BertForSequenceClassification(
+      bert_config,
+      num_labels,
+      use_one_hot_embeddings=use_one_hot_embeddings,
+      forms=chosen,
+      head_dropout=head_dropout,
+    )
+    for chosen in (training_forms or forms, forms)
+  ]
   collector = collector or evaluation.Collector(
     targets.OneClass(map(str, range(num_labels)))
   )
@@ -341,7 +356,7 @@ def model_fn_builder(
     if is_training:
       loss_of_part = functools.partial(
         training_step.compute_loss,
-        model,
+        trained,
         choices.loss(collector.target),
         placement,
         features,
@@ -391,6 +406,12 @@ def make_model_fn(run, init_checkpoint, placement, collector=None):
   """
   training, coverage = run.options.training, run.weights.coverage
   schedule = run.schedule or NO_STEPS
+  how = (
+    placement.on_cpu,
+    precision.DTYPES[run.options.step.precision],
+    run.options.step.gradient_checkpointing,
+    placement.on_host,
+  )
   return model_fn_builder(
     run.model.config,
     run.task.target.width,
@@ -405,13 +426,8 @@ def make_model_fn(run, init_checkpoint, placement, collector=None):
     collector=collector or evaluation.Collector(run.task.target),
     fresh_variables=coverage.fresh if coverage else (),
     placement=placement,
-    forms=fast_modeling.forms(
-      placement.skip_padding,
-      placement.on_cpu,
-      precision.DTYPES[run.options.step.precision],
-      run.options.step.gradient_checkpointing,
-      placement.on_host,
-    ),
+    forms=fast_modeling.forms(placement.skip_padding, *how),
+    training_forms=run.packed and packing.forms(run.packed.examples, *how),
     optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
     step_options=run.options.step,
     choices=run.choices,
@@ -438,8 +454,9 @@ def input_fn_for(run, *splits):
   """Returns the input_fn of a split, or of several, one after the other."""
   is_training = splits == ("train",)
   step = run.first_step if is_training else 0
+  paths = [run.features[split].path for split in splits]
   return file_based_input_fn_builder(
-    [run.features[split].path for split in splits],
+    paths if len(paths) > 1 else paths[0],
     run.options.model.max_seq_length,
     is_training=is_training,
     drop_remainder=is_training or run.placement.needs_whole_batches,
@@ -449,14 +466,17 @@ def input_fn_for(run, *splits):
     num_examples=run.count(*splits),
     start=step * run.options.training.train_batch_size,
     make_ahead=choose_layout(run, is_training),
+    index=run.features["train"].index if is_training else None,
   )
 
 
 def choose_layout(run, is_training):
-  """Returns what adds the layout of real tokens to features, None for nothing.
+  """Returns what packs features, or adds the layout of real tokens, or None.
 
-  A batch that is computed in parts has none, but each part its own.
+  A batch that is computed in parts has no layout, but each part its own.
   """
+  if is_training and run.packed:
+    return functools.partial(packing.add_to, packing=run.packed)
   parts = run.options.step.gradient_accumulation_steps if is_training else 1
   if not run.placement.skip_padding or parts > 1:
     return None

@@ -525,9 +525,16 @@ def _compare_manifest(said, right):
 
 
 def _read_order(manifest, examples):
-  """Returns among how many examples a training that goes on shuffles."""
-  number = manifest.get("order", {}).get("buffer_rows")
-  number = len(examples["train"]) if number is None else number
+  """Returns among how many examples in memory a training goes on, or None.
+
+  None for a training that shuffles the whole set, which it does not hold.
+  """
+  order = manifest.get("order", {})
+  if repr(order.get("permutation", 1)) != "1":
+    raise Refused(f"the manifest says permutation {order['permutation']!r}")
+  number = order.get("buffer_rows")
+  if number is None:
+    return None
   if not isinstance(number, int) or isinstance(number, bool) or number < 1:
     raise Refused(f"the manifest says buffer_rows {number!r}")
   return min(number, len(examples["train"]))

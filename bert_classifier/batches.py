@@ -5,6 +5,7 @@ import os
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from bert_classifier import record_index, shuffled_epochs
 from bert_classifier.features import feature_spec
 
 AHEAD = 4  # batches, and as many are parsed at a time
@@ -21,6 +22,39 @@ def prefetch(batches):
   return batches.prefetch(AHEAD).with_options(options)
 
 
+def read_shuffled(path, index, batch_size, *, seed, start=0):
+  """Reads a file's records for ever, each epoch in an order of its own.
+
+  The order is that of `shuffled_epochs`; only the batches that are made ready
+  are in memory.
+
+  Args:
+    path: TFRecord file.
+    index: its index, see `record_index`.
+    batch_size: B.
+    seed: whole number; None for orders that never come again.
+    start: examples to pass over, over all epochs.
+
+  Returns:
+    `tf.data.Dataset` of serialized examples <string>[B].
+  """
+  reader = record_index.RecordReader(path, index)
+  epochs = shuffled_epochs.ShuffledEpochs(
+    _draw_seed() if seed is None else seed, reader.num_records
+  )
+
+  def read(number):
+    first = start + int(number) * batch_size
+    return reader.read(epochs.indices(first, batch_size))
+
+  def read_batch(number):
+    records = tf.numpy_function(read, [number], tf.string)
+    return tf.ensure_shape(records, [batch_size])
+
+  numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)  # of batches
+  return numbers.map(read_batch, num_parallel_calls=AHEAD)
+
+
 def shuffle_and_repeat(
   examples, *, seed, buffer_size, num_examples=None, start=0
 ):
@@ -35,7 +69,7 @@ def shuffle_and_repeat(
   """
   first_epoch, passed = divmod(start, num_examples) if start else (0, 0)
   if seed is None:
-    seed = int.from_bytes(os.urandom(3), "little")
+    seed = _draw_seed()
 
   def shuffle(epoch):
     return examples.shuffle(
@@ -46,6 +80,11 @@ def shuffle_and_repeat(
 
   epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
   return epochs.flat_map(shuffle).skip(passed)
+
+
+def _draw_seed():
+  """Returns a seed that comes by chance."""
+  return int.from_bytes(os.urandom(3), "little")
 
 
 def fill_up(examples, padding, params):

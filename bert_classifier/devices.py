@@ -94,6 +94,7 @@ class Placement:
     sees_every_step: whether hooks are called, with its tensors, in every step.
     shares_folders: whether this machine's folders can be read and written.
     replicas: copies of the model that share a training batch.
+    reads_here: whether this process reads the examples.
   """
 
   use_tpu = False
@@ -102,6 +103,7 @@ class Placement:
   sees_every_step = True
   shares_folders = True
   replicas = 1
+  reads_here = True
 
   def __init__(self, options=None):
     self.options = options or DeviceOptions()
@@ -292,6 +294,10 @@ class TpuPlacement(Placement):
     self._cluster = tpu_cluster(
       self._name, self.options.tpu_zone, self.options.gcp_project
     )
+
+  @property
+  def reads_here(self):
+    return self._name == "local"
 
   @property
   def _name(self):

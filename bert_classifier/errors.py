@@ -53,6 +53,10 @@ _REMEDIES = {
   errno.EACCES: "change its permissions, or give another",
   errno.EROFS: "write to another folder (--output_dir, --cache_dir)",
 }
+# An OSError of a Python function that a graph calls, and its traceback.
+_RAISED_IN_PYTHON = re.compile(
+  r"(?:OSError|FileNotFoundError|PermissionError): (.*)\nTraceback "
+)
 # Errors of TensorFlow that a file system or exhausted memory causes, and what
 # the message of each has where a bug in a graph does.
 _MISHAPS = {
@@ -91,6 +95,8 @@ def describe(error):
   # The sentence stands between the graph's node and its own traceback.
   text = re.sub(r"(?s)^.*\nNode: \S+\n", "", message)
   text = text.partition("[[")[0].strip()
+  if raised := _RAISED_IN_PYTHON.search(text):
+    return _add_remedy(raised[1])
   if not (_SYSTEM_ERROR.search(text) or _is_mishap(error)):
     return None
   if type(error).__name__ == "DataLossError":

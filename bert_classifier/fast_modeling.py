@@ -51,6 +51,7 @@ def forms(
   dtype=tf.float32,
   recomputes=False,
   on_host=contextlib.nullcontext,
+  kind=None,
 ):
   """Returns the `modeling.Forms` that are fastest.
 
@@ -63,9 +64,11 @@ def forms(
     on_host: function that returns a context: for what is computed of whole
       numbers alone, seeds, indices and sizes. A GPU would compute them, wait,
       and send them back to the host, which reads them.
+    kind: another arrangement of the batch in place of those two, a class with
+      the arguments of `EveryPosition`.
   """
   how = _How(on_cpu, on_host, dtype, recomputes)
-  return _WithoutBatch(skip_padding, how)
+  return _WithoutBatch(skip_padding, how, kind=kind)
 
 
 class _FastForms(modeling.Forms):
@@ -111,11 +114,13 @@ class _WithoutBatch(_FastForms):
     skip_padding: as of `forms`.
     how: `_How`.
     layout: `real_tokens.Layout` of the batch where it was made ahead.
+    kind: as of `forms`.
   """
 
-  def __init__(self, skip_padding, how, layout=None):
+  def __init__(self, skip_padding, how, layout=None, kind=None):
     super().__init__(how)
     self._skip_padding, self._made_ahead = skip_padding, layout
+    self._kind = kind or (None if skip_padding else EveryPosition)
 
   def with_features(self, features):
     layout = features.get(real_tokens.FEATURE)
@@ -125,8 +130,8 @@ class _WithoutBatch(_FastForms):
     return _WithoutBatch(self._skip_padding, self._how, layout)
 
   def for_batch(self, input_mask, num_heads):
-    if not self._skip_padding:
-      return EveryPosition(input_mask, num_heads, self._how)
+    if self._kind:
+      return self._kind(input_mask, num_heads, self._how)
     layout = self._made_ahead
     if layout is None:
       with self._how.on_host():

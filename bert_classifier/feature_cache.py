@@ -5,6 +5,10 @@ they are made of, with a manifest beside it:
 
   cached_train_128_mrpc_0a1b2c3d4e5f.tf_record
   cached_train_128_mrpc_0a1b2c3d4e5f.json
+
+and, where they are trained on, an index, by which they are read in any order:
+
+  cached_train_128_mrpc_0a1b2c3d4e5f.index
 """
 
 import contextlib
@@ -12,9 +16,8 @@ import hashlib
 import json
 import os
 import re
-import struct
 import time
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from absl import logging
 import numpy as np
@@ -28,6 +31,7 @@ from bert_classifier import (
   errors,
   files,
   plain_texts,
+  record_index,
 )
 from bert_classifier.features import (
   Converter,
@@ -53,11 +57,15 @@ class Features(NamedTuple):
     path: the TFRecord file.
     records: number of examples in it.
     tokens: number of real tokens in them.
+    sha256: of the file, in hexadecimal digits; "" before it is made.
+    index: path of its index, see `record_index`; None where none was asked for.
   """
 
   path: str
   records: int
   tokens: int
+  sha256: str = ""
+  index: Optional[str] = None
 
   @classmethod
   def from_manifest(cls, base, manifest):
@@ -68,7 +76,9 @@ class Features(NamedTuple):
       manifest: dictionary with `records` and `tokens`.
     """
     path = f"{base}.tf_record"
-    return cls(path, manifest["records"], manifest["tokens"])
+    return cls(
+      path, manifest["records"], manifest["tokens"], manifest["sha256"]
+    )
 
 
 class FeatureCache:
@@ -169,6 +179,44 @@ class FeatureCache:
     if split == "train":  # whose texts are not needed again
       self._data.release(split)
     return cached
+
+  def indexed(self, split):
+    """Returns the `Features` of a split with an index, made if need be."""
+    features = self.features(split)
+    path = self._find_or_make(
+      features,
+      record_index.OFFSETS,
+      features.records + 1,
+      lambda: record_index.scan_offsets(features.path),
+    )
+    return features._replace(index=path)
+
+  def lengths(self, split):
+    """Returns the tokens of each record: <uint16>[n], as of `count_tokens`.
+
+    They are kept in a file once they are counted.
+    """
+    features = self.features(split)
+    path = self._find_or_make(
+      features,
+      record_index.LENGTHS,
+      features.records,
+      lambda: [self.count_tokens(split)[0]],
+    )
+    return record_index.read_array(path, record_index.LENGTHS)
+
+  def _find_or_make(self, features, kind, count, make):
+    """Returns the path of a file of numbers about records, made if need be.
+
+    It is beside the records; of records in the folder that is only read it is
+    made in the other. Arguments as of `record_index.find_or_make`.
+    """
+    base, _ = os.path.splitext(features.path)
+    beside = f"{base}.{kind.ending}"
+    own = os.path.join(self._cache_dir, os.path.basename(beside))
+    return record_index.find_or_make(
+      [beside, own], kind, features.sha256, count, make
+    )
 
   def count_tokens(self, split):
     """Returns how many tokens the records of a split have, and [UNK]s.
@@ -492,16 +540,9 @@ def _is_of_the_version_before(manifest, path):
 def _count_records(path):
   """Returns the number of records in a whole TFRecord file.
 
-  Each has its length in 8 bytes before it, and two checksums of 4.
+  The end of the last is among the offsets.
   """
-  with tf.io.gfile.GFile(path, "rb") as reader:
-    content = reader.read()
-  count = place = 0
-  while place < len(content):
-    (length,) = struct.unpack_from("<Q", content, place)
-    place += length + 16
-    count += 1
-  return count
+  return sum(map(len, record_index.scan_offsets(path))) - 1
 
 
 def _read_manifest(path):

@@ -8,6 +8,7 @@ never a setting.
 from typing import Callable, NamedTuple
 
 from bert_classifier import errors, flag_fields, options
+from bert_classifier.shuffled_epochs import PERMUTATION_VERSION
 import modeling
 
 
@@ -143,5 +144,9 @@ _RULES = {
   ("order", "buffer_rows"): _Rule(
     lambda value: type(value) is int and value > 0,
     "a whole number, at least 1",
+  ),
+  ("order", "permutation"): _Rule(
+    lambda value: type(value) is int and value == PERMUTATION_VERSION,
+    f"{PERMUTATION_VERSION}, the order that this version has",
   ),
 }

@@ -322,8 +322,8 @@ class TrainingOptions:
   )
   shuffle_buffer_size: Optional[int] = flag(
     None,
-    "Examples among which the next one is drawn. Default: the whole training"
-    " set, or what a quarter of the free memory holds.",
+    "Examples among which the next one is drawn, and that are held in memory."
+    " Default: the whole training set, none of it in memory.",
     Range(1),
     setting="training",
   )
@@ -415,6 +415,13 @@ class DeviceOptions:
     "Compute on a GPU by operations alone that give the same to the bit every"
     " time; slower (docs/gpu.md). On a CPU --num_threads=1 does.",
     setting="training",
+  )
+  pack_sequences: bool = flag(
+    False,
+    "Train on several examples a row of max_seq_length, in as few rows as every"
+    " batch of the training fits in: little padding in static shapes, as for a"
+    " TPU and XLA. Losses are the same within rounding; dropout falls on other"
+    " elements.",
   )
   use_tpu: bool = flag(False, "Compute on a TPU.")
   tpu_name: Optional[str] = flag(

@@ -4,6 +4,7 @@ test_results.tsv and test_predictions.tsv, example by example in the order of
 the set; the results of a test set that has true labels.
 """
 
+import array
 import collections
 import itertools
 
@@ -150,7 +151,8 @@ class TrueLabels:
 
   def __init__(self, target):
     self._target = target
-    self._values, self._logits = [], []
+    # Numbers without an object for each: there may be millions.
+    self._values, self._logits = [], array.array("f")
     self._others = collections.Counter()
 
   def add(self, gold, output):
@@ -168,7 +170,7 @@ class TrueLabels:
       self._others[str(gold)] += 1
       return
     self._values.append(value)
-    self._logits.append(output["logits"])
+    self._logits.extend(np.ravel(output["logits"]).tolist())
 
   def evaluated(self):
     """Returns the `evaluation.Evaluated` of the examples with a true label."""

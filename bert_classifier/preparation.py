@@ -27,6 +27,7 @@ from bert_classifier import (
   model_files,
   output_dir,
   own_data,
+  packing,
   precision,
   run_settings,
 )
@@ -44,7 +45,6 @@ from bert_classifier.options import (
   recorded_place,
 )
 from bert_classifier.schedule import (
-  BUFFER_SIZE,
   Schedule,
   announce_rate,
   find_epochs_needed,
@@ -75,6 +75,7 @@ class Run(NamedTuple):
       they are made.
     eval_batch_size, predict_batch_size: examples computed at a time.
     choices: `choices.Choices` of the training.
+    packed: `packing.Packing`; None where training does not pack.
   """
 
   options: Options
@@ -91,6 +92,7 @@ class Run(NamedTuple):
   eval_batch_size: int
   predict_batch_size: int
   choices: choices.Choices
+  packed: Optional[packing.Packing] = None
 
   @property
   def first_step(self):
@@ -192,9 +194,12 @@ def check(options):
       counts["train"],
       found,
       options.choice.lr_schedule,
+      placement.reads_here,
     )
     settings.update(describe_training(options, task, schedule))
     announce_rate(options.training, found, schedule)
+  if options.device.pack_sequences:
+    packing.check(options.run.do_train, schedule)
   run = Run(
     options=options,
     placement=placement,
@@ -225,6 +230,11 @@ def convert(run):
   """
   tf.io.gfile.makedirs(run.options.run.output_dir)
   features = {split: run.cache.features(split) for split in run.counts}
+  trains = run.schedule and not run.is_finished
+  if trains and run.schedule.buffer_size is None:
+    features["train"] = run.cache.indexed("train")
+  if trains and run.options.device.pack_sequences:
+    run = run._replace(packed=packing.plan(run))
   return run.with_features(features)
 
 
@@ -511,7 +521,7 @@ def describe_training(options, task, schedule):
     schedule: `Schedule`.
   """
   settings = {
-    "order": {BUFFER_SIZE: schedule.buffer_size},
+    "order": schedule.describe_order(),
     "paths": own_data.describe_paths(options.data),
   }
   if isinstance(task.processor, own_data.OwnData):

@@ -151,7 +151,7 @@ def estimate_memory(run, lengths, is_training):
     run.model.config, run.task.target.width
   )
   size = run.options.model.max_seq_length
-  buffer = run.schedule.buffer_size if run.schedule else 0
+  buffer = (run.schedule and run.schedule.buffer_size) or 0
   if not run.placement.skip_padding:
     lengths = np.full(len(lengths), size)
   step = run.options.step

@@ -1,17 +1,20 @@
 """Schedule: examples and epochs to steps, and among how many is shuffled."""
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from absl import logging
 
 from bert_classifier import choice_options, devices
 from bert_classifier.errors import UserError
+from bert_classifier.shuffled_epochs import PERMUTATION_VERSION
 
+# In manifests: among how many examples a training shuffles (since the first of
+# them); or the version of the order in which it takes the whole set.
+BUFFER_SIZE, PERMUTATION = "buffer_rows", "permutation"
 # Of a serialized example: three features of up to three bytes each; names, a
 # tensor and its slot in the buffer.
 _BYTES_A_POSITION, _BYTES_A_RECORD = 5, 400
-BUFFER_SIZE = "buffer_rows"  # in manifests, since the first of them
 
 
 class Schedule(NamedTuple):
@@ -21,15 +24,22 @@ class Schedule(NamedTuple):
     examples: examples an epoch.
     steps: steps in all.
     warmup_steps: steps of warmup.
-    buffer_size: examples among which the next one is drawn.
+    buffer_size: examples among which the next one is drawn; None for all of
+      them, of which none is held in memory (see `shuffled_epochs`).
     shape: of the rate, as `optimization.learning_rate_schedule` takes it.
   """
 
   examples: int
   steps: int
   warmup_steps: int
-  buffer_size: int
+  buffer_size: Optional[int]
   shape: str = choice_options.LINEAR
+
+  def describe_order(self):
+    """Returns what a manifest says of the order of the examples."""
+    if self.buffer_size is None:
+      return {PERMUTATION: PERMUTATION_VERSION}
+    return {BUFFER_SIZE: self.buffer_size}
 
   def share_of_peak(self, step):
     """Returns the learning rate after `step` steps, as a share of its peak.
@@ -49,10 +59,10 @@ class Schedule(NamedTuple):
 NO_STEPS = Schedule(examples=0, steps=0, warmup_steps=0, buffer_size=0)
 
 
-def make_schedule(options, max_seq_length, examples, found, shape):
+def make_schedule(
+  options, max_seq_length, examples, found, shape, reads_here=True
+):
   """Returns the `Schedule` of so many training examples.
-
-  A resumed run keeps its buffer size, since the order depends on it.
 
   Args:
     options: `options.TrainingOptions`.
@@ -60,9 +70,11 @@ def make_schedule(options, max_seq_length, examples, found, shape):
     examples: number of training examples.
     found: `output_dir.OutputDir`.
     shape: see `Schedule`.
+    reads_here: whether this process reads the examples.
 
   Raises:
-    UserError: there are too few examples for a single step.
+    UserError: there are too few examples for a single step, or the order of a
+      run that is resumed cannot be kept.
   """
   steps = count_steps(options, examples)
   if not steps:
@@ -72,14 +84,11 @@ def make_schedule(options, max_seq_length, examples, found, shape):
       f"{options.num_train_epochs} are less than one step: give a smaller batch"
       " or more epochs"
     )
-  buffer_size = options.shuffle_buffer_size
-  if not buffer_size and found.checkpoint:
-    buffer_size = found.settings.get("order", {}).get(BUFFER_SIZE)
   return Schedule(
     examples,
     steps,
     int(steps * options.warmup_proportion),
-    buffer_size or choose_buffer_size(examples, max_seq_length),
+    choose_buffer_size(options, max_seq_length, examples, found, reads_here),
     shape,
   )
 
@@ -123,8 +132,33 @@ def announce_rate(options, found, schedule):
   )
 
 
-def choose_buffer_size(examples, max_seq_length):
-  """Returns how many are shuffled: all that a quarter of the memory holds."""
+def choose_buffer_size(options, max_seq_length, examples, found, reads_here):
+  """Returns the examples among which the next one is drawn, or None for all.
+
+  A run that is resumed keeps its order, also that of a version before, which
+  drew among those in memory.
+
+  Args, errors as of `make_schedule`.
+  """
+  if options.shuffle_buffer_size:
+    return options.shuffle_buffer_size
+  begun = found.settings.get("order", {}) if found.checkpoint else {}
+  if BUFFER_SIZE in begun:
+    return begun[BUFFER_SIZE]
+  if reads_here:
+    return None
+  if PERMUTATION in begun:
+    raise UserError(
+      f"the training in {found.path} shuffles the whole set, of which it reads"
+      " the examples by their place in a file; a TPU on another host cannot go"
+      " on in this order. Train on where it began, or from the start with"
+      " --overwrite_output_dir"
+    )
+  return fit_buffer_size(examples, max_seq_length)
+
+
+def fit_buffer_size(examples, max_seq_length):
+  """Returns how many examples a quarter of the free memory holds, or all."""
   free = devices.free_memory()
   record_bytes = bytes_a_record(max_seq_length)
   if free is None or examples * record_bytes <= free / 4:

@@ -1,12 +1,13 @@
 """batches.py and the input_fns: which examples come, in which order."""
 
+import functools
+import os
+
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import (
-  batches,
-)
+from bert_classifier import batches, errors, shuffled_epochs
 import run_classifier
 
 
@@ -30,6 +31,35 @@ def test_examples_go_on_where_a_run_stopped(graph, buffer_size):
   epochs = [whole[i : i + 10] for i in range(0, 40, 10)]
   assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
   assert len(set(map(tuple, epochs))) == 4
+
+
+@pytest.mark.parametrize("start", [0, 1, 35, 100])
+def test_indexed_examples_go_on_where_a_run_stopped(graph, cache, start):
+  path, *_, index = cache().indexed("dev")
+  build = functools.partial(
+    run_classifier.file_based_input_fn_builder, path, 24, True, True, seed=3
+  )
+  data = build(index=index, num_examples=21, start=start)({"batch_size": 8})
+  batch = tf.data.make_one_shot_iterator(data).get_next()
+  assert batch["input_ids"].shape == [8, 24]
+  in_order = build(num_examples=21, shuffle_buffer_size=1)({"batch_size": 21})
+  set_ = tf.data.make_one_shot_iterator(in_order).get_next()
+  with tf.Session() as session:
+    found = [session.run(batch)["input_ids"] for _ in range(8)]
+    examples = session.run(set_)["input_ids"]
+  order = shuffled_epochs.ShuffledEpochs(3, 21).indices(start, 64)
+  np.testing.assert_array_equal(np.concatenate(found), examples[order])
+
+
+def test_records_that_are_gone_end_with_a_sentence(graph, tmp_path, cache):
+  path, *_, index = cache().indexed("dev")
+  data = batches.read_shuffled(path, index, 8, seed=1)
+  batch = tf.data.make_one_shot_iterator(data).get_next()
+  os.truncate(path, 100)
+  with tf.Session() as session, pytest.raises(tf.errors.OpError) as raised:
+    session.run(batch)
+  said = errors.describe(raised.value)
+  assert said == f"{path} changed while it was in use"
 
 
 def test_batches_that_must_be_whole_lose_no_example(graph, golden_task):

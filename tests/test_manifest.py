@@ -83,6 +83,7 @@ def test_what_a_run_writes_is_read(tmp_path):
     ("training", "seed", True, "a whole number"),
     ("training", "init_checkpoint", 3, "text or null"),
     ("order", "buffer_rows", "24", "a whole number, at least 1"),
+    ("order", "permutation", 2, "1, the order that this version has"),
     ("paths", "data_dir", ["/data"], "text"),
     ("data", "columns", {"text": 1}, "an object of texts"),
     ("data", "dev_split", {"seed": 42}, "an object with dev_fraction"),

@@ -6,15 +6,47 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import devices, options, schedule
+from bert_classifier.errors import UserError
 from bert_classifier.output_dir import OutputDir
 import optimization
 
 
-def test_the_buffer_is_what_a_quarter_of_the_free_memory_holds(monkeypatch):
+def test_a_buffer_is_what_a_quarter_of_the_free_memory_holds(monkeypatch):
   example = 5 * 128 + 400  # bytes
   monkeypatch.setattr(devices, "free_memory", lambda: 4 * 100 * example)
-  assert schedule.choose_buffer_size(100, 128) == 100
-  assert schedule.choose_buffer_size(101, 128) == 100
+  assert schedule.fit_buffer_size(100, 128) == 100
+  assert schedule.fit_buffer_size(101, 128) == 100
+
+
+@pytest.mark.parametrize(
+  ("asked", "begun", "reads_here", "expected"),
+  [
+    (None, {}, True, {"permutation": 1}),
+    (None, {"permutation": 1}, True, {"permutation": 1}),
+    (None, {"buffer_rows": 24}, True, {"buffer_rows": 24}),
+    (7, {"buffer_rows": 24}, True, {"buffer_rows": 7}),
+    (7, {}, True, {"buffer_rows": 7}),
+    (None, {}, False, {"buffer_rows": 99}),  # a TPU on another host
+    (7, {"permutation": 1}, False, {"buffer_rows": 7}),
+  ],
+)
+def test_a_run_keeps_the_order_that_it_began_with(
+  asked, begun, reads_here, expected, monkeypatch
+):
+  monkeypatch.setattr(devices, "free_memory", lambda: None)
+  found = OutputDir("out", "out/model.ckpt-3", 3, {"order": begun})
+  training = options.TrainingOptions(shuffle_buffer_size=asked)
+  made = schedule.make_schedule(training, 128, 99, found, "linear", reads_here)
+  assert made.describe_order() == expected
+
+
+def test_an_order_that_cannot_be_kept_is_refused():
+  begun = {"order": {"permutation": 1}}
+  found = OutputDir("out", "out/model.ckpt-3", 3, begun)
+  with pytest.raises(UserError, match="training in out shuffles the whole set"):
+    schedule.make_schedule(
+      options.TrainingOptions(), 128, 99, found, "linear", False
+    )
 
 
 @pytest.mark.parametrize("examples", [37, 3668, 8551])

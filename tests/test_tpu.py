@@ -160,15 +160,19 @@ def test_features_are_int32(graphs, mode):
   )
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_every_shape_on_a_core_is_static(graphs, mode):
-  dynamic = [
+def dynamic(nodes):
+  """Names of nodes of which a shape is not static."""
+  return [
     node.name
-    for node in replicated(graphs[mode]).values()
+    for node in nodes.values()
     for shape in node.attr["_output_shapes"].list.shape
     if shape.unknown_rank or any(dim.size < 0 for dim in shape.dim)
   ]
-  assert not dynamic
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_shape_on_a_core_is_static(graphs, mode):
+  assert not dynamic(replicated(graphs[mode]))
 
 
 @pytest.fixture(scope="module")
@@ -194,8 +198,22 @@ def test_every_operation_on_a_core_has_an_xla_kernel(
 ):
   nodes = replicated(graphs[mode])
   assert len(nodes) > 400
-  foreign = {n.op for n in nodes.values()} - compiled_ops - TPU_ONLY
-  assert not foreign
+  assert not {n.op for n in nodes.values()} - compiled_ops - TPU_ONLY
+
+
+def test_each_core_packs_its_share_in_what_xla_compiles(
+  classify, compiled_ops, tmp_path
+):
+  graph = graph_of("train", classify, tmp_path, pack_sequences=True)
+  nodes = replicated(graph)
+  infeed = values_of(nodes, "InfeedDequeueTuple", "shapes").shape
+  shapes = sorted([dim.size for dim in shape.dim] for shape in infeed)
+  share = BATCH["train"] // CORES
+  (rows,) = {shape[0] for shape in shapes if len(shape) == 2}
+  assert 1 <= rows <= share
+  assert shapes == sorted([[share]] * 2 + [[rows, LENGTH]] * 3)
+  assert not dynamic(nodes)
+  assert not {n.op for n in nodes.values()} - compiled_ops - TPU_ONLY
 
 
 @pytest.mark.parametrize(
