@@ -16,6 +16,7 @@ large for the memory is computed in parts:
 
 import math
 import re
+from typing import NamedTuple
 
 import tensorflow.compat.v1 as tf
 from tensorflow.python.tpu import tpu_function
@@ -41,7 +42,7 @@ def create_optimizer(loss, init_lr, num_train_steps, num_warmup_steps, use_tpu):
   rate = learning_rate_schedule(
     init_lr, num_train_steps, num_warmup_steps, global_step
   )
-  reduce = mean_over_cores if use_tpu else None
+  reduce = mean_over_cores if use_tpu else sum_over_replicas
   return training_step(loss, make_optimizer(rate), global_step, reduce)
 
 
@@ -180,12 +181,29 @@ class AdamWeightDecayOptimizer(tf.train.Optimizer):
       for gradient, variable in grads_and_vars
       if gradient is not None and variable is not None
     ]
-    rates = self._rates([variable for variable, _ in pairs])
+    variables = [variable for variable, _ in pairs]
+    steps = [(*pair, rate) for pair, rate in zip(pairs, self._rates(variables))]
+    # Of all replicas together: each updates its own copy of every variable.
+    return tf.distribute.get_replica_context().merge_call(
+      self._update_all, args=(steps, name or self._name)
+    )
+
+  def _update_all(self, strategy, steps, name):
+    """Updates the variables on all replicas of a strategy.
+
+    Args:
+      strategy: `tf.distribute.Strategy`; outside of any it is TensorFlow's
+        default, of one replica.
+      steps: triples of variable, gradient and rate.
+      name: name of the operation.
+    """
     updates = [
-      self.update(variable, gradient, *self.slots(variable), rate)
-      for (variable, gradient), rate in zip(pairs, rates)
+      strategy.extended.update(
+        variable, self.update, args=(gradient, *self.slots(variable), rate)
+      )
+      for variable, gradient, rate in steps
     ]
-    return tf.group(*updates, name=name or self._name)
+    return tf.group(*updates, name=name)
 
   def _rates(self, variables):
     """Returns the rate of each variable, in its dtype; equal ones are one."""
@@ -398,7 +416,8 @@ def update_step(pairs, optimizer, global_step, reduce=None, loss_scale=None):
       as it is before.
     global_step: the variable <int64>[] to count.
     reduce: function from the list of gradients to the list that is clipped,
-      such as `mean_over_cores`; None leaves them as they are.
+      such as `mean_over_cores` or `sum_over_replicas`; None leaves them as they
+      are.
     loss_scale: `LossScale` that the gradients are multiplied by, or None.
 
   Returns:
@@ -444,16 +463,18 @@ class LossScale:
   _FIRST, _PATIENCE = 2.0**15, 2000
 
   def __init__(self):
-    starts = self._FIRST, 0, 0
+    starts = (self._FIRST, tf.float32), (0, tf.int64), (0, tf.int64)
     self.scale, self.good_steps, self.skipped_steps = (
       tf.get_variable(
         name,
-        initializer=tf.constant(start, tf.int64 if start == 0 else tf.float32),
+        [],
+        dtype,
+        initializer=tf.constant_initializer(start),
         trainable=False,
         # The gradients are reduced, so that all replicas agree.
         aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
       )
-      for name, start in zip(self.VARIABLES, starts)
+      for name, (start, dtype) in zip(self.VARIABLES, starts)
     )
     self._scale = self.scale.read_value()
     self._is_finite = None
@@ -544,6 +565,61 @@ def mean_over_cores(gradients):
   ]
 
 
+class SummedRows(NamedTuple):
+  """An embedding gradient made dense, which the norm still sees row by row.
+
+  Attributes:
+    gradient: the dense tensor.
+    squares: scalar, sum of the squares of the rows that it was summed from.
+  """
+
+  gradient: tf.Tensor
+  squares: tf.Tensor
+
+  @classmethod
+  def of(cls, slices):
+    """Returns those of `tf.IndexedSlices`."""
+    return cls(_as_tensor(slices), tf.reduce_sum(tf.square(slices.values)))
+
+
+def sum_over_replicas(gradients):
+  """Returns the sum of each gradient over the replicas of a strategy.
+
+  The loss of each was divided by their number when the gradients were computed
+  (`tf.train.Optimizer.compute_gradients`, under an Estimator), so that the sum
+  is the gradient of the whole batch. Under no strategy, or one of one replica,
+  the gradients are returned as they are.
+
+  They are added up dense: the rows of IndexedSlices are as many as the tokens
+  of a batch, and a collective keeps the shape of its first step.
+
+  Args:
+    gradients: list of tensors, IndexedSlices, `SummedRows` or None.
+
+  Returns:
+    List of tensors, `SummedRows` or None.
+  """
+  context = tf.distribute.get_replica_context()
+  if context.num_replicas_in_sync == 1:
+    return gradients
+  dense = [
+    SummedRows.of(g) if isinstance(g, tf.IndexedSlices) else g
+    for g in gradients
+  ]
+  parts = [part for part in tf.nest.flatten(dense) if part is not None]
+  sums = iter(context.merge_call(_add_up, args=(parts,)))
+  return tf.nest.map_structure(
+    lambda part: None if part is None else next(sums), dense
+  )
+
+
+def _add_up(strategy, values):
+  """Returns the sums over all replicas of a list of values that each has."""
+  return strategy.extended.batch_reduce_to(
+    tf.distribute.ReduceOp.SUM, [(value, value) for value in values]
+  )
+
+
 def clip(gradients):
   """Scales gradients down to a global norm of at most 1.0.
 
@@ -552,8 +628,14 @@ def clip(gradients):
   would change training (golden figures grad_norm_gather, grad_norm_onehot).
   The norm before clipping gets the name `GRADIENT_NORM`.
   """
-  clipped, norm = tf.clip_by_global_norm(gradients, CLIP_NORM)
+  norm = tf.global_norm(
+    [tf.sqrt(g.squares) if isinstance(g, SummedRows) else g for g in gradients]
+  )
   tf.identity(norm, GRADIENT_NORM)
+  gradients = [
+    g.gradient if isinstance(g, SummedRows) else g for g in gradients
+  ]
+  clipped, _ = tf.clip_by_global_norm(gradients, CLIP_NORM, use_norm=norm)
   return clipped
 
 

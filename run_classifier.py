@@ -31,18 +31,21 @@ else:
 
 from absl import app, logging
 
-from bert_classifier import options
+from bert_classifier import errors, launcher, options
 
 if __name__ == "__main__":  # before TensorFlow's import, which takes seconds
   app.define_help_flags()
   _WORDS = options.parse_flags(sys.argv, manual=__doc__)
+  with errors.exit_with_a_sentence():
+    if launcher.is_asked(options.read()):
+      sys.exit(launcher.run_workers(options.read()))
 
 try:  # first: it keeps TensorFlow's banner away, and checks the versions
   import estimator_bridge
 except ImportError as error:
   if __name__ != "__main__":
     raise
-  sys.exit(process.format_error(str(error)))
+  sys.exit(process.format_line(str(error)))
 
 import tensorflow.compat.v1 as tf
 
@@ -51,9 +54,9 @@ from bert_classifier import (
   batches,
   calibration,
   checkpoints,
-  devices,
+  clusters,
+  device_choice,
   embeddings,
-  errors,
   evaluation,
   export,
   fast_modeling,
@@ -164,10 +167,15 @@ def file_based_input_fn_builder(
   if num_examples == 0:
     raise ValueError(f"{input_file} has no examples")
 
-  def input_fn(params):
+  def input_fn(params, input_context=None):
     if is_training and index:
       records = batches.read_shuffled(
-        input_file, index, params["batch_size"], seed=seed, start=start
+        input_file,
+        index,
+        params["batch_size"],
+        seed=seed,
+        start=start,
+        input_context=input_context,
       )
       return batches.prefetch(batches.parse(records, spec, make_ahead))
     records = tf.data.TFRecordDataset(input_file)
@@ -183,6 +191,7 @@ def file_based_input_fn_builder(
       padding = serialize(padding_features(seq_length, target))
       records = batches.fill_up(records, padding, params)
     records = records.batch(params["batch_size"], drop_remainder=drop_remainder)
+    records = batches.take_share(records, input_context)
     return batches.prefetch(batches.parse(records, spec, make_ahead))
 
   return input_fn
@@ -324,7 +333,7 @@ def model_fn_builder(
   collector = collector or evaluation.Collector(
     targets.OneClass(map(str, range(num_labels)))
   )
-  placement = placement or devices.make_placement(
+  placement = placement or device_choice.make_placement(
     options.DeviceOptions(use_tpu=use_tpu)
   )
   training = training_step.TrainingStep(
@@ -443,7 +452,7 @@ def make_estimator(run, model_fn):
     model_fn=model_fn,
     config=placement.run_config(run.options.run.output_dir, training),
     params={},
-    train_batch_size=training.train_batch_size,
+    train_batch_size=placement.replica_batch_size(training.train_batch_size),
     eval_batch_size=run.eval_batch_size,
     predict_batch_size=run.predict_batch_size,
     export_to_tpu=False,
@@ -515,6 +524,8 @@ def train(estimator, run):
   return results
 
 
+# Or a strategy rewrites all that the graph is made by, which takes seconds.
+@tf.autograph.experimental.do_not_convert
 def run_training(estimator, run, hook):
   """Does the steps; returns the last evaluation's results, or None."""
   input_fn, steps = input_fn_for(run, "train"), run.schedule.steps
@@ -534,6 +545,18 @@ def run_training(estimator, run, hook):
     ),
   )
   return results
+
+
+@tf.autograph.experimental.do_not_convert
+def assist(run, init_checkpoint):
+  """Computes a part of each step of a training that another process leads."""
+  if run.options.run.do_train and not run.is_finished:
+    collector = evaluation.Collector(run.task.target)
+    make_estimator(run, init_checkpoint, collector).train(
+      input_fn_for(run, "train"),
+      max_steps=run.schedule.steps,
+      hooks=[progress.training_hook(run)],
+    )
 
 
 def evaluate(estimator, run, split, results=None):
@@ -657,6 +680,11 @@ def main(argv):
   with errors.exit_with_a_sentence(), process.signals_as_exceptions():
     options.refuse_stray_words(argv)
     asked = options.read()
+    if clusters.is_evaluator(os.environ.get(clusters.VARIABLE)):
+      logging.info("this evaluator has nothing to do: the chief evaluates")
+      return
+    if launcher.is_asked(asked):  # of a script that imports this one
+      sys.exit(launcher.run_workers(asked))
     with advice.explain_interruption(asked.run):
       run = preparation.prepare(asked)
       run.placement.prepare_process()
@@ -665,12 +693,18 @@ def main(argv):
         if asked.run.dry_run:
           inspection.report_dry_run(run, make_model_fn)
           return
-        with sharing.claim_weights(run) as (run, init_checkpoint):
+        with (
+          sharing.claim_weights(run) as (run, init_checkpoint),
+          run.placement.together(),
+        ):
           carry_out(run, init_checkpoint)
 
 
 def carry_out(run, init_checkpoint):
   """Trains, evaluates, predicts, exports and answers as far as asked for."""
+  if not run.placement.is_chief:
+    assist(run, init_checkpoint)
+    return
   lines = []
   if run.options.run.reads_data:
     run, lines = compute_splits(run, init_checkpoint)

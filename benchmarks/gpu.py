@@ -112,7 +112,7 @@ def build_step(batches, options, precision, sizes, dropout):
   import tensorflow.compat.v1 as tf
 
   from bert_classifier import (
-    devices,
+    device_choice,
     fast_modeling,
     fast_optimization,
     real_tokens,
@@ -122,7 +122,7 @@ def build_step(batches, options, precision, sizes, dropout):
   import modeling
   import run_classifier
 
-  placement = devices.make_placement(options)
+  placement = device_choice.make_placement(options)
   step_options = StepOptions(precision=FLAGS.get(precision, "float32"))
   heads = sizes["model"]["num_attention_heads"]
   dataset = tf.data.Dataset.from_generator(
@@ -171,7 +171,7 @@ def open_session(options, precision, on_gpu):
 
   from bert_classifier import devices
 
-  config = devices.session_config(options.num_threads, options.use_xla)
+  config = devices.session_config(options)
   if not on_gpu:
     config.device_count["GPU"] = 0
   tf.compat.v2.config.experimental.enable_tensor_float_32_execution(
@@ -376,10 +376,10 @@ def describe_machine():
   """Yields lines on GPU, driver and versions."""
   import tensorflow as tf
 
-  from bert_classifier import devices, gpu
+  from bert_classifier import gpu, machine
 
   build = tf.sysconfig.get_build_info()
-  found = devices.query_nvidia_smi()
+  found = machine.query_nvidia_smi()
   yield f"GPU: {', '.join(' '.join(row) for row in found) or 'none'}"
   query = ["nvidia-smi", "--query-gpu=driver_version,compute_cap"]
   try:

@@ -128,7 +128,7 @@ def main(argv):
 
 def prepare(options, task, folder):
   """What a side needs to know of a task; writes records and batches."""
-  from bert_classifier import devices, files
+  from bert_classifier import files, machine
   from bert_classifier.catalogue import PROCESSORS
   from bert_classifier.feature_cache import FeatureCache
   from bert_classifier.tasks import TaskData
@@ -159,7 +159,7 @@ def prepare(options, task, folder):
     labels=len(processor.get_labels()),
     batch=options.batch,
     length=options.length,
-    threads=devices.threads(options.threads),
+    threads=machine.threads(options.threads),
     steps=options.steps or (3 if options.model == "base" else 10),
   )
   for mode, split in (("training", "train"), ("inference", "dev")):
@@ -328,7 +328,8 @@ def tensorflow_turn(job, name):
   """
   import tensorflow.compat.v1 as tf
 
-  from bert_classifier import devices, real_tokens
+  from bert_classifier import devices, machine, real_tokens
+  from bert_classifier.options import DeviceOptions
 
   tf.disable_eager_execution()
   tf.get_logger().setLevel("ERROR")
@@ -336,7 +337,7 @@ def tensorflow_turn(job, name):
   with contextlib.ExitStack() as stack:
     for target, attribute, form in patches:
       stack.enter_context(mock.patch.object(target, attribute, form))
-    devices.reuse_big_blocks()
+    machine.reuse_big_blocks()
     # As the script does; sides that compute all positions need no layout.
     lay_out = functools.partial(
       real_tokens.add_to, num_heads=job["model"]["num_attention_heads"]
@@ -348,7 +349,9 @@ def tensorflow_turn(job, name):
     )
     iterator = tf.data.make_initializable_iterator(rows)
     fetch = step_of(job, iterator.get_next(), **parts)
-  session = tf.Session(config=devices.session_config(job["threads"]))
+  session = tf.Session(
+    config=devices.session_config(DeviceOptions(num_threads=job["threads"]))
+  )
   session.run(tf.global_variables_initializer())
   tf.get_default_graph().finalize()
 
@@ -451,14 +454,15 @@ def tensorflow_products_turn(job):
   """The function that computes a turn of `products`."""
   import tensorflow.compat.v1 as tf
 
-  from bert_classifier import devices
+  from bert_classifier import devices, machine
+  from bert_classifier.options import DeviceOptions
 
   tf.disable_eager_execution()
 
   def product(a, b, turn=None):
     return tf.matmul(a, b, transpose_a=turn == 0, transpose_b=turn == 1)
 
-  devices.reuse_big_blocks()
+  machine.reuse_big_blocks()
   # Variables, because products of constants are computed beforehand.
   rows, layers = speed_floor.random_layers(job)
   rows = tf.Variable(rows)
@@ -467,7 +471,9 @@ def tensorflow_products_turn(job):
     product, rows, layers, job["mode"] == "training"
   )
   fetch = [result[0, 0] for result in results]
-  session = tf.Session(config=devices.session_config(job["threads"]))
+  session = tf.Session(
+    config=devices.session_config(DeviceOptions(num_threads=job["threads"]))
+  )
   session.run(tf.global_variables_initializer())
   return repeated(lambda index: session.run(fetch), job)
 

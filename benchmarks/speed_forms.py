@@ -23,9 +23,9 @@ FORMS = (
 def changes(name):
   """Returns what a side patches, and the forms and optimizer it is built of."""
   from bert_classifier import (
-    devices,
     fast_modeling,
     fast_optimization,
+    machine,
     real_tokens,
   )
   import modeling
@@ -52,7 +52,7 @@ def changes(name):
     return [(fast_modeling, form, composed[form]) for form in forms]
 
   patches = {
-    "big_blocks": [(devices, "reuse_big_blocks", lambda: None)],
+    "big_blocks": [(machine, "reuse_big_blocks", lambda: None)],
     "embedding_lookup": [
       (fast_modeling.RealTokens, "lookup", modeling.Forms.lookup)
     ],

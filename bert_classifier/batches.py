@@ -22,7 +22,9 @@ def prefetch(batches):
   return batches.prefetch(AHEAD).with_options(options)
 
 
-def read_shuffled(path, index, batch_size, *, seed, start=0):
+def read_shuffled(
+  path, index, batch_size, *, seed, start=0, input_context=None
+):
   """Reads a file's records for ever, each epoch in an order of its own.
 
   The order is that of `shuffled_epochs`; only the batches that are made ready
@@ -34,6 +36,7 @@ def read_shuffled(path, index, batch_size, *, seed, start=0):
     batch_size: B.
     seed: whole number; None for orders that never come again.
     start: examples to pass over, over all epochs.
+    input_context: as of `take_share`.
 
   Returns:
     `tf.data.Dataset` of serialized examples <string>[B].
@@ -52,6 +55,7 @@ def read_shuffled(path, index, batch_size, *, seed, start=0):
     return tf.ensure_shape(records, [batch_size])
 
   numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)  # of batches
+  numbers = take_share(numbers, input_context)
   return numbers.map(read_batch, num_parallel_calls=AHEAD)
 
 
@@ -124,6 +128,23 @@ def take_part(features, number, parts):
     return tf.reshape(values, [parts, size, *values.shape[1:]])[number]
 
   return {name: take(values) for name, values in features.items()}
+
+
+def take_share(batches, input_context):
+  """Returns the batches that this machine computes of those of all.
+
+  Batch i is that of machine i, and so on in turn: a step of all machines
+  together computes the examples that one would.
+
+  Args:
+    batches: `tf.data.Dataset`, the same on every machine.
+    input_context: `tf.distribute.InputContext`, or None for one machine.
+  """
+  if input_context is None:
+    return batches
+  return batches.shard(
+    input_context.num_input_pipelines, input_context.input_pipeline_id
+  )
 
 
 def parse(records, spec, make_ahead=None):

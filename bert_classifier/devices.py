@@ -1,83 +1,34 @@
 """What a run computes on: one placement for each kind of device.
 
-`make_placement` chooses it from the flags. A placement knows the batch sizes,
-the session's and the run's configuration, which copy of the model this is, how
-gradients become those of one device, static or dynamic shapes, paths that can
-be read, and its own words for the log. No other module asks which it is.
+Here are those of one CPU or GPU and of a TPU; `replicas` has those of several
+devices, and `device_choice` makes one from the flags. A placement knows the
+batch sizes, the session's and the run's configuration, which copy of the model
+this is, how gradients become those of one device, static or dynamic shapes,
+paths that can be read, which process writes, and its own words for the log. No
+other module asks which it is.
 """
 
 import contextlib
-import ctypes
 import dataclasses
-import functools
-import json
 import os
-import pathlib
-import re
-import subprocess
 
 from absl import logging
 import tensorflow.compat.v1 as tf
 from tensorflow.python.training import evaluation
 
-from bert_classifier import gpu
+from bert_classifier import gpu, machine, plain_texts
 from bert_classifier.errors import UserError
 from bert_classifier.options import DeviceOptions
 import estimator_bridge  # noqa: F401 - tf.estimator
 import optimization
 
 _GIBIBYTE = 1 << 30
-CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 # Examples, and tokens, that are computed at a time where no flag says it. The
 # 6-layer model on two cores, its time for an example in batches of 16, 64 and
 # 128 divided by that in batches of 32: CoLA (11 tokens) 1.11, 0.91 and 0.91,
 # MNLI (40 tokens) 1.08, 1.14 and 1.11, MRPC (54 tokens) 1.05, 1.21 and 1.08.
 _MOST_EXAMPLES, _MOST_TOKENS = 64, 2048
-
-
-def check_cluster(text):
-  """Makes sure that a run is not one of several that belong together.
-
-  Args:
-    text: value of TF_CONFIG, which clusters set; None where it is not set.
-
-  Raises:
-    UserError: it names several machines, or cannot be read.
-  """
-  if not (text or "").strip():
-    return
-  try:
-    config = json.loads(text)
-    if not isinstance(config, dict):
-      raise TypeError("it is no JSON object")
-    kind = (config.get("task") or {}).get("type")
-    jobs = {
-      job: _count_machines(hosts)
-      for job, hosts in (config.get("cluster") or {}).items()
-    }
-  except (AttributeError, RecursionError, TypeError, ValueError) as error:
-    raise UserError(
-      f"the environment variable TF_CONFIG is {text!r:.200}, which does not"
-      f" name the machines of a cluster in JSON ({error}): unset it, for this"
-      " program computes on one machine"
-    ) from error
-  # An evaluator is no member of the cluster that it belongs to.
-  if sum(jobs.values()) > 1 or (jobs and kind == "evaluator"):
-    named = ", ".join(f"{count} {job}" for job, count in sorted(jobs.items()))
-    raise UserError(
-      f"the environment variable TF_CONFIG names several machines ({named};"
-      f" this one is {kind}), but this program computes on one: start it on one"
-      " alone, or unset TF_CONFIG"
-    )
-
-
-def _count_machines(hosts):
-  """Returns the number of a job's machines: a list, or some by their number."""
-  if not isinstance(hosts, (list, dict)):
-    raise TypeError(f"{hosts!r:.80} is no list of machines")
-  return len(hosts)
 
 
 class Placement:
@@ -93,7 +44,9 @@ class Placement:
     steps_per_call: training steps that one call of the session takes.
     sees_every_step: whether hooks are called, with its tensors, in every step.
     shares_folders: whether this machine's folders can be read and written.
-    replicas: copies of the model that share a training batch.
+    is_chief: whether this process writes checkpoints, results and the log.
+    replicas: copies of the model that compute a training step together.
+    strategy: what makes them one, for the log; None for one alone.
     reads_here: whether this process reads the examples.
   """
 
@@ -102,8 +55,10 @@ class Placement:
   steps_per_call = 1
   sees_every_step = True
   shares_folders = True
+  is_chief = True
   replicas = 1
   reads_here = True
+  strategy = None
 
   def __init__(self, options=None):
     self.options = options or DeviceOptions()
@@ -121,7 +76,7 @@ class Placement:
   @property
   def on_cpu(self):
     """Returns whether the CPU of this machine computes."""
-    return not gpu.list_gpus()
+    return self.options.num_gpus == 0 or not gpu.list_gpus()
 
   def on_host(self):
     """Returns a context whose operations are computed by the host's CPU.
@@ -144,11 +99,12 @@ class Placement:
     with self.on_host():
       evaluation._get_or_create_eval_step()
 
-  def check_batches(self, sizes):
+  def check_batches(self, sizes, is_training):
     """Raises a UserError where the device cannot take batches of some sizes.
 
     Args:
       sizes: {flag: examples}.
+      is_training: whether there are training steps.
     """
 
   def check(self, paths, do_eval):
@@ -159,15 +115,45 @@ class Placement:
       do_eval: whether an evaluation is asked for.
     """
     del paths, do_eval
-    gpu.warn_where_missing()
+    if self.options.num_gpus != 0:
+      gpu.warn_where_missing()
 
   def prepare_process(self):
     """Sets what holds for the whole process."""
-    reuse_big_blocks()
+    machine.reuse_big_blocks()
     if self.options.deterministic:
       tf.compat.v2.config.experimental.enable_op_determinism()
     # The Estimator trains otherwise where it is set, even for one machine.
     os.environ.pop("TF_CONFIG", None)
+
+  def join(self):
+    """Joins the other processes, or the TPU, that compute the run.
+
+    Raises:
+      UserError: they are not there.
+    """
+
+  @contextlib.contextmanager
+  def together(self):
+    """Computes a block with the other processes, and waits for their ends."""
+    yield
+
+  @contextlib.contextmanager
+  def chief_first(self):
+    """Lets the other processes do a block after the chief has done it."""
+    yield
+
+  def share(self, value):
+    """Waits for all processes of the run; returns the chief's value on each.
+
+    Args:
+      value: what JSON can hold.
+    """
+    return value
+
+  def replica_batch_size(self, examples):
+    """Returns how many of a step's examples TPUEstimator gives a replica."""
+    return examples
 
   def batch_size(self, asked, is_given, tokens):
     """Returns how many examples evaluation or prediction computes at a time.
@@ -200,7 +186,15 @@ class Placement:
 
   def reduce(self, gradients):
     """Returns the gradients as one device would have them."""
-    return gradients
+    return optimization.sum_over_replicas(gradients)
+
+  def mean(self, value):
+    """Returns the mean of a scalar over the replicas, where hooks see it."""
+    replicas = tf.distribute.get_replica_context().num_replicas_in_sync
+    if replicas == 1:
+      return value
+    (total,) = optimization.sum_over_replicas([value / replicas])
+    return total
 
   def host_call(self, loss, rate, step, model_dir):
     """Returns what TPUEstimatorSpec takes to write summaries, or None."""
@@ -214,15 +208,21 @@ class Placement:
       training: `options.TrainingOptions`.
     """
     return tf.estimator.tpu.RunConfig(
-      model_dir=output_dir,
-      tf_random_seed=training.seed,
-      save_checkpoints_steps=training.save_checkpoints_steps,
-      keep_checkpoint_max=training.keep_checkpoint_max or None,
-      session_config=session_config(
-        self.options.num_threads, self.options.use_xla
-      ),
-      **self._run_config(training),
+      **{
+        **dict(
+          model_dir=output_dir,
+          tf_random_seed=training.seed,
+          save_checkpoints_steps=training.save_checkpoints_steps,
+          keep_checkpoint_max=training.keep_checkpoint_max or None,
+          session_config=self.session_config(),
+        ),
+        **self._run_config(training),
+      }
     )
+
+  def session_config(self):
+    """Returns the `tf.ConfigProto` of the sessions."""
+    return session_config(self.options)
 
   def _run_config(self, training):
     del training
@@ -236,7 +236,32 @@ class Placement:
 
   def describe(self):
     """Returns a few words on the devices, for the log."""
-    return describe(self.options.num_threads)
+    return describe(self.options)
+
+  def report(self, batch_size, precision):
+    """Returns a line on what was found, what is used, and for how much.
+
+    Args:
+      batch_size: examples of a training step; None where nothing is trained.
+      precision: as of `options.StepOptions`.
+    """
+    by = f" by {self.strategy}" if self.strategy else ""
+    line = f"found {self._found()}; using {self._used()}{by}, {precision}"
+    if batch_size is None:
+      return line
+    line += f"; {plain_texts.count(batch_size)} a training step"
+    if self.replicas == 1:
+      return line
+    return f"{line}, {batch_size // self.replicas} on each device"
+
+  def _found(self):
+    no_gpu = "" if gpu.list_gpus() else ", no GPU"
+    return (
+      describe(DeviceOptions(num_threads=self.options.num_threads)) + no_gpu
+    )
+
+  def _used(self):
+    return "the CPU" if self.on_cpu else "GPU:0"
 
   def of_this_machine(self):
     """Returns the placement on this machine for batches of any size."""
@@ -256,6 +281,7 @@ class TpuPlacement(Placement):
   shares_folders = False
   on_cpu = False
   skip_padding = False
+  strategy = "TPUEstimator"
 
   def __init__(self, options=None):
     super().__init__(options)
@@ -278,7 +304,8 @@ class TpuPlacement(Placement):
   def count_evaluation_on_host(self):
     pass  # it is there already
 
-  def check_batches(self, sizes):
+  def check_batches(self, sizes, is_training):
+    del is_training  # TPUEstimator wants all of them in any case
     cores = self.options.num_tpu_cores
     for name, size in sizes.items():
       if size % cores:
@@ -291,6 +318,8 @@ class TpuPlacement(Placement):
     refuse_local_paths(self._name, paths)
     if do_eval:
       refuse_remote_evaluation(self._name)
+
+  def join(self):
     self._cluster = tpu_cluster(
       self._name, self.options.tpu_zone, self.options.gcp_project
     )
@@ -319,6 +348,9 @@ class TpuPlacement(Placement):
 
   def reduce(self, gradients):
     return optimization.mean_over_cores(gradients)
+
+  def mean(self, value):
+    return value  # which nobody sees
 
   def host_call(self, loss, rate, step, model_dir):
     """Returns a host_call that writes loss and rate for TensorBoard.
@@ -357,19 +389,18 @@ class TpuPlacement(Placement):
   def describe(self):
     return f"TPU {self._name}, {self.options.num_tpu_cores} cores"
 
+  def _found(self):
+    return f"TPU {self._name}"
+
+  def _used(self):
+    return f"{self.options.num_tpu_cores} cores"
+
   def of_this_machine(self):
     return Placement(self.options)
 
 
-def make_placement(options):
-  """Returns the placement that `options.DeviceOptions` ask for."""
-  if options.use_xla:
-    prepare_xla()
-  return (TpuPlacement if options.use_tpu else Placement)(options)
-
-
 # ---------------------------------------------------------------------------
-# Threads, memory and names of this machine
+# Sessions, and the words for their devices
 
 
 _XLA_FLAGS, _XLA_FOR_CPU = "TF_XLA_FLAGS", "--tf_xla_cpu_global_jit"
@@ -389,53 +420,41 @@ def prepare_xla():
     os.environ[_XLA_FLAGS] = f"{flags} {_XLA_FOR_CPU}".strip()
 
 
-def session_config(num_threads, use_xla=False):
-  """Returns the settings of a session.
+def session_config(options):
+  """Returns the `tf.ConfigProto` of a session on this machine.
 
   Args:
-    num_threads: threads for and between operations; 0 for one a core.
-    use_xla: whether XLA compiles what the session runs.
+    options: `options.DeviceOptions`.
   """
   config = tf.ConfigProto(
-    intra_op_parallelism_threads=num_threads,
-    inter_op_parallelism_threads=num_threads,
+    intra_op_parallelism_threads=options.num_threads,
+    inter_op_parallelism_threads=options.num_threads,
     allow_soft_placement=True,
   )
-  if use_xla:
+  if options.use_xla:
     optimizer = config.graph_options.optimizer_options
     optimizer.global_jit_level = tf.OptimizerOptions.ON_2
-  config.gpu_options.allow_growth = True  # leave the rest to other programs
+  config.gpu_options.allow_growth = options.gpu_memory_growth
+  if options.num_gpus == 0:
+    config.device_count["GPU"] = 0
+  elif options.num_gpus is not None:  # leave the rest to other programs
+    visible = map(str, range(options.num_gpus))
+    config.gpu_options.visible_device_list = ",".join(visible)
   return config
 
 
-def reuse_big_blocks():
-  """Makes malloc reuse freed blocks of over 32 MB instead of mapping new ones.
+def describe(options):
+  """Returns a few words on TensorFlow's devices and their memory.
 
-  By default glibc maps a block of over 32 MB afresh each time, and the system
-  fills page after page of it with zeros: in every training step the gradient
-  and the decay of the word table. Without this a training step of the 6-layer
-  model, whose table has 47 MB, takes 1.18 times as long on CoLA
-  (benchmarks/speed.py --forms). Blocks of over 64 MB are still mapped where a
-  thread other than the first asks for them. Other C libraries have no such
-  call.
+  Args:
+    options: `options.DeviceOptions`.
   """
-  try:
-    mallopt = ctypes.CDLL(None).mallopt
-  except (AttributeError, OSError, TypeError):
-    return
-  # glibc before 2.35 refuses so high a threshold; then all stays as it is.
-  if mallopt(_M_MMAP_THRESHOLD, 2**31 - 1):
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def describe(num_threads):
-  """Returns a few words on TensorFlow's devices and their memory."""
-  gpus = tf.config.list_physical_devices("GPU")
-  if gpus:
+  gpus = gpu.list_gpus()
+  if gpus and options.num_gpus != 0:
     return _describe_gpus(gpus)
-  count = threads(num_threads)
+  count = machine.threads(options.num_threads)
   words = f"CPU, {count} thread{'s' * (count != 1)}"
-  free = free_memory()
+  free = machine.free_memory()
   return words + (
     f", {free / _GIBIBYTE:.1f} GiB of memory free" if free else ""
   )
@@ -443,7 +462,7 @@ def describe(num_threads):
 
 def _describe_gpus(gpus):
   """Returns the names of the GPUs, and their memory where it is known."""
-  rows = query_nvidia_smi()
+  rows = machine.query_nvidia_smi()
   # The tool names all of the machine's, of which fewer may be visible here.
   if len(rows) == len(gpus):
     return ", ".join(
@@ -453,110 +472,6 @@ def _describe_gpus(gpus):
   details = map(tf.config.experimental.get_device_details, gpus)
   names = [detail.get("device_name", "unnamed") for detail in details]
   return ", ".join(f"GPU:{i} ({name})" for i, name in enumerate(names))
-
-
-@functools.cache  # the tool may take its ten seconds
-def query_nvidia_smi():
-  """Returns name, memory and free memory of each GPU; [] without a driver."""
-  query = "--query-gpu=name,memory.total,memory.free"
-  try:
-    lines = subprocess.run(
-      ["nvidia-smi", query, "--format=csv,noheader"],
-      capture_output=True,
-      check=True,
-      text=True,
-      timeout=10,
-    ).stdout.splitlines()
-  except (OSError, subprocess.SubprocessError, ValueError):
-    return []
-  rows = [line.split(", ") for line in lines]
-  return rows if all(len(row) == 3 for row in rows) else []
-
-
-def free_gpu_memory():
-  """Returns the free bytes of the only GPU, None where unknown."""
-  rows = query_nvidia_smi()
-  free = re.fullmatch(r"(\d+) MiB", rows[0][-1]) if len(rows) == 1 else None
-  return int(free[1]) << 20 if free else None
-
-
-def threads(num_threads):
-  """Returns how many threads compute: those asked for, or one a usable core."""
-  return num_threads or len(_usable_cores())
-
-
-def _usable_cores():
-  if hasattr(os, "sched_getaffinity"):
-    return os.sched_getaffinity(0)
-  return range(os.cpu_count() or 1)
-
-
-def free_memory():
-  """Returns the bytes of memory that may still be used, None where unknown.
-
-  It is the smaller of what the machine has left and what a container allows.
-  """
-  free = [free_in_machine(), free_in_container()]
-  return min((amount for amount in free if amount is not None), default=None)
-
-
-def total_memory():
-  """Returns the bytes of memory that a process may ever use, None if unknown.
-
-  It is the smaller of what the machine has and what a container allows.
-  """
-  try:
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-  except (AttributeError, OSError, ValueError):
-    machine = None
-  amounts = [machine, limit_of_container()]
-  return min((amount for amount in amounts if amount is not None), default=None)
-
-
-def limit_of_container(group=CONTROL_GROUP):
-  """Returns the bytes that a control group (version 2) allows, None for any.
-
-  Args:
-    group: pathlib.Path of its folder.
-  """
-  try:
-    return int((group / "memory.max").read_text())
-  except (OSError, ValueError):  # not in a group, or "max": no limit
-    return None
-
-
-def free_in_machine():
-  """Returns the bytes that the system calls available, None where unknown."""
-  try:
-    with open("/proc/meminfo", encoding="ascii") as reader:
-      for line in reader:
-        if line.startswith("MemAvailable:"):
-          return int(line.split()[1]) * 1024
-  except OSError:
-    pass
-  try:
-    return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-  except (AttributeError, OSError, ValueError):
-    return None
-
-
-def free_in_container(group=CONTROL_GROUP):
-  """Returns the bytes that a control group (version 2) leaves, None for any.
-
-  Args:
-    group: pathlib.Path of its folder.
-  """
-  try:
-    limit, used = (
-      int((group / name).read_text())
-      for name in ("memory.max", "memory.current")
-    )
-    statistics = (group / "memory.stat").read_text()
-  except (OSError, ValueError):  # not in a group, or "max": no limit
-    return None
-  # What was read of files is counted as used, but makes room for who needs it.
-  cached = re.search(r"^inactive_file (\d+)$", statistics, re.MULTILINE)
-  return max(0, limit - used + (int(cached[1]) if cached else 0))
 
 
 # ---------------------------------------------------------------------------

@@ -17,6 +17,10 @@ from absl import logging
 
 from bert_classifier import process
 
+# Exit status of a process of several whose others are gone, so that all are to
+# be started again: EX_TEMPFAIL of sysexits.h.
+GONE = 75
+
 
 class UserError(ValueError):
   """A mistake of the user, as a sentence: what, where, and how to mend it."""

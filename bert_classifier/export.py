@@ -57,7 +57,7 @@ def write(run, model_fn, checkpoint):
     signatures, scaffold = _build(run, model_fn)
     creator = tf.train.ChiefSessionCreator(
       scaffold,
-      config=devices.session_config(run.options.device.num_threads),
+      config=devices.session_config(run.options.device),
       checkpoint_filename_with_path=checkpoint,
     )
     with creator.create_session() as session:

@@ -27,9 +27,9 @@ from bert_classifier import (
   catalogue,
   choice_options,
   conversion,
-  devices,
   errors,
   files,
+  machine,
   plain_texts,
   record_index,
 )
@@ -324,7 +324,7 @@ def prepare_cache(options, placement, task, model):
         if placement.shares_folders
         else "may be out of the device's reach",
       )
-  num_threads = devices.threads(options.device.num_threads)
+  num_threads = machine.threads(options.device.num_threads)
   return FeatureCache(
     task.data,
     task.name,

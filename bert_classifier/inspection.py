@@ -21,10 +21,10 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   advice,
   checkpoints,
-  devices,
   feature_cache,
   files,
   inspection_page,
+  machine,
   memory,
   output_dir,
   process,
@@ -292,10 +292,10 @@ def describe_memory(run, readings):
   return {
     **most._asdict(),
     "total": most.total(on_cpu),
-    "free": devices.free_memory(),
+    "free": machine.free_memory(),
     "gpu": None
     if on_cpu
-    else {"total": most.on_device(), "free": devices.free_gpu_memory()},
+    else {"total": most.on_device(), "free": machine.free_gpu_memory()},
   }
 
 

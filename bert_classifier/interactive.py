@@ -198,7 +198,7 @@ class Predictor:
       remember_words=options.run.predict_file is not None,
     )
     self._weights = checkpoint or run.weights.init_checkpoint.path
-    config = devices.session_config(options.device.num_threads)
+    config = devices.session_config(options.device)
     with tf.Graph().as_default():
       inputs = {
         name: tf.placeholder(tf.int32, [None, None], name) for name in _INPUTS

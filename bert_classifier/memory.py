@@ -10,8 +10,8 @@ from absl import logging
 import numpy as np
 
 from bert_classifier import (
-  devices,
   errors,
+  machine,
   plain_texts,
   resources,
 )
@@ -32,7 +32,7 @@ def warn_if_short(run):
   """
   if not (run.placement.on_cpu and run.placement.sees_every_step):
     return
-  free = devices.free_memory()
+  free = machine.free_memory()
   memory = estimate(run, "train")
   needed = memory.total() - memory.program
   if free is None or needed <= free:

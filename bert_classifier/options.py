@@ -423,6 +423,29 @@ class DeviceOptions:
     " TPU and XLA. Losses are the same within rounding; dropout falls on other"
     " elements.",
   )
+  num_gpus: Optional[int] = flag(
+    None,
+    "GPUs of this machine to compute on, each a part of the batch; 0: the CPU."
+    " Default: the most of those there are that divide train_batch_size.",
+    Range(0),
+  )
+  gpu_memory_growth: bool = flag(
+    True,
+    "Take memory of a GPU as it is needed; false takes nearly all of it at the"
+    " start.",
+  )
+  num_workers: int = flag(
+    1,
+    "Processes of this machine that train together, each a part of the batch:"
+    " starts, watches and restarts them. Machines are named by TF_CONFIG"
+    " instead (docs/devices.md).",
+    Range(1),
+  )
+  worker_timeout: float = flag(
+    30.0,
+    "Seconds without a sign of life of one worker after which the others end.",
+    Range(1),
+  )
   use_tpu: bool = flag(False, "Compute on a TPU.")
   tpu_name: Optional[str] = flag(
     None, "Name of the TPU; local for the one in this machine."
@@ -627,7 +650,7 @@ def parse_flags(argv, manual=""):
   except flags.Error as error:
     message = _explain_value(str(error))
   sys.stderr.write(
-    process.format_error(f"{message}. --help lists all flags") + "\n"
+    process.format_line(f"{message}. --help lists all flags") + "\n"
   )
   sys.exit(1)
 

@@ -17,7 +17,9 @@ from bert_classifier import (
   checkpoints,
   choices,
   class_weights,
+  clusters,
   companions,
+  device_choice,
   devices,
   files,
   heads,
@@ -28,7 +30,7 @@ from bert_classifier import (
   output_dir,
   own_data,
   packing,
-  precision,
+  progress,
   run_settings,
 )
 from bert_classifier.catalogue import (
@@ -142,18 +144,9 @@ def prepare(options):
     UserError: all that a user can have got wrong.
     OSError: a file cannot be read or written.
   """
-  run = check(options)
-  if not run.options.run.dry_run:
-    run.weights.log()
-  return convert(run) if run.options.run.writes else run
-
-
-def check(options):
-  """Returns the `Run` that the flags ask for, before features are made.
-
-  Writes nothing. Args and errors as of `prepare`.
-  """
-  devices.check_cluster(os.environ.get("TF_CONFIG"))
+  cluster = clusters.read(os.environ.get(clusters.VARIABLE))
+  if cluster is not None:
+    take_place(cluster, options.run)
   options = find_output_dir(options)
   check_flags(options.run)
   check_there_is_a_model(options.run, options.model)
@@ -163,11 +156,34 @@ def check(options):
     output_dir.check_place(
       options.data.cache_dir, "cache_dir", is_read_only=True
     )
-  placement = prepare_placement(options)
+  device_choice.check_request(options, cluster)
   trained = read_trained_settings(options.run)
   options = take_trained_settings(options, trained)
   options = take_trained_cutting(options)
-  check_batches(placement, options)
+  placement = device_choice.prepare_placement(options, cluster)
+  placement.join()
+  with placement.chief_first():
+    run = check(options, trained, placement)
+    if not run.options.run.dry_run:
+      run.weights.log()
+    if run.options.run.writes:
+      run = convert(run)
+  return agree_with_chief(run)
+
+
+def check(options, trained, placement):
+  """Returns the `Run` that the flags ask for, before features are made.
+
+  Writes nothing.
+
+  Args:
+    options: `options.Options`, which go with each other.
+    trained: what `read_trained_settings` gives.
+    placement: see `devices`.
+
+  Raises:
+    UserError, OSError: as `prepare`.
+  """
   task = choose_task(options, trained)
   model = model_files.open_model(
     options.model,
@@ -238,8 +254,56 @@ def convert(run):
   return run.with_features(features)
 
 
+def agree_with_chief(run):
+  """Returns the run in the order of the chief, on each of several machines.
+
+  Raises:
+    UserError: this machine sees another folder or other data.
+  """
+  seen = {
+    "newest checkpoint": run.found.step,
+    "examples": run.counts,
+    "steps": run.schedule and run.schedule.steps,
+  }
+  buffer_size = run.schedule and run.schedule.buffer_size
+  told, buffer_size = run.placement.share([seen, buffer_size])
+  for name, value in told.items():
+    if value != seen[name]:
+      raise UserError(
+        f"{name}: {seen[name]} on this machine, {value} on the chief: all"
+        " machines need the same command, data and --output_dir"
+        f"={run.options.run.output_dir}, in a folder that they share"
+      )
+  if run.schedule is None:
+    return run
+  return run._replace(schedule=run.schedule._replace(buffer_size=buffer_size))
+
+
 # ---------------------------------------------------------------------------
 # Flags, device, task, splits
+
+
+def take_place(cluster, options):
+  """Leaves the log to the chief where this process is another.
+
+  Args:
+    cluster: `clusters.Cluster`.
+    options: `options.RunOptions`.
+
+  Raises:
+    UserError: something else than a run is asked for.
+  """
+  if options.dry_run:
+    raise UserError(
+      "--dry_run describes a run of one machine: unset the environment variable"
+      f" {clusters.VARIABLE}, which names {cluster.size}"
+    )
+  if not cluster.is_chief:
+    name = f"worker {cluster.index}"
+    logging.info(
+      "%s: computes for %s, which writes the log", name, cluster.name(0)
+    )
+    progress.log_errors_only(name)
 
 
 def find_output_dir(options):
@@ -395,48 +459,6 @@ def choose_task(options, trained):
   hugging_face_export.check_request(options.run)
   inspection.check_request(options.run)
   return task
-
-
-def prepare_placement(options):
-  """Returns the placement, held against batches and paths.
-
-  Raises:
-    UserError: it cannot compute or read what it would have to.
-  """
-  placement = devices.make_placement(options.device)
-  check_batches(placement, options)
-  placement.check(
-    paths={
-      "output_dir": options.run.output_dir,
-      "cache_dir": options.data.cache_dir,
-      "init_checkpoint": options.model.init_checkpoint,
-    },
-    do_eval=options.run.do_eval,
-  )
-  precision.warn_where_slower(options.step.precision, placement)
-  return placement
-
-
-def check_batches(placement, options):
-  """Makes sure that the device can take batches of the sizes asked for.
-
-  Raises:
-    UserError: it cannot.
-  """
-  placement.check_batches(
-    {
-      "train_batch_size": options.training.train_batch_size,
-      "eval_batch_size": options.inference.eval_batch_size,
-      "predict_batch_size": options.inference.predict_batch_size,
-    }
-  )
-  options.step.check(options.training, options.device, placement.replicas)
-  device = options.device
-  if device.use_xla and device.skip_padding and "skip_padding" in options.given:
-    raise UserError(
-      "--skip_padding makes batches of many shapes, each of which XLA would"
-      " compile anew: leave out --skip_padding or --use_xla"
-    )
 
 
 def choose_splits(options, data):

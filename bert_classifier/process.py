@@ -39,21 +39,27 @@ def open_standard_streams():
 
 
 class LogFormatter(logging.Formatter):
-  """Puts time and level, in five letters, before each line."""
+  """Puts time and level, in five letters, before each line.
+
+  Args:
+    speaker: name of this process, where several write to one log.
+  """
 
   LEVELS = {"WARNING": "WARN ", "CRITICAL": "FATAL"}
 
-  def __init__(self):
-    super().__init__("%(asctime)s [%(level)s] %(message)s")
+  def __init__(self, speaker=""):
+    super().__init__("%(asctime)s [%(level)s] %(speaker)s%(message)s")
+    self._speaker = f"{speaker}: " if speaker else ""
 
   def format(self, record):
+    record.speaker = self._speaker
     record.level = self.LEVELS.get(record.levelname, f"{record.levelname:5}")
     return super().format(record)
 
 
-def format_error(sentence):
+def format_line(sentence, level="ERROR"):
   """Returns a line of the log, for where there is no log yet."""
-  values = dict(levelname="ERROR", levelno=logging.ERROR, msg=sentence)
+  values = dict(levelname=level, msg=sentence)
   return LogFormatter().format(logging.makeLogRecord(values))
 
 
@@ -106,7 +112,7 @@ def _end(number, frame):
   """Ends the process at a signal, with a sentence."""
   del frame
   sentence = f"{_WORDS[number]}; {BEGINS_AGAIN}"
-  os.write(2, f"{format_error(sentence)}\n".encode())
+  os.write(2, f"{format_line(sentence)}\n".encode())
   os._exit(128 + number)
 
 
@@ -136,7 +142,7 @@ def explain_interrupted_import(module):
     ]
     if issubclass(kind, KeyboardInterrupt) and module in within:
       _, sentence = describe_end(error)
-      sys.stderr.write(f"{format_error(sentence)}\n")
+      sys.stderr.write(f"{format_line(sentence)}\n")
     else:
       show(kind, error, trace)
 

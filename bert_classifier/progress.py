@@ -89,6 +89,17 @@ def set_up_logging():
   tensorflow.setLevel(python_logging.WARNING)
 
 
+def log_errors_only(speaker):
+  """Leaves the log to another process, unless --verbosity is given.
+
+  Args:
+    speaker: name of this process, before each of its lines.
+  """
+  logging.get_absl_handler().setFormatter(process.LogFormatter(speaker))
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.ERROR)
+
+
 def _clear_status_line(record):
   del record
   STATUS.clear()
@@ -493,22 +504,23 @@ class EvaluationHook(tf.train.SessionRunHook):
       self._training_hook.pause(time.monotonic() - self._began)
 
 
-def training_hook(run, history_path):
+def training_hook(run, history_path=None):
   """Returns the `ProgressHook` of a training.
 
   Args:
     run: `preparation.Run`.
-    history_path: file of the run's history.
+    history_path: file of the run's history; None where another process writes
+      it, and what TensorBoard reads.
   """
   training, placement = run.options.training, run.placement
-  folder = run.options.run.output_dir if placement.sees_every_step else None
+  writes_events = placement.sees_every_step and history_path is not None
   return ProgressHook(
     run.schedule.steps,
     batch_size=training.train_batch_size,
     examples=run.schedule.examples,
     log_steps=training.log_steps,
     steps_per_run=placement.steps_per_call,
-    summary_dir=folder,
+    summary_dir=run.options.run.output_dir if writes_events else None,
     history_path=history_path,
     show=placement.show,
   )

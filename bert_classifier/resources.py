@@ -17,7 +17,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import batches, devices, progress, schedule
+from bert_classifier import batches, devices, machine, progress, schedule
 from bert_classifier.errors import UserError
 
 try:
@@ -81,7 +81,7 @@ def check_memory(config, config_file, num_labels, is_training):
   Raises:
     UserError: it could not; names the sizes.
   """
-  total = devices.total_memory()
+  total = machine.total_memory()
   copies = _COPIES_IN_TRAINING if is_training else 1
   layer = _BYTES_A_TRAINED_LAYER if is_training else _BYTES_A_LAYER
   weights = count_weights(config, num_labels)
@@ -268,9 +268,7 @@ def try_steps(run, model_fn, mode, converter, longest, sample, batch_size):
     fetches = spec.train_op
     if mode != tf.estimator.ModeKeys.TRAIN:
       fetches = spec.predictions
-    config = devices.session_config(
-      run.options.device.num_threads, run.options.device.use_xla
-    )
+    config = devices.session_config(run.options.device)
     with tf.Session(config=config) as session:
       session.run(tf.global_variables_initializer())
       seconds, steps = _time_steps(session.make_callable(fetches))

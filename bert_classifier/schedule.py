@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 
 from absl import logging
 
-from bert_classifier import choice_options, devices
+from bert_classifier import choice_options, machine
 from bert_classifier.errors import UserError
 from bert_classifier.shuffled_epochs import PERMUTATION_VERSION
 
@@ -159,7 +159,7 @@ def choose_buffer_size(options, max_seq_length, examples, found, reads_here):
 
 def fit_buffer_size(examples, max_seq_length):
   """Returns how many examples a quarter of the free memory holds, or all."""
-  free = devices.free_memory()
+  free = machine.free_memory()
   record_bytes = bytes_a_record(max_seq_length)
   if free is None or examples * record_bytes <= free / 4:
     return examples

@@ -113,6 +113,8 @@ def _lock(descriptor, folder):
 def claim_weights(run):
   """Claims output_dir; yields the run and the prefix of weights to begin with.
 
+  Of several machines the chief does, and the others get its prefix.
+
   Both stay as they are, whatever is trained beside it. Where only texts are
   answered, output_dir is left alone.
 
@@ -122,6 +124,16 @@ def claim_weights(run):
   Raises:
     UserError: as of `claim` and `hold_checkpoint`.
   """
+  if not run.placement.is_chief:
+    yield run, run.placement.share(None)
+    return
+  with _claim_for_all(run) as (held, prefix):
+    yield held, run.placement.share(prefix)
+
+
+@contextlib.contextmanager
+def _claim_for_all(run):
+  """Claims output_dir as the one process that writes there."""
   asked, weights = run.options.run, run.weights.init_checkpoint
   if not asked.writes:
     with (

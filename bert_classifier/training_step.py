@@ -64,7 +64,7 @@ class TrainingStep(NamedTuple):
     loss, gradients = optimization.compute_gradients(
       functools.partial(loss_of_part, parts=parts), optimizer, parts, scale
     )
-    tf.identity(loss, progress.ProgressHook.LOSS)
+    tf.identity(self.placement.mean(loss), progress.ProgressHook.LOSS)
     train_op = optimization.update_step(
       gradients,
       optimizer,

@@ -156,12 +156,17 @@ def test_a_missing_file_of_a_later_phase_is_named_first(refused, data):
   assert said.startswith(f"{data}/test.tsv: no such file")
 
 
-def test_several_machines_are_refused_before_anything_is_read(
+def test_what_several_machines_cannot_do_is_found_before_they_meet(
   refused, monkeypatch
 ):
-  cluster = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"index": 1}}'
-  monkeypatch.setenv("TF_CONFIG", cluster)
-  assert "several machines (2 worker" in refused(data_dir="missing")
+  cluster = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"index": 1'
+  monkeypatch.setenv("TF_CONFIG", cluster + "}}")
+  assert "this machine is None 1, but" in refused(data_dir="missing")
+  monkeypatch.setenv("TF_CONFIG", cluster + ', "type": "worker"}}')
+  assert (
+    "--train_batch_size is 9, but must be a multiple of 2: it is divided among"
+    " 2 workers"
+  ) in refused("--do_train", train_batch_size=9, data_dir="missing")
 
 
 def test_a_csv_file_named_tsv_is_recognized(refused, data):
@@ -278,7 +283,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(refused, tmp_path, name):
     (
       "--num=1",
       "there is no flag --num; did you mean --num_train_epochs, --num_threads,"
-      " --num_tpu_cores?",
+      " --num_gpus, --num_workers, --num_tpu_cores?",
     ),
     ("--qqq=1", "there is no flag --qqq. --help lists all flags"),
     ("--flagfile=nowhere", "the flagfile cannot be read: "),

@@ -13,7 +13,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   choices,
   class_weights,
-  devices,
+  device_choice,
   fast_optimization,
   features,
   run_settings,
@@ -175,7 +175,7 @@ def test_weighted_losses_of_the_parts_have_the_mean_of_the_whole(graph):
   )
 
   key = modeling.dropout_key(0, tf.constant(0, tf.int64), 0)
-  placement = devices.make_placement(DeviceOptions())
+  placement = device_choice.make_placement(DeviceOptions())
 
   def compute(number, parts):
     with tf.variable_scope("", reuse=tf.AUTO_REUSE):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import devices, memory, preparation, resources
+from bert_classifier import machine, memory, preparation, resources
 from bert_classifier.options import make_options
 import run_classifier
 
@@ -121,7 +121,7 @@ def test_a_training_that_is_too_large_is_said_beforehand(
   enough = needed.total() - needed.program
   for free, warns in ((enough, False), (enough - 1, True), (None, False)):
     caplog.clear()
-    monkeypatch.setattr(devices, "free_memory", lambda free=free: free)
+    monkeypatch.setattr(machine, "free_memory", lambda free=free: free)
     memory.warn_if_short(run)
     assert bool(caplog.text) == warns
     if warns:

@@ -2,12 +2,12 @@
 
 import pytest
 
-from bert_classifier import devices, options, precision
+from bert_classifier import device_choice, options, precision
 
 
 def warn(monkeypatch, asked, flags, **device):
   monkeypatch.setattr(precision, "read_cpu_flags", lambda: flags)
-  placement = devices.make_placement(options.DeviceOptions(**device))
+  placement = device_choice.make_placement(options.DeviceOptions(**device))
   precision.warn_where_slower(asked, placement)
 
 

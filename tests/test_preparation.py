@@ -13,7 +13,14 @@ from conftest import (
 import numpy as np
 import pytest
 
-from bert_classifier import batches, devices, files, options, preparation
+from bert_classifier import (
+  batches,
+  device_choice,
+  devices,
+  files,
+  options,
+  preparation,
+)
 from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import Features
 
@@ -180,7 +187,7 @@ def test_the_examples_of_a_batch_are_chosen_by_their_tokens(
 ):
   sets = {"dev": Features("path", 10, 10 * tokens), "test": None}
   values = options.make_options(**flags)
-  placement = devices.make_placement(values.device)
+  placement = device_choice.make_placement(values.device)
   found = preparation.choose_batch_size(
     "eval_batch_size", values, placement, sets, "dev"
   )

@@ -6,7 +6,7 @@ What a dry run makes of it is in test_inspection.py.
 import numpy as np
 import pytest
 
-from bert_classifier import coverage, devices, resources
+from bert_classifier import coverage, machine, resources
 from bert_classifier.errors import UserError
 import modeling
 
@@ -50,9 +50,9 @@ def test_a_model_that_no_memory_holds_is_refused_at_once(sizes):
 
 def test_training_needs_four_times_the_weights(monkeypatch):
   config = modeling.BertConfig(30522)  # BERT-base: 0.41 GiB of weights
-  monkeypatch.setattr(devices, "total_memory", lambda: GIBIBYTE)
+  monkeypatch.setattr(machine, "total_memory", lambda: GIBIBYTE)
   resources.check_memory(config, "a.json", 2, is_training=False)
   with pytest.raises(UserError, match="gradients and the optimizer's slots"):
     resources.check_memory(config, "a.json", 2, is_training=True)
-  monkeypatch.setattr(devices, "total_memory", lambda: 2 * GIBIBYTE)
+  monkeypatch.setattr(machine, "total_memory", lambda: 2 * GIBIBYTE)
   resources.check_memory(config, "a.json", 2, is_training=True)

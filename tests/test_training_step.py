@@ -10,6 +10,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
+  device_choice,
   devices,
   fast_modeling,
   fast_optimization,
@@ -21,6 +22,7 @@ import modeling
 import optimization
 import run_classifier
 
+XLA_SESSION = options.DeviceOptions(num_threads=1, use_xla=True)
 BATCH, LENGTH, STEPS = 8, 6, 4
 LENGTHS = [6, 2, 5, 4, 3, 6, 2, 5]
 # By precision, of losses of the first steps against those of float32.
@@ -81,7 +83,9 @@ def train(
       spec = model_fn(
         tf.data.make_one_shot_iterator(inputs).get_next(), None, "train", {}
       )
-    session_config = devices.session_config(1, True) if use_xla else AS_BUILT
+    session_config = (
+      devices.session_config(XLA_SESSION) if use_xla else AS_BUILT
+    )
     with tf.Session(config=session_config) as session:
       session.run(tf.global_variables_initializer())
       fetches = ["training_loss:0", f"{optimization.GRADIENT_NORM}:0"]
@@ -186,7 +190,7 @@ def test_xla_compiles_one_graph_once():
     batch = tf.data.make_one_shot_iterator(inputs).get_next()
     spec = model_fn(batch, None, "train", {})
     asked, told = tf.RunOptions(output_partition_graphs=True), tf.RunMetadata()
-    with tf.Session(config=devices.session_config(1, True)) as session:
+    with tf.Session(config=devices.session_config(XLA_SESSION)) as session:
       session.run(tf.global_variables_initializer())
       session.run(spec.train_op, options=asked, run_metadata=told)
   kinds = [node.op for part in told.partition_graphs for node in part.node]
@@ -215,5 +219,5 @@ def test_xla_compiles_one_graph_once():
 def test_what_does_not_go_together_is_refused(given, words):
   with pytest.raises(UserError, match=words):
     asked = options.make_options(**given)
-    placement = devices.make_placement(asked.device)
+    placement = device_choice.make_placement(asked.device)
     asked.step.check(asked.training, asked.device, placement.replicas)

@@ -1,0 +1,219 @@
+"""--num_workers: processes of one command on this machine that train together.
+
+Each gets a TF_CONFIG that names them all. When one is killed, or stands still,
+all are started again and go on from the newest checkpoint; a mistake of the
+user ends all.
+
+Nothing here imports TensorFlow: this process only waits.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+from bert_classifier import clusters, machine, process
+from bert_classifier.errors import GONE, UserError
+
+_GRACE_SECONDS = 10  # from the request to end to the end by force
+_POLL_SECONDS = 0.2
+_MOST_FAILURES = 3  # starts in a row that came to no new checkpoint
+_LOG_LEVEL, _ERRORS = "TF_CPP_MIN_LOG_LEVEL", "2"
+_PR_SET_PDEATHSIG = 1  # prctl.h
+
+
+def is_asked(options):
+  """Returns whether a command is to be started several times.
+
+  Args:
+    options: `options.Options`.
+  """
+  run = options.run
+  return options.device.num_workers > 1 and run.do_train and not run.dry_run
+
+
+def run_workers(options):
+  """Runs this command in several processes; returns their exit status.
+
+  Args:
+    options: `options.Options`, of the command line in `sys.argv`.
+
+  Raises:
+    UserError: they could not train together.
+  """
+  shares = _divide_machine(options)
+  folder, failures = options.run.output_dir or "", 0
+  with process.signals_as_exceptions():
+    while True:
+      newest = _read_state(folder)
+      status, cause = _run_once(shares)
+      if cause is None:
+        return status
+      failures = 0 if _read_state(folder) != newest else failures + 1
+      if failures == _MOST_FAILURES:
+        _log(
+          "ERROR",
+          f"{cause}: {failures} starts in a row came to no new checkpoint, so"
+          " the workers are not started again",
+        )
+        return status
+      _log("WARNING", f"{cause}: all workers start again")
+
+
+def _divide_machine(options):
+  """Returns flags and environment of each worker.
+
+  Raises:
+    UserError: the batch, the GPUs or the command cannot be divided.
+  """
+  device, number = options.device, options.device.num_workers
+  if clusters.read(os.environ.get(clusters.VARIABLE)):
+    raise UserError(
+      f"--num_workers={number} starts processes on this machine alone, but the"
+      f" environment variable {clusters.VARIABLE} names several: leave one out"
+    )
+  if device.use_tpu:
+    raise UserError("--num_workers is nothing for --use_tpu: leave one out")
+  batch_size = options.training.train_batch_size
+  if batch_size % number:
+    raise UserError(
+      f"--train_batch_size is {batch_size}, but must be a multiple of"
+      f" --num_workers={number}: every worker takes as many examples"
+    )
+  if not os.path.isfile(sys.argv[0]):
+    raise UserError(
+      "--num_workers starts the command of a script again, and this is none:"
+      " leave it out, or run the script from a shell"
+    )
+  threads = device.num_threads or max(1, machine.threads(0) // number)
+  flags = ["--num_workers=1", f"--num_threads={threads}"]
+  gpus = [] if device.num_gpus == 0 else machine.list_gpus()
+  if 0 < len(gpus) < number:
+    raise UserError(
+      f"--num_workers={number} is more than the {len(gpus)} GPUs of this"
+      " machine: give fewer, or --num_gpus=0 to compute on the CPU"
+    )
+  each = len(gpus) // number
+  parts = [gpus[i * each : (i + 1) * each] for i in range(number)]
+  return [
+    (
+      flags,
+      {
+        **({machine.VISIBLE_GPUS: ",".join(part)} if part else {}),
+        # TensorFlow's warnings are alike in all: those of the chief are told.
+        **({_LOG_LEVEL: _ERRORS} if index else {}),
+      },
+    )
+    for index, part in enumerate(parts)
+  ]
+
+
+def _run_once(shares):
+  """Starts the workers and waits until all have ended.
+
+  Args:
+    shares: see `_divide_machine`.
+
+  Returns:
+    Exit status; and the words for what ended them where they are worth another
+    start, else None.
+  """
+  workers = _start(shares)
+  try:
+    while True:
+      statuses = [worker.poll() for worker in workers]
+      if not any(status is None for status in statuses) or any(statuses):
+        break
+      time.sleep(_POLL_SECONDS)
+  except KeyboardInterrupt as interruption:
+    # Ctrl-C has reached them all; what ends this process alone has not.
+    status, _ = process.describe_end(interruption)
+    _end(workers, isinstance(interruption, process.Terminated))
+    return status, None
+  _end(workers, True)
+  failed = [(i, status) for i, status in enumerate(statuses) if status]
+  # Those that miss another one are not what went wrong.
+  failed.sort(key=lambda pair: (pair[1] == GONE, pair[1] > 0))
+  if not failed:
+    return 0, None
+  index, status = failed[0]
+  if status < 0:
+    name = signal.Signals(-status).name
+    return 128 - status, f"worker {index} was ended by {name}"
+  if status == GONE:
+    return status, f"worker {index} missed another one"
+  return status, None
+
+
+def _start(shares):
+  """Returns the processes of the workers, each with its TF_CONFIG."""
+  addresses = [f"127.0.0.1:{port}" for port in _find_ports(len(shares))]
+  return [
+    subprocess.Popen(
+      [sys.executable, *sys.argv, *flags],
+      env={
+        **os.environ,
+        **environment,
+        clusters.VARIABLE: json.dumps(
+          {
+            "cluster": {"worker": addresses},
+            "task": {"type": "worker", "index": index},
+          }
+        ),
+      },
+      stdin=subprocess.DEVNULL,
+      preexec_fn=_end_with_parent,
+    )
+    for index, (flags, environment) in enumerate(shares)
+  ]
+
+
+def _end_with_parent():
+  """Lets Linux end this process when the one that started it is killed."""
+  with contextlib.suppress(AttributeError, OSError):
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _find_ports(number):
+  """Returns ports of this machine that nobody uses."""
+  with contextlib.ExitStack() as stack:
+    sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
+    for each in sockets:
+      each.bind(("127.0.0.1", 0))
+    return [each.getsockname()[1] for each in sockets]
+
+
+def _end(workers, asks):
+  """Ends the workers that still run, by force those that do not end.
+
+  Args:
+    asks: whether to send them SIGTERM first.
+  """
+  for worker in workers:
+    if asks and worker.poll() is None:
+      worker.terminate()
+  last = time.monotonic() + _GRACE_SECONDS
+  for worker in workers:
+    try:
+      worker.wait(max(0, last - time.monotonic()))
+    except subprocess.TimeoutExpired:
+      worker.kill()
+      worker.wait()
+
+
+def _read_state(folder):
+  """Returns what names the newest checkpoint in a folder, None without one."""
+  try:
+    with open(os.path.join(folder, "checkpoint"), "rb") as file:
+      return file.read()
+  except OSError:
+    return None
+
+
+def _log(level, sentence):
+  sys.stderr.write(process.format_line(sentence, level) + "\n")

@@ -1,0 +1,189 @@
+"""TF_CONFIG, as Kubernetes, Vertex and SageMaker set it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import textwrap
+
+from conftest import ROOT
+import pytest
+
+from bert_classifier import clusters
+from bert_classifier.errors import UserError
+
+CHIEF = '"task": {"type": "chief", "index": 0}, "environment": "cloud"}'
+
+
+@pytest.mark.parametrize(
+  "text",
+  [
+    None,
+    "",
+    " ",
+    "{}",
+    '{"cluster": {}}',
+    '{"cluster": null, "task": null, "environment": "cloud"}',
+    '{"cluster": {"chief": ["a:1"]}, ' + CHIEF,
+    '{"cluster": {"master": ["a:1"]}, "task": {"type": "master"}}',
+    '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}',
+    '{"cluster": {"worker": {"0": "a:1"}}, ' + CHIEF,
+    '{"cluster": {"chief": ["a:1"], "evaluator": ["b:1"]}, ' + CHIEF,
+  ],
+)
+def test_a_cluster_of_one_machine_is_an_ordinary_run(text):
+  assert clusters.read(text) is None
+  assert not clusters.is_evaluator(text)
+
+
+KUBERNETES = {"chief": ["c:1"], "worker": ["w:1", "w:2"], "evaluator": ["e:1"]}
+SAGEMAKER = {"worker": ["algo-1:8890", "algo-2:8890"]}
+VERTEX = {"chief": ["pool0:2222"], "worker": ["pool1:2222"]}
+
+
+@pytest.mark.parametrize(
+  ("cluster", "task", "addresses", "index"),
+  [
+    (KUBERNETES, ("chief", 0), "c:1 w:1 w:2", 0),
+    (KUBERNETES, ("worker", "1"), "c:1 w:1 w:2", 2),
+    (SAGEMAKER, ("worker", 0), "algo-1:8890 algo-2:8890", 0),
+    (SAGEMAKER, ("worker", 1), "algo-1:8890 algo-2:8890", 1),
+    (VERTEX, ("worker", 0), "pool0:2222 pool1:2222", 1),
+    ({"worker": ["w:1"], "master": ["m:1"]}, ("worker", 0), "m:1 w:1", 1),
+    ({"worker": {"10": "y:1", "9": "x:1"}}, ("worker", 9), "x:1 y:1", 0),
+  ],
+)
+def test_the_chief_is_the_first_of_the_machines(
+  cluster, task, addresses, index
+):
+  task = dict(zip(("type", "index"), task))
+  text = json.dumps({"cluster": cluster, "task": task, "environment": "cloud"})
+  expected = tuple(addresses.split()), index
+  assert clusters.read(text) == expected
+  assert clusters.read(text).is_chief == (index == 0)
+
+
+def test_an_evaluator_is_no_member_of_the_cluster():
+  task = {"type": "evaluator", "index": 0}
+  for cluster in (KUBERNETES, VERTEX, {"chief": ["a:1"]}, {}):
+    assert clusters.is_evaluator(json.dumps({"cluster": cluster, "task": task}))
+
+
+@pytest.mark.parametrize(
+  ("text", "words"),
+  [
+    ('{"cluster": {"chief": ["a:1"], "ps": ["b:1"]}}', "of the kind ps, which"),
+    (
+      '{"cluster": {"worker": ["a:1", "b:1"], "chief": ["c:1"]}}',
+      "machine is None 0, but the cluster has chief 0, worker 0, worker 1:",
+    ),
+    (
+      '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker",'
+      ' "index": 2}}',
+      "is worker 2, but the cluster has worker 0, worker 1",
+    ),
+    ('{"cluster": {"worker": ["a:1", "a:1"]}, ', "in JSON"),
+    ('{"cluster": {"chief": ["a:1"], "worker": ["a:1"]}, ' + CHIEF, "twice"),
+    ('{"cluster": {"chief": ["a:1"], "worker": ["b"]}, ' + CHIEF, "host:port"),
+    ('{"cluster": ', "does not name the machines of a cluster in JSON"),
+    ("null", "it is no JSON object"),
+    ("[]", "it is no JSON object"),
+    ('{"cluster": ["a:1"]}', "does not name the machines"),
+    ('{"cluster": {"chief": "a:1"}}', "'a:1' is no list of machines"),
+    ('{"cluster": {}, "task": "chief"}', "does not name the machines"),
+    ('{"cluster": {}, "task": {"index": "x"}}', "does not name the machines"),
+  ],
+)
+def test_a_mistake_in_tf_config_is_a_sentence(text, words):
+  with pytest.raises(UserError, match=words) as error:
+    clusters.read(text)
+  assert "TF_CONFIG=" in str(error.value)
+
+
+# ---------------------------------------------------------------------------
+# The files of docs/devices.md, without Slurm and Kubernetes
+
+
+PYTHON = """#!/bin/bash
+echo $TF_CONFIG >> "$PLACES"
+[ "$(wc -l < "$PLACES")" -le "$FAILS" ] && exit "$STATUS"
+exit 0
+"""
+SCONTROL = """#!/bin/bash
+printf 'node1\\nnode2\\n'
+"""
+SRUN = """#!/bin/bash
+for SLURM_PROCID in 0 1; do
+  export SLURM_PROCID
+  "${@:2}" || exit
+done
+"""
+
+
+def read_block(language, after):
+  """Returns the first block of code of docs/devices.md after a heading."""
+  text = (ROOT / "docs" / "devices.md").read_text()
+  text = text[text.index(f"### {after}") :]
+  return re.search(rf"```{language}\n(.*?)```", text, re.DOTALL)[1]
+
+
+@pytest.fixture
+def run_bash(tmp_path):
+  """Returns a function that runs a script among stand-ins.
+
+  It gives the exit status, and what TF_CONFIG each start of Python had.
+  """
+  if not shutil.which("bash"):
+    pytest.skip("there is no bash")
+  for path, text in (
+    (".venv/bin/python", PYTHON),
+    ("bin/python", PYTHON),
+    ("bin/scontrol", SCONTROL),
+    ("bin/srun", SRUN),
+  ):
+    (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / path).write_text(text)
+    (tmp_path / path).chmod(0o755)
+
+  def run_bash(script, **environment):
+    places = tmp_path / "places"
+    places.write_text("")
+    environment = {"FAILS": "0", "STATUS": "0", **environment}
+    done = subprocess.run(
+      ["bash", "-c", script],
+      cwd=tmp_path,
+      env={
+        **os.environ,
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "PLACES": str(places),
+        **environment,
+      },
+    )
+    texts = places.read_text().splitlines()
+    return done.returncode, list(map(clusters.read, texts))
+
+  return run_bash
+
+
+def test_slurm_starts_each_node_with_its_place(run_bash):
+  slurm = {"SLURM_JOB_ID": "123", "SLURM_JOB_NODELIST": "node[1-2]"}
+  script = read_block("sh", "Slurm")
+  status, found = run_bash(script, **slurm)
+  addresses = ("node1:20123", "node2:20123")
+  assert (status, found) == (0, [(addresses, 0), (addresses, 1)])
+  # A machine that is lost starts all again; a mistake does not.
+  status, found = run_bash(script, **slurm, FAILS="1", STATUS="75")
+  assert (status, len(found)) == (0, 3)
+  status, found = run_bash(script, **slurm, FAILS="1", STATUS="1")
+  assert (status, len(found)) == (1, 1)
+
+
+def test_kubernetes_starts_each_pod_with_its_place(run_bash):
+  manifest = read_block("yaml", "Kubernetes")
+  command = manifest[manifest.index("- |\n") + 4 :]
+  script = textwrap.dedent(command[: command.index("ports:")])
+  for index in (0, 3):
+    status, found = run_bash(script, JOB_COMPLETION_INDEX=str(index))
+    addresses = tuple(f"bert-{number}.bert:2222" for number in range(4))
+    assert (status, found) == (0, [(addresses, index)])

@@ -1,0 +1,161 @@
+"""--num_workers: what is started, and started again; without TensorFlow."""
+
+import json
+import os
+import signal
+import sys
+
+import pytest
+
+from bert_classifier import launcher, machine
+from bert_classifier.errors import GONE, UserError
+from bert_classifier.options import make_options
+
+# Appends what it was given to a file, and then does what the test says.
+SCRIPT = """
+import json, os, pathlib, signal, sys, time
+here = pathlib.Path(__file__).parent
+place = json.loads(os.environ["TF_CONFIG"])
+index = place["task"]["index"]
+with (here / "started").open("a") as file:
+  gpus = os.environ.get("CUDA_VISIBLE_DEVICES")
+  file.write(json.dumps([index, place["cluster"], gpus, sys.argv[1:]]) + "\\n")
+starts = (here / "started").read_text().count(f"\\n[{index}, ") + (index == 0)
+def save(step):
+  (here / "checkpoint").write_text(f"{step}")
+exec((here / "does").read_text())
+"""
+
+
+@pytest.fixture
+def launch(tmp_path, monkeypatch, capfd):
+  """Returns a function that starts a script twice, and what came of it."""
+  monkeypatch.delenv("TF_CONFIG", raising=False)
+  monkeypatch.delenv(machine.VISIBLE_GPUS, raising=False)
+  monkeypatch.setattr(machine, "query_nvidia_smi", list)
+  monkeypatch.setattr(launcher, "_GRACE_SECONDS", 1)
+  (tmp_path / "script.py").write_text(SCRIPT)
+
+  def launch(does, **flags):
+    (tmp_path / "does").write_text(does)
+    given = {"num_workers": 2, "output_dir": str(tmp_path), **flags}
+    words = [f"--{name}={value}" for name, value in given.items()]
+    monkeypatch.setattr(sys, "argv", [str(tmp_path / "script.py"), *words])
+    status = launcher.run_workers(make_options(do_train=True, **given))
+    lines = (tmp_path / "started").read_text().splitlines()
+    started = sorted(map(json.loads, lines), key=lambda line: line[0])
+    return status, started, capfd.readouterr().err
+
+  return launch
+
+
+def test_each_process_gets_its_place_and_its_share_of_the_threads(
+  launch, monkeypatch
+):
+  monkeypatch.setattr(machine, "threads", lambda number: 5)
+  status, (first, second), log = launch("")
+  assert (status, log) == (0, "")
+  assert first[0] == 0 and second[0] == 1 and first[1] == second[1]
+  addresses = first[1]["worker"]
+  assert len(set(addresses)) == 2 and addresses[0].startswith("127.0.0.1:")
+  assert first[3][-2:] == ["--num_workers=1", "--num_threads=2"]
+
+
+def test_gpus_are_divided(launch, monkeypatch):
+  monkeypatch.setenv(machine.VISIBLE_GPUS, "0,2,5")
+  _, started, _ = launch("")
+  assert [gpus for _, _, gpus, _ in started] == ["0", "2"]
+  with pytest.raises(UserError, match="=4 is more than the 3 GPUs"):
+    launch("", num_workers=4)
+  assert launch("", num_gpus=0)[0] == 0
+
+
+def test_all_start_again_when_one_is_killed(launch):
+  status, started, log = launch(
+    "save(starts)\n"
+    "if index and starts < 3: os.kill(os.getpid(), signal.SIGKILL)\n"
+    "if not index and starts < 3: time.sleep(60)\n"
+  )
+  assert status == 0
+  assert [index for index, *_ in started].count(0) == 3
+  assert (
+    log.count("worker 1 was ended by SIGKILL: all workers start again") == 2
+  )
+
+
+def test_one_that_stands_still_is_ended_by_force(launch):
+  status, started, log = launch(
+    "save(starts)\n"
+    "if starts == 1 and index: os.kill(os.getpid(), signal.SIGSTOP)\n"
+    f"if starts == 1: sys.exit({GONE})\n"
+  )
+  assert (status, len(started)) == (0, 4)
+  assert "worker 0 missed another one: all workers start again" in log
+
+
+def test_starts_that_come_to_nothing_end(launch):
+  status, started, log = launch("os.kill(os.getpid(), signal.SIGKILL)")
+  assert status == 128 + signal.SIGKILL
+  assert 3 <= len(started) <= 6
+  assert "[ERROR]" in log and "3 starts in a row came to no new check" in log
+
+
+@pytest.mark.parametrize("status", [1, 70])
+def test_a_mistake_of_the_user_ends_all(launch, status):
+  found, started, log = launch(
+    f"sys.exit({status}) if index == 0 else time.sleep(60)"
+  )
+  assert (found, log) == (status, "")
+  assert 1 <= len(started) <= 2  # and not again
+
+
+def test_the_signal_that_ends_a_job_reaches_all(launch):
+  status, _, log = launch(
+    "signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
+    "if index: os.kill(os.getppid(), signal.SIGTERM)\n"
+    "time.sleep(60)\n"
+  )
+  assert status == 143
+  assert "start again" not in log
+
+
+@pytest.mark.parametrize(
+  ("flags", "words"),
+  [
+    (
+      {"train_batch_size": 9},
+      "is 9, but must be a multiple of --num_workers=2",
+    ),
+    ({"use_tpu": True}, "nothing for --use_tpu"),
+  ],
+)
+def test_what_cannot_be_divided_is_refused_before_any_starts(
+  launch, tmp_path, flags, words
+):
+  with pytest.raises(UserError, match=words):
+    launch("", **flags)
+  assert not (tmp_path / "started").exists()
+
+
+def test_machines_that_are_named_are_not_started_here(launch, monkeypatch):
+  task = {"type": "worker", "index": 0}
+  named = {"cluster": {"worker": ["a:1", "b:1"]}, "task": task}
+  monkeypatch.setenv("TF_CONFIG", json.dumps(named))
+  with pytest.raises(UserError, match="TF_CONFIG names several: leave one out"):
+    launch("")
+  # A cluster of this machine alone is as good as none.
+  os.environ["TF_CONFIG"] = '{"cluster": {"worker": ["a:1"]}}'
+  assert launch("")[0] == 0
+
+
+@pytest.mark.parametrize(
+  ("flags", "asked"),
+  [
+    ({"do_train": True, "num_workers": 2}, True),
+    ({"do_train": True}, False),
+    ({"do_eval": True, "num_workers": 2}, False),
+    ({"do_train": True, "num_workers": 2, "dry_run": True}, False),
+  ],
+)
+def test_only_a_training_is_started_several_times(flags, asked):
+  assert launcher.is_asked(make_options(**flags)) == asked

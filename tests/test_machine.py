@@ -1,0 +1,54 @@
+"""This machine: big blocks of memory, and what of it is free."""
+
+import os
+import platform
+
+from conftest import run_python
+import pytest
+
+from bert_classifier import machine
+
+FAULTS = """
+import resource
+import numpy as np
+from bert_classifier import machine
+machine.reuse_big_blocks()
+for _ in range(2):
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+  np.ones(1 << 24, np.float32)
+  print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(
+  platform.libc_ver()[0] != "glibc", reason="the call is glibc's"
+)
+def test_a_big_block_that_was_freed_comes_without_page_faults():
+  first, second = map(int, run_python("-c", FAULTS).stdout.split())
+  assert second < first / 4
+
+
+def test_free_memory_is_at_most_what_the_machine_has():
+  total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+  assert 0 <= machine.free_memory() <= total
+
+
+def test_free_memory_is_the_smaller_of_machine_and_container(monkeypatch):
+  monkeypatch.setattr(machine, "free_in_machine", lambda: 5 << 30)
+  for left, expected in (
+    (3 << 30, 3 << 30),
+    (9 << 30, 5 << 30),
+    (None, 5 << 30),
+  ):
+    monkeypatch.setattr(machine, "free_in_container", lambda left=left: left)
+    assert machine.free_memory() == expected
+
+
+def test_files_that_a_container_has_read_count_as_free(tmp_path):
+  assert machine.free_in_container(tmp_path) is None
+  (tmp_path / "memory.max").write_text("1000\n")
+  (tmp_path / "memory.current").write_text("700\n")
+  (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 450\n")
+  assert machine.free_in_container(tmp_path) == 750
+  (tmp_path / "memory.max").write_text("max\n")
+  assert machine.free_in_container(tmp_path) is None

@@ -1,0 +1,238 @@
+"""Processes that train together, on this machine.
+
+The tests that train start several processes, each of which imports TensorFlow
+and prepares a graph: they are few, and take most of this file's minute.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+from conftest import LOG_LINE, ROOT, read_checkpoint
+import numpy as np
+import pytest
+import tensorflow.compat.v1 as tf
+
+from bert_classifier import history, workers
+from bert_classifier.clusters import Cluster
+from bert_classifier.errors import GONE, UserError
+
+# ---------------------------------------------------------------------------
+# A team, without a model
+
+
+def find_ports(number):
+  """Returns ports of this machine that nobody uses."""
+  sockets = [socket.socket() for _ in range(number)]
+  for each in sockets:
+    each.bind(("127.0.0.1", 0))
+  ports = [each.getsockname()[1] for each in sockets]
+  for each in sockets:
+    each.close()
+  return ports
+
+
+def make_addresses(number):
+  return tuple(f"127.0.0.1:{port}" for port in find_ports(number))
+
+
+def test_all_get_what_the_chief_shares_once_all_are_there():
+  addresses, heard = make_addresses(3), {}
+
+  def take_part(index):
+    team = workers.Team(Cluster(addresses, index), tf.ConfigProto(), 30)
+    heard[index] = [team.share([index, text]) for text in ("first", "second")]
+    team.part()
+
+  threads = [
+    threading.Thread(target=take_part, args=(index,)) for index in range(3)
+  ]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  expected = [[0, "first"], [0, "second"]]
+  assert heard == dict.fromkeys(range(3), expected)
+
+
+def test_a_port_that_is_taken_is_named():
+  with socket.socket() as other:
+    other.bind(("0.0.0.0", 0))
+    other.listen()
+    addresses = (f"127.0.0.1:{other.getsockname()[1]}", "127.0.0.1:1")
+    with pytest.raises(UserError, match=rf"on the port of {addresses[0]}"):
+      workers.Team(Cluster(addresses, 0), tf.ConfigProto(), 30)
+
+
+MEMBER = """
+import sys
+import tensorflow.compat.v1 as tf
+from bert_classifier import clusters, progress, workers
+*addresses, index = sys.argv[1:]
+progress.set_up_logging()
+cluster = clusters.Cluster(tuple(addresses), int(index))
+team = workers.Team(cluster, tf.ConfigProto(), 3)
+print("all are there", flush=True)
+team.share(None)
+if cluster.is_chief: sys.stdin.read()  # stands for work without an end
+team.share(None)
+"""
+
+
+@pytest.fixture
+def members():
+  """Returns two processes of a team: chief and worker, each after its start."""
+  addresses = make_addresses(2)
+  processes = [
+    subprocess.Popen(
+      [sys.executable, "-c", MEMBER, *addresses, str(index)],
+      env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "2"},
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+    for index in range(2)
+  ]
+  for each in processes:
+    assert each.stdout.readline() == "all are there\n"
+  yield processes
+  for each in processes:
+    each.kill()
+    each.communicate()
+
+
+def test_a_process_that_stands_still_or_is_killed_ends_the_other(members):
+  chief, worker = members
+  chief.send_signal(signal.SIGSTOP)
+  _, said = worker.communicate(timeout=60)
+  assert worker.returncode == GONE
+  assert re.search(
+    r"\[ERROR\] the chief, worker 0 \(127.0.0.1:\d+\) has given no sign of"
+    r" life for 3 seconds: this process ends\..* again on every machine, goes",
+    said,
+  )
+  chief.send_signal(signal.SIGCONT)
+  _, said = chief.communicate(timeout=60)
+  assert chief.returncode == GONE
+  assert re.search(r"\[ERROR\] worker 1 \(.*no sign of life", said)
+
+
+# ---------------------------------------------------------------------------
+# Trainings
+
+
+@pytest.fixture(scope="module")
+def flags(classify, small_model, tmp_path_factory):
+  """Returns flags of a training without dropout."""
+  folder = tmp_path_factory.mktemp("still")
+  config = json.loads(small_model["bert_config_file"].read_text())
+  config["hidden_dropout_prob"] = config["attention_probs_dropout_prob"] = 0.0
+  (folder / "bert_config.json").write_text(json.dumps(config))
+  return dict(
+    classify.defaults,
+    init_checkpoint=small_model["init_checkpoint"],
+    bert_config_file=folder / "bert_config.json",
+    head_dropout=0,
+    do_train=True,
+    train_batch_size=8,
+    learning_rate=2e-4,
+    log_steps=1,
+  )
+
+
+@pytest.fixture
+def start():
+  """Returns a function that starts the script, its log a pipe."""
+  processes = []
+
+  def start(flags):
+    processes.append(_start(flags))
+    return processes[-1]
+
+  yield start
+  for process in processes:
+    process.terminate()
+    process.stderr.close()
+    process.wait()
+
+
+def _start(flags):
+  environment = {n: v for n, v in os.environ.items() if not n.startswith("TF_")}
+  words = [f"--{name}={value}" for name, value in flags.items()]
+  return subprocess.Popen(
+    [sys.executable, "run_classifier.py", *words],
+    cwd=ROOT,
+    env=environment,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def assert_same_training(folder, expected, steps):
+  """Holds losses and variables against those of one process."""
+  losses = [
+    [e["loss"] for e in history.read(f"{path}/history.jsonl") if "loss" in e]
+    for path in (folder, expected)
+  ]
+  assert len(losses[1]) == steps
+  np.testing.assert_allclose(*losses, rtol=0, atol=1e-5)
+  found, variables = read_checkpoint(folder), read_checkpoint(expected)
+  assert found.keys() == variables.keys()
+  for name, value in variables.items():
+    np.testing.assert_allclose(
+      found[name], value, rtol=0, atol=1e-5, err_msg=name
+    )
+
+
+def test_four_processes_train_as_one(classify, flags, start, tmp_path):
+  one, four = tmp_path / "one", tmp_path / "four"
+  flags = dict(flags, num_train_epochs=6.7)
+  assert classify(output_dir=one, **flags).status == 0
+  flags.update(gradient_accumulation_steps=2, gradient_checkpointing=True)
+  process = start(dict(flags, output_dir=four, num_workers=4, do_predict=True))
+  log = process.communicate(timeout=900)[1].splitlines()
+  assert process.returncode == 0, log
+  assert_same_training(four, one, steps=30)
+  # The chief alone writes, into the log and into the folder.
+  ours = [line for line in log if LOG_LINE.match(line)]
+  assert (
+    sum(": computes for the chief, worker 0 (" in line for line in ours) == 3
+  )
+  assert sum("step 30/30" in line for line in ours) == 1
+  assert not list(four.glob("tmp_worker_*"))
+  assert len(list(four.glob("events.out.tfevents.*"))) == 1
+  assert (four / "test_results.tsv").read_text().count("\n") == 13
+
+
+def child_pids(pid):
+  """Returns the process ids of the children of a process, oldest first."""
+  with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+    return [int(child) for child in file.read().split()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="children are in /proc")
+def test_a_training_whose_worker_is_killed_ends_as_one_undisturbed(
+  classify, flags, start, tmp_path
+):
+  one, two = tmp_path / "one", tmp_path / "two"
+  flags = dict(flags, num_train_epochs=130, learning_rate=5e-6)
+  flags.update(save_checkpoints_steps=50, skip_padding=False)
+  assert classify(output_dir=one, **flags).status == 0
+  process = start(dict(flags, output_dir=two, num_workers=2))
+  log, killed = [], False
+  for line in process.stderr:
+    log.append(line)
+    if " step 60/601" in line and not killed:
+      killed = True
+      os.kill(child_pids(process.pid)[1], signal.SIGKILL)
+  assert process.wait(timeout=900) == 0, log
+  said = "".join(log)
+  assert "worker 1 was ended by SIGKILL: all workers start again" in said
+  assert re.search(r"training on 37 examples: steps \d*[05]1 to 601 ", said)
+  assert_same_training(two, one, steps=601)
