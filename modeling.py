@@ -1365,14 +1365,20 @@ class Dropout:
   def __init__(self, key=None):
     self._key = key
     self._site = 0
+    self._after = ()
 
-  def fork(self):
+  def fork(self, after=()):
     """Returns a dropout whose next masks are the next ones of this one.
 
     Each of the two goes on by itself.
+
+    Args:
+      after: tensors that must be there before the fork draws a mask.
     """
     self._ensure_key()
-    return copy.copy(self)
+    other = copy.copy(self)
+    other._after = after
+    return other
 
   def __call__(self, input_tensor, dropout_prob):
     """Zeroes elements with that probability and scales up the others.
@@ -1394,7 +1400,9 @@ class Dropout:
     """Returns <float32>[shape] of 1 and 0, or None where all is kept."""
     if not dropout_prob:
       return None
-    drawn = tf.random.stateless_uniform(shape, self.next_seed())
+    seed = self.next_seed()
+    with tf.control_dependencies(self._after):
+      drawn = tf.random.stateless_uniform(shape, seed)
     return tf.cast(drawn >= dropout_prob, tf.float32)
 
   def scaled_up(self, input_tensor, dropout_prob):

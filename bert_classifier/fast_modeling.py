@@ -510,7 +510,9 @@ class FastDropout(modeling.Dropout):
   def mask(self, shape, dropout_prob):
     if not dropout_prob:
       return None
-    return keep_mask(shape, self.next_seed(), dropout_prob, self._on_host)
+    return keep_mask(
+      shape, self.next_seed(), dropout_prob, self._on_host, self._after
+    )
 
   def next_seed(self):
     with self._on_host():
@@ -522,7 +524,9 @@ class FastDropout(modeling.Dropout):
     return input_tensor * (1.0 / kept_share(dropout_prob))
 
 
-def keep_mask(shape, seed, dropout_prob, on_host=contextlib.nullcontext):
+def keep_mask(
+  shape, seed, dropout_prob, on_host=contextlib.nullcontext, after=()
+):
   """Draws what dropout keeps: 1 with probability `kept_share(p)`, else 0.
 
   Four decisions are drawn from one 64-bit number; without that a step takes
@@ -534,24 +538,24 @@ def keep_mask(shape, seed, dropout_prob, on_host=contextlib.nullcontext):
     seed: <int64>[2].
     dropout_prob: p in [0, 1).
     on_host: as of `forms`.
+    after: tensors that must be there before numbers are drawn.
 
   Returns:
     <float32>[shape].
   """
   threshold = _threshold(dropout_prob)
   if isinstance(shape, list):
-    drawn = tf.random.stateless_uniform(shape, seed)
+    with tf.control_dependencies(after):
+      drawn = tf.random.stateless_uniform(shape, seed)
     return tf.cast(drawn >= threshold / 65536, tf.float32)
   with on_host():
     count = tf.reduce_prod(shape)
   key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
-  drawn = tf.raw_ops.StatelessRandomUniformFullIntV2(
-    shape=tf.expand_dims((count + 3) // 4, 0),
-    key=key,
-    counter=counter,
-    alg=_PHILOX,
-    dtype=tf.uint64,
-  )
+  size = tf.expand_dims((count + 3) // 4, 0)
+  with tf.control_dependencies(after):
+    drawn = tf.raw_ops.StatelessRandomUniformFullIntV2(
+      shape=size, key=key, counter=counter, alg=_PHILOX, dtype=tf.uint64
+    )
   quarters = tf.reshape(tf.bitcast(drawn, tf.uint16), [-1])[:count]
   kept = quarters >= tf.constant(threshold, tf.uint16)
   return tf.reshape(tf.cast(kept, tf.float32), shape)

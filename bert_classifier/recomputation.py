@@ -42,12 +42,11 @@ def recompute(build, tokens, dropout):
   def core(tokens, *values):
     def gradient(upstream):
       again = _wait_for(upstream, tokens)
-      # What reads no tokens, such as the masks, must wait as well.
-      with (
-        tf.control_dependencies([upstream]),
-        tf.variable_scope(scope, custom_getter=recall),
-      ):
-        rebuilt = build(again, same_masks.fork())
+      # The masks read no tokens. Not all that is built waits: seeds and sizes
+      # are the host's, which would have to wait for a GPU.
+      masks = same_masks.fork(after=[upstream])
+      with tf.variable_scope(scope, custom_getter=recall):
+        rebuilt = build(again, masks)
       gradients = tf.gradients(rebuilt, [again, *values], upstream)
       return list(map(tf.convert_to_tensor, gradients))
 
