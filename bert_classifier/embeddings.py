@@ -72,6 +72,7 @@ def model_fn_builder(run, init_checkpoint):
         placement.skip_padding,
         placement.on_cpu,
         precision.DTYPES[run.options.step.precision],
+        on_host=placement.on_host,
       ),
     )
     return tf.estimator.tpu.TPUEstimatorSpec(
@@ -83,7 +84,15 @@ def model_fn_builder(run, init_checkpoint):
   return model_fn
 
 
-def embed(config, features, pooling, normalize, **computed_by):
+def embed(
+  config,
+  features,
+  pooling,
+  normalize,
+  *,
+  forms,
+  use_one_hot_embeddings=False,
+):
   """Adds the encoder to the graph; returns a vector a text: <float32>[B, H].
 
   Args:
@@ -94,8 +103,7 @@ def embed(config, features, pooling, normalize, **computed_by):
       among them (Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084);
       or `POOLED`, what a classifier's head reads.
     normalize: whether to divide each vector by its Euclidean length.
-    computed_by: `use_one_hot_embeddings` and `forms`, as of
-      `modeling.BertModel`.
+    forms, use_one_hot_embeddings: as of `modeling.BertModel`.
   """
   mask = features["input_mask"]
   model = modeling.BertModel(
@@ -105,8 +113,9 @@ def embed(config, features, pooling, normalize, **computed_by):
     input_mask=mask,
     token_type_ids=features["segment_ids"],
     scope="bert",
+    use_one_hot_embeddings=use_one_hot_embeddings,
+    forms=forms.with_features(features),
     only_pooled=pooling == POOLED,
-    **computed_by,
   )
   if pooling == POOLED:
     vectors = model.get_pooled_output()

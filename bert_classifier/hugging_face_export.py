@@ -11,6 +11,7 @@ Their library opens the folder, and so does --init_checkpoint, to the bit.
 import contextlib
 import json
 import os
+import shutil
 import tempfile
 
 import numpy as np
@@ -55,15 +56,15 @@ def check_request(options):
   if not folder:
     return
   output_dir.check_place(folder, "export_hf")
-  holds = []
-  if tf.io.gfile.isdir(folder):
-    holds = tf.io.gfile.listdir(folder)
-  elif files.resolve_path(folder) == files.resolve_path(options.output_dir):
-    holds = ["checkpoints"]
-  if holds:
+  problem = ""
+  if files.resolve_path(folder) == files.resolve_path(options.output_dir):
+    problem = "is output_dir"
+  elif tf.io.gfile.isdir(folder) and (names := tf.io.gfile.listdir(folder)):
+    problem = f"is not empty, but holds {names[0]}"
+  if problem:
     raise errors.UserError(
-      f"--export_hf={folder} holds {holds[0]} already, or will, and an export"
-      " is a folder of its own: give another, or remove it"
+      f"--export_hf={folder} {problem}, and an export is a folder of its own:"
+      " give another, or remove what is there"
     )
 
 
@@ -176,6 +177,8 @@ def write(folder, tensors, texts):
     with _local_place(path) as local:
       # Without the format their library refuses the file.
       save_file(tensors, local, metadata={"format": "pt"})
+    if not files.is_remote(path):  # which the library lets only its owner read
+      shutil.copymode(os.path.join(temporary, hugging_face.CONFIG), path)
 
 
 def _format_json(value):

@@ -105,6 +105,8 @@ def test_the_configuration_says_what_their_library_asks_for(trained):
   with safetensors.safe_open(path, framework="np") as tensors:
     assert tensors.metadata() == {"format": "pt"}
     names = set(tensors.keys())
+  modes = {path.stat().st_mode for path in (trained / "hf").iterdir()}
+  assert len(modes) == 1  # who may read one file, may read all
   assert "bert.encoder.layer.0.attention.self.query.weight" in names
 
 
@@ -136,14 +138,15 @@ def test_the_card_tells_task_results_and_settings(trained):
 
 def test_what_is_there_is_not_replaced(trained, classify, tmp_path):
   (tmp_path / "notes.txt").write_text("mine")
-  for folder, flags in (
-    (tmp_path, {}),
-    (trained / "hf", {}),
-    (tmp_path / "notes.txt", {}),
-    (trained, {}),
+  for folder, problem in (
+    (tmp_path, "is not empty, but holds notes.txt"),
+    (trained / "hf", "is not empty"),
+    (tmp_path / "notes.txt", "is a file"),
+    (trained, "is output_dir"),
   ):
-    outcome = classify(output_dir=trained, export_hf=folder, **ALONE, **flags)
-    assert outcome.status == 1 and "--export_hf=" in outcome.log
+    outcome = classify(output_dir=trained, export_hf=folder, **ALONE)
+    assert outcome.status == 1
+    assert f"--export_hf={folder} " in outcome.log and problem in outcome.log
   assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
@@ -321,7 +324,7 @@ def list_golden_texts():
 # of a word has a form of its own in lower case, which Python knows.
 FINAL_SIGMA = {"\u03a3\u0391\u03a3"}
 # And where it looks for special tokens in a text, which it does not with
-# split_special_tokens, from transformers 4.57 on.
+# split_special_tokens in transformers 4.57 and 5.24.
 WITH_SPECIAL = {"[CLS] [MASK]"}
 
 
