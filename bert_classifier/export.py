@@ -105,6 +105,9 @@ def _make_inputs(run):
   if run.task.expects_pairs is False:
     names.remove("text_b")
   *texts, examples = (tf.placeholder(tf.string, [None], name) for name in names)
+  encode = TextEncoder(
+    run.model.tokenizer, length, run.options.model.truncation
+  )
   spec = features.feature_spec(length)
   parsed = tf.io.parse_example(examples, {name: spec[name] for name in _INPUTS})
   return {
@@ -115,7 +118,7 @@ def _make_inputs(run):
     ),
     "text": (
       dict(zip(names, texts)),
-      TextEncoder(run.model.tokenizer, length)(*texts),
+      encode(*texts),
     ),
   }
 
@@ -206,6 +209,7 @@ def _write_extra(run, weights, folder):
     {
       **run.settings["model"],
       **target.prediction_settings(),
+      "temperature": getattr(target, "temperature", 1.0),
       "checkpoint": os.path.basename(weights),
       "global_step": output_dir.step_of(weights),
       "skip_padding": run.options.device.skip_padding,

@@ -298,15 +298,25 @@ def truncate(first, second, max_seq_length, truncation=choice_options.HEAD):
 _HEAD_TOKENS, _ALL_TOKENS = 128, 510
 
 
+def count_head(number, truncation):
+  """Returns how many of the tokens that stay are from a text's beginning.
+
+  Args:
+    number: of tokens that stay of a text that is cut, an int or <int32>[...].
+    truncation: see `truncate`.
+  """
+  return {
+    choice_options.HEAD: number,
+    choice_options.TAIL: number * 0,
+    choice_options.HEAD_TAIL: number * _HEAD_TOKENS // _ALL_TOKENS,
+  }[truncation]
+
+
 def _keep(tokens, number, truncation):
   """Returns so many of a text's tokens; see `truncate`."""
   if number >= len(tokens):
     return tokens
-  of_head = {
-    choice_options.HEAD: number,
-    choice_options.TAIL: 0,
-    choice_options.HEAD_TAIL: number * _HEAD_TOKENS // _ALL_TOKENS,
-  }[truncation]
+  of_head = count_head(number, truncation)
   return tokens[:of_head] + tokens[len(tokens) - number + of_head :]
 
 

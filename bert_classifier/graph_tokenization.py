@@ -28,6 +28,8 @@ import re
 import numpy as np
 import tensorflow.compat.v1 as tf
 
+from bert_classifier import features
+from bert_classifier.choice_options import HEAD
 from bert_classifier.graph_characters import (
   END,
   FIRST_TOKEN,
@@ -42,12 +44,12 @@ class TextEncoder:
 
   Args:
     tokenizer: `tokenization.FullTokenizer`.
-    max_seq_length: as of `features.Converter`.
+    max_seq_length, truncation: as of `features.Converter`.
   """
 
-  def __init__(self, tokenizer, max_seq_length):
+  def __init__(self, tokenizer, max_seq_length, truncation=HEAD):
     self._tokenizer = GraphTokenizer(tokenizer)
-    self._max_seq_length = max_seq_length
+    self._max_seq_length, self._truncation = max_seq_length, truncation
     self._special = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
 
   def __call__(self, text_a, text_b=None):
@@ -86,11 +88,13 @@ class TextEncoder:
     cls, sep, pad = (tf.size(ids) + number for number in range(3))
     # What stands at a place: in the order of the places, the last that holds.
     index = tf.where_v2(
-      place < _column(in_first + 1), _column(first[0] - 1) + place, sep
+      place < _column(in_first + 1),
+      self._find_ids(*first, in_first, place - 1),
+      sep,
     )
     index = tf.where_v2(place < 1, cls, index)
     begin = _column(in_first + 2)
-    from_second = _column(second[0]) + place - begin
+    from_second = self._find_ids(*second, in_second, place - begin)
     is_second = (place >= begin) & (place < begin + _column(in_second))
     index = tf.where_v2(is_second, from_second, index)
     real = place < _column(length)  # [B, S]
@@ -100,6 +104,21 @@ class TextEncoder:
       "input_mask": tf.cast(real, tf.int32),
       "segment_ids": tf.cast(real & (place >= begin), tf.int32),
     }
+
+  def _find_ids(self, starts, counts, kept, number):
+    """Returns where the ids of texts are that stay.
+
+    Args:
+      starts, counts: where the ids of each text begin, and how many they are,
+        <int32>[B] each.
+      kept: how many of them stay, <int32>[B].
+      number: of an id among those that stay, <int32>[S] or <int32>[B, S].
+    """
+    found = _column(starts) + number
+    if self._truncation == HEAD:
+      return found
+    is_behind = number >= _column(features.count_head(kept, self._truncation))
+    return found + tf.where_v2(is_behind, _column(counts - kept), 0)
 
   def _truncate(self, first, second):
     """Returns how many ids of each text stay, as `features.truncate` has it."""

@@ -27,6 +27,7 @@ from bert_classifier.choice_options import ChoiceOptions
 from bert_classifier.coverage import Coverage, compute_shapes
 from bert_classifier.errors import UserError
 from bert_classifier.examples import InputExample
+from bert_classifier.graph_tokenization import TextEncoder
 from bert_classifier.options import DeviceOptions
 import modeling
 import optimization
@@ -318,6 +319,26 @@ def test_truncation_keeps_as_many_tokens_at_other_ends(second, length):
     assert end == whole[::-1][:kept][::-1]
     of_head = kept if kept == len(whole) else kept * 128 // 510
     assert mixed == whole[:of_head] + whole[len(whole) - kept + of_head :]
+
+
+def test_an_exported_graph_cuts_texts_as_the_converter_does(tokenizer, graph):
+  words = ["fb", "alk", "bb", "dvf", "ch", "ev", "bla"]
+  texts = [" ".join(words[:n]) for n in range(8)]
+  pairs = [(a, b) for a in texts[1:] for b in texts]
+  first, second = map(tf.constant, zip(*pairs))
+  found, expected = [], []
+  for truncation in ("tail", "head_tail"):
+    encoder = TextEncoder(tokenizer, 9, truncation)
+    found.append(encoder(first, second))
+    converter = features.Converter(features.ONE_CLASS, 9, tokenizer, truncation)
+    expected.append(
+      [converter(InputExample("", a, b, None)).as_dict() for a, b in pairs]
+    )
+  with tf.Session(graph=graph) as session:
+    found = session.run(found)
+  for made, wanted in zip(found, expected):
+    for name, values in made.items():
+      np.testing.assert_array_equal(values, [one[name] for one in wanted])
 
 
 def test_head_tail_is_that_of_the_paper_at_512_positions():
