@@ -397,12 +397,13 @@ def attention(query, key, value, mask, kept=None, scale=None):
 
   Returns:
     <float>[B, N, Q, D], of the dtype of the arguments. What stands between the
-    products is float32.
+    products is at least float32.
   """
   dtype = query.dtype
+  wide = dtype if dtype.size >= tf.float32.size else tf.float32
 
   def multiply_scores(a, b):
-    return tf.cast(tf.matmul(a, b, transpose_b=True), tf.float32)
+    return tf.cast(tf.matmul(a, b, transpose_b=True), wide)
 
   @tf.custom_gradient
   def core(query, key, value):
@@ -415,7 +416,7 @@ def attention(query, key, value, mask, kept=None, scale=None):
       grad_value = tf.matmul(left, upstream, transpose_a=True)
       grad_left = multiply_scores(upstream, value)
       # Where nothing is kept, the gradient is 0.
-      product = grad_left * tf.cast(left, tf.float32)
+      product = grad_left * tf.cast(left, wide)
       total = tf.reduce_sum(product, axis=-1, keepdims=True)  # [B, N, Q, 1]
       grad_scores = product - weights * total
       grad_scores = grad_scores if scale is None else grad_scores * scale
