@@ -551,8 +551,7 @@ def run_training(estimator, run, hook):
 def assist(run, init_checkpoint):
   """Computes a part of each step of a training that another process leads."""
   if run.options.run.do_train and not run.is_finished:
-    collector = evaluation.Collector(run.task.target)
-    model_fn = make_model_fn(run, init_checkpoint, run.placement, collector)
+    model_fn = make_model_fn(run, init_checkpoint, run.placement)
     make_estimator(run, model_fn).train(
       input_fn_for(run, "train"),
       max_steps=run.schedule.steps,
