@@ -23,11 +23,12 @@ class ReplicatedPlacement(devices.Placement):
   """
 
   def check_batches(self, sizes, is_training):
-    if self.options.use_xla:
-      raise UserError(
-        f"--use_xla is for one device, and {self._used()} are asked for: leave"
-        " it out, or give --num_gpus=1"
-      )
+    for flag in ("use_xla", "pack_sequences"):
+      if getattr(self.options, flag):
+        raise UserError(
+          f"--{flag} is for one device, and {self._used()} are asked for: leave"
+          " it out, or give --num_gpus=1"
+        )
     size = sizes["train_batch_size"]
     if is_training and size % self.replicas:
       raise UserError(

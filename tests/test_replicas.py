@@ -306,8 +306,9 @@ def test_a_step_of_two_devices_is_that_of_one(tmp_path, asked, tolerance):
       )
 
 
-def test_xla_is_for_one_device():
-  two = replicas.MirroredPlacement(DeviceOptions(use_xla=True), TWO)
+@pytest.mark.parametrize("flag", ["use_xla", "pack_sequences"])
+def test_xla_and_packing_are_for_one_device(flag):
+  two = replicas.MirroredPlacement(DeviceOptions(**{flag: True}), TWO)
   with pytest.raises(UserError, match="CPU:0 and CPU:1 are asked for: leave"):
     two.check_batches({"train_batch_size": 8}, is_training=True)
 
