@@ -121,7 +121,7 @@ def prepare(classify, small_model, folder, **flags):
     name: value if isinstance(value, (bool, int)) else str(value)
     for name, value in asked.items()
   }
-  return preparation.check(options.make_options(do_predict=True, **asked))
+  return preparation.prepare(options.make_options(do_predict=True, **asked))
 
 
 def test_predictions_are_those_of_the_temperature(calibrated):

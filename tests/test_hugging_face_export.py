@@ -76,6 +76,7 @@ def test_predictions_of_the_export_are_those_of_the_training(
       **ALONE,
       "task_name": "mrpc",
       "data_dir": f"{golden_task}/data",
+      "cache_dir": tmp_path / "cache",
       "max_seq_length": 24,
       "init_checkpoint": trained / "hf",
     },

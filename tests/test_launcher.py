@@ -87,6 +87,8 @@ def test_one_that_stands_still_is_ended_by_force(launch):
   status, started, log = launch(
     "save(starts)\n"
     "if starts == 1 and index: os.kill(os.getpid(), signal.SIGSTOP)\n"
+    "while starts == 1 and (here / 'started').read_text().count('\\n') < 2:\n"
+    "  time.sleep(0.05)\n"
     f"if starts == 1: sys.exit({GONE})\n"
   )
   assert (status, len(started)) == (0, 4)

@@ -242,13 +242,13 @@ def test_weights_that_are_given_bring_the_length_they_were_trained_with(
 ):
   named = str(trained_weights)
   asked = options.make_options(init_checkpoint=named)
-  taken = preparation.take_trained_length(asked)
+  taken = preparation.take_trained_cutting(asked)
   assert taken.model.max_seq_length == 24
   assert info.messages == [
     f"--max_seq_length=24, with which {named} was trained"
   ]
   other = options.make_options(init_checkpoint=named, max_seq_length=20)
-  assert preparation.take_trained_length(other) == other
+  assert preparation.take_trained_cutting(other) == other
 
 
 def test_a_batch_size_that_was_recorded_is_held_against_the_cores(

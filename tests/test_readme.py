@@ -55,9 +55,14 @@ def test_every_flag_that_a_page_names_is_a_flag(page):
     for folder in ("benchmarks", "sample")
     for path in ROOT.glob(f"{folder}/*.py")
   )
-  known = {field.name for field in options.all_flags()} | {"flagfile", "help"}
+  known = {field.name for field in options.all_flags()} | {
+    "flagfile",
+    "help",
+    "verbosity",
+  }
   words = re.sub(r"(?m)^.*\b(pip|ruff|tensorboard) .*$", "", PAGES[page])
-  words = words.replace("--gpus all", "")  # of a container
+  # Of containers and of Slurm.
+  words = re.sub(r"--gpus all|(?m:^(?:#SBATCH|srun) .*$)", "", words)
   for name in re.findall(r"(?<![\w-])--(\w+)", words):
     if name not in known and name.removeprefix("no") not in known:
       assert re.search(rf'"(--)?{name}"', sources), name
