@@ -60,7 +60,7 @@ def test_every_flag_that_a_page_names_is_a_flag(page):
     "help",
     "verbosity",
   }
-  words = re.sub(r"(?m)^.*\b(pip|ruff|tensorboard) .*$", "", PAGES[page])
+  words = re.sub(r"(?m)^.*\b(pip|pytest|ruff|tensorboard) .*$", "", PAGES[page])
   # Of containers and of Slurm.
   words = re.sub(r"--gpus all|(?m:^(?:#SBATCH|srun) .*$)", "", words)
   for name in re.findall(r"(?<![\w-])--(\w+)", words):
