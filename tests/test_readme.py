@@ -62,7 +62,9 @@ def test_every_flag_that_a_page_names_is_a_flag(page):
   }
   words = re.sub(r"(?m)^.*\b(pip|pytest|ruff|tensorboard) .*$", "", PAGES[page])
   # Of containers and of Slurm.
-  words = re.sub(r"--gpus all|(?m:^(?:#SBATCH|srun) .*$)", "", words)
+  words = re.sub(
+    r"--gpus all|(?m:^ *(?:#SBATCH|srun) .*$)|--kill-on-bad-exit", "", words
+  )
   for name in re.findall(r"(?<![\w-])--(\w+)", words):
     if name not in known and name.removeprefix("no") not in known:
       assert re.search(rf'"(--)?{name}"', sources), name
