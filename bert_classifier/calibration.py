@@ -162,16 +162,17 @@ def apply(run):
   path = run.weights.checkpoint or run.weights.resumed
   if path is None and run.weights.init_checkpoint is None:
     return run
-  weights = run.weights.init_checkpoint
-  if path:
-    weights = checkpoints.open_checkpoint(path)
+  weights = None if path else run.weights.init_checkpoint
+  path = path or weights.path
   digest = None
-  folders = asked.run.output_dir, os.path.dirname(weights.path)
+  folders = asked.run.output_dir, os.path.dirname(path)
   for folder in dict.fromkeys(folders):
     file = output_dir.calibration_path(folder)
     found = _read(file)
     if found is None:
       continue
+    # Opened only here: a training may be replacing it.
+    weights = weights or checkpoints.open_checkpoint(path)
     digest = digest or weights.hash()
     if found[_WEIGHTS] == digest and hasattr(run.task.target, "calibrated"):
       temperature = found[_TEMPERATURE]
@@ -183,7 +184,7 @@ def apply(run):
       "%s was fitted to other weights than %s, and is not used: --do_eval"
       " --calibrate fits it anew",
       file,
-      weights.path,
+      path,
     )
   return run
 
