@@ -616,38 +616,25 @@ def weights_in_use(estimator, run):
   return run.model.weights.path, 0
 
 
-def predict(estimator, run, splits):
+def predict(estimator, run, splits, kind=predictions):
   """Predicts the splits in one session and writes a line for each example.
+
+  Args:
+    kind: the module that writes them: `predictions` or `embeddings`.
 
   Returns:
     List of a line for each file or pair of files written.
   """
-  predictions.announce(run, splits)
-  batches_of_outputs = estimator.predict(
+  kind.announce(run, splits)
+  outputs = estimator.predict(
     input_fn_for(run, *splits),
     checkpoint_path=run.weights.to_read,
     yield_single_examples=False,
   )
   with memory.explain_exhaustion(run, splits[0]):
-    return predictions.write_of_run(
-      run, splits, batches_of_outputs, *weights_in_use(estimator, run)
+    return kind.write_of_run(
+      run, splits, outputs, *weights_in_use(estimator, run)
     )
-
-
-def embed(run, init_checkpoint, splits):
-  """Writes a vector for each example of the splits; returns as `predict`."""
-  embeddings.announce(run, splits)
-  estimator = make_estimator(
-    run, embeddings.model_fn_builder(run, init_checkpoint)
-  )
-  batches_of_vectors = estimator.predict(
-    input_fn_for(run, *splits),
-    checkpoint_path=run.weights.to_read,
-    yield_single_examples=False,
-  )
-  weights, _ = weights_in_use(estimator, run)
-  with memory.explain_exhaustion(run, splits[0]):
-    return embeddings.write_of_run(run, splits, batches_of_vectors, weights)
 
 
 def use_newest_weights(run, init_checkpoint, use):
@@ -761,7 +748,10 @@ def compute_splits(run, init_checkpoint):
   if run.options.run.do_predict:
     last_lines += predict(estimator, run, run.splits("test"))
   if run.options.run.do_embed:
-    last_lines += embed(run, init_checkpoint, run.splits("test"))
+    estimator = make_estimator(
+      run, embeddings.model_fn_builder(run, init_checkpoint)
+    )
+    last_lines += predict(estimator, run, run.splits("test"), embeddings)
   return run, last_lines
 
 

@@ -145,7 +145,7 @@ def announce(run, splits):
   )
 
 
-def write_of_run(run, splits, batches, weights):
+def write_of_run(run, splits, batches, weights, step):
   """Writes the embeddings of test sets, each whole or not at all.
 
   Args:
@@ -153,6 +153,7 @@ def write_of_run(run, splits, batches, weights):
     splits: the test sets, in the order of their embeddings.
     batches: iterable of what the Estimator predicts, a dictionary a batch.
     weights: path of the weights, for the error.
+    step: of their training; embeddings do not say it.
 
   Returns:
     List of a line for each pair of files written.
@@ -161,6 +162,7 @@ def write_of_run(run, splits, batches, weights):
     UserError: a number is not finite, or the texts are not those that were
       converted.
   """
+  del step
   counter = progress.Counter("embedded", run.count(*splits))
   outputs = predictions.split_batches(batches, weights, counter)
   lines = []

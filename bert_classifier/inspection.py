@@ -299,15 +299,6 @@ def describe_memory(run, readings):
   }
 
 
-def _batch_size(run, split):
-  """Returns how many examples of a split are computed at a time."""
-  if split == "train":
-    return run.options.training.train_batch_size
-  return (
-    run.eval_batch_size if split.startswith("dev") else run.predict_batch_size
-  )
-
-
 def measure(run, make_model_fn, readings, steps):
   """Takes a few steps of each part of the run.
 
@@ -327,7 +318,7 @@ def measure(run, make_model_fn, readings, steps):
   for reading in readings:
     split = reading.split
     is_training = split == "train"
-    size = _batch_size(run, split)
+    size = run.batch_size(split)
     if (is_training, size) not in trials:
       trials[is_training, size] = resources.try_steps(
         run,

@@ -113,15 +113,23 @@ def limit_of_container(group=CONTROL_GROUP):
     return None
 
 
-def free_in_machine():
-  """Returns the bytes that the system calls available, None where unknown."""
+def read_linux_figure(path, name):
+  """Returns the bytes that a file of Linux's /proc gives by a name, or None."""
   try:
-    with open("/proc/meminfo", encoding="ascii") as reader:
+    with open(path, encoding="ascii") as reader:
       for line in reader:
-        if line.startswith("MemAvailable:"):
+        if line.startswith(name):
           return int(line.split()[1]) * 1024
   except OSError:
     pass
+  return None
+
+
+def free_in_machine():
+  """Returns the bytes that the system calls available, None where unknown."""
+  available = read_linux_figure("/proc/meminfo", "MemAvailable:")
+  if available is not None:
+    return available
   try:
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   except (AttributeError, OSError, ValueError):

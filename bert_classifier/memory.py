@@ -95,12 +95,11 @@ def batch_size(run, split):
 
   Of training, those that a device computes before it adds up gradients.
   """
-  if split == "train":
-    parts = run.options.step.gradient_accumulation_steps
-    size = run.options.training.train_batch_size
-    return max(size // (parts * run.placement.replicas), 1)
-  is_dev = split.startswith("dev")
-  return run.eval_batch_size if is_dev else run.predict_batch_size
+  size = run.batch_size(split)
+  if split != "train":
+    return size
+  parts = run.options.step.gradient_accumulation_steps
+  return max(size // (parts * run.placement.replicas), 1)
 
 
 def describe_work(run, split):

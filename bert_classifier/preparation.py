@@ -116,6 +116,13 @@ class Run(NamedTuple):
     """Returns how many examples the splits have together."""
     return sum(self.counts[split] for split in splits)
 
+  def batch_size(self, split):
+    """Returns how many examples of a split a step computes."""
+    if split == "train":
+      return self.options.training.train_batch_size
+    is_dev = split.startswith("dev")
+    return self.eval_batch_size if is_dev else self.predict_batch_size
+
   def with_features(self, features):
     """Returns the run with the features of its splits.
 

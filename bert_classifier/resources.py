@@ -206,14 +206,7 @@ def _count_scores(lengths):
 
 def resident_memory():
   """Returns the bytes of memory that this process holds, None where unknown."""
-  try:
-    with open("/proc/self/status", encoding="ascii") as reader:
-      for line in reader:
-        if line.startswith("VmRSS:"):
-          return int(line.split()[1]) * 1024
-  except OSError:
-    pass
-  return None
+  return machine.read_linux_figure("/proc/self/status", "VmRSS:")
 
 
 def peak_memory():

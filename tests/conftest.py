@@ -209,6 +209,13 @@ def classify(golden_task, tmp_path_factory):
   return classify
 
 
+# Flags of `classify` that a trained folder needs not.
+ALONE = dict.fromkeys(
+  ["task_name", "data_dir", "cache_dir", "vocab_file", "init_checkpoint"]
+)
+ALONE["max_seq_length"] = None
+
+
 @pytest.fixture(scope="session")
 def small_model(golden_task, tmp_path_factory):
   """Flags of the golden task's model, cut to one layer, with dropout.
@@ -243,6 +250,15 @@ def training(small_model):
     log_steps=1,
     **small_model,
   )
+
+
+@pytest.fixture(scope="module")
+def trained(classify, training, tmp_path_factory):
+  """The folder of a training that has predicted its test set."""
+  folder = tmp_path_factory.mktemp("trained")
+  flags = dict(training, output_dir=folder, num_train_epochs=1)
+  assert classify("--do_predict", **flags).status == 0
+  return folder
 
 
 def read_checkpoint(path):
@@ -293,6 +309,20 @@ def write_hugging_face(
   (folder / "config.json").write_text(json.dumps(values))
   shutil.copy(Path(golden_task, "vocab.txt"), folder / "vocab.txt")
   return folder
+
+
+def form_config(vocab_size):
+  """Returns the `BertConfig` of the model that forms are compared on."""
+  return modeling.BertConfig(
+    vocab_size,
+    hidden_size=24,
+    num_hidden_layers=2,
+    num_attention_heads=3,
+    intermediate_size=32,
+    max_position_embeddings=16,
+    type_vocab_size=2,
+    initializer_range=0.2,
+  )
 
 
 def small_config(**changes):

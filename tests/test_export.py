@@ -8,6 +8,7 @@ import shutil
 import sys
 
 from conftest import (
+  ALONE,
   ROOT,
   read_checkpoint,
   read_table,
@@ -19,12 +20,6 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import export
-
-# Flags of `classify` that a trained folder needs not.
-ALONE = dict.fromkeys(
-  ["task_name", "data_dir", "cache_dir", "vocab_file", "init_checkpoint"]
-)
-ALONE["max_seq_length"] = None
 
 # Answers requests, [signature, {input: values}], by TensorFlow alone: by its
 # second version, and in a session of its first.
@@ -68,15 +63,6 @@ json.dump([newer, older, ours], open(answered, "w"))
 
 
 @pytest.fixture(scope="module")
-def trained(classify, training, tmp_path_factory):
-  """The folder of a training that has predicted its test set."""
-  folder = tmp_path_factory.mktemp("trained")
-  flags = dict(training, output_dir=folder, num_train_epochs=1)
-  assert classify("--do_predict", **flags).status == 0
-  return folder
-
-
-@pytest.fixture(scope="module")
 def exported(trained, classify):
   """An export of it: its folder, and the log."""
   outcome = classify("--do_export", output_dir=trained, **ALONE)
@@ -86,9 +72,11 @@ def exported(trained, classify):
 
 
 @pytest.fixture(scope="module")
-def records(classify):
+def records(trained, classify, tmp_path_factory):
   """The serialized examples of the test set."""
-  cache = Path(classify.defaults["cache_dir"])
+  cache = tmp_path_factory.mktemp("records")  # others hold features of others
+  flags = {**ALONE, "cache_dir": cache}
+  assert classify("--do_predict", output_dir=trained, **flags).status == 0
   (path,) = cache.glob("cached_test_24_mrpc_*.tf_record")
   return list(tf.python_io.tf_record_iterator(str(path)))
 

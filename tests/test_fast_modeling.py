@@ -2,6 +2,7 @@
 
 import itertools
 
+from conftest import form_config
 import numpy as np
 import pytest
 import speed_forms
@@ -16,19 +17,6 @@ LENGTH, VOCABULARY = 12, 40
 # All positions of a row without a shown token are equal again: its scores lie
 # next to -10000, where float32 keeps three decimals of them.
 ROUNDING, NEXT_TO_CLOSED = 1e-5, 1e-3
-
-
-def config():
-  return modeling.BertConfig(
-    VOCABULARY,
-    hidden_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=3,
-    intermediate_size=32,
-    max_position_embeddings=16,
-    type_vocab_size=2,
-    initializer_range=0.2,
-  )
 
 
 def prefixes(lengths):
@@ -104,7 +92,9 @@ FORMS = {**FAST, "plain": modeling.PLAIN}
 
 def classifier(inputs, forms):
   """Logits, loss, norm of the gradients, and each of them, by name."""
-  model = modeling.BertForSequenceClassification(config(), 3, forms=forms)
+  model = modeling.BertForSequenceClassification(
+    form_config(VOCABULARY), 3, forms=forms
+  )
   outputs = model(inputs)
   variables = tf.trainable_variables()
   gradients = tf.gradients(outputs["loss"], variables)
@@ -171,7 +161,7 @@ def test_gradient_of_words_has_a_row_for_each_real_token(graph):
   with tf.Session() as session:
     mask = MASKS["holes"]
     model = modeling.BertForSequenceClassification(
-      config(), 3, forms=FORMS["real tokens"]
+      form_config(VOCABULARY), 3, forms=FORMS["real tokens"]
     )
     outputs = model(constants(mask))
     table = next(v for v in tf.trainable_variables() if "word" in v.name)
@@ -185,7 +175,7 @@ def pooled(mask, forms, only_pooled):
   """The pooled output and its gradients, by name."""
   inputs = constants(mask)
   model = modeling.BertModel(
-    config(),
+    form_config(VOCABULARY),
     False,
     inputs["input_ids"],
     inputs["input_mask"],
@@ -214,7 +204,7 @@ def test_positions_without_a_token_are_zeros(run):
   inputs = constants(mask)
   ids, shown = inputs["input_ids"], inputs["input_mask"]
   model = modeling.BertModel(
-    config(), False, ids, shown, forms=FORMS["real tokens"]
+    form_config(VOCABULARY), False, ids, shown, forms=FORMS["real tokens"]
   )
   sequence = run(model.get_sequence_output())
   assert not sequence[mask == 0].any()
@@ -253,7 +243,7 @@ def test_weights_that_dropout_keeps_are_scaled_up_once(run, form, monkeypatch):
 def test_getters_of_the_fast_forms_give_the_same_tensor_every_time(graph, form):
   inputs = constants(MASKS["holes"])
   model = modeling.BertModel(
-    config(), False, inputs["input_ids"], forms=FORMS[form]
+    form_config(VOCABULARY), False, inputs["input_ids"], forms=FORMS[form]
   )
   for get in (model.get_sequence_output, model.get_embedding_output):
     assert get() is get()

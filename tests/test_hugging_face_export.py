@@ -9,6 +9,7 @@ from pathlib import Path
 import re
 
 from conftest import (
+  ALONE,
   GOLDEN,
   read_checkpoint,
   small_config,
@@ -28,11 +29,6 @@ from bert_classifier import (
   tokenizer_files,
 )
 import tokenization
-
-ALONE = dict.fromkeys(
-  ["task_name", "data_dir", "cache_dir", "vocab_file", "init_checkpoint"]
-)
-ALONE["max_seq_length"] = None
 
 
 @pytest.fixture(scope="module")

@@ -6,27 +6,12 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
-from conftest import ROOT, read_table, write_hugging_face
+from conftest import ALONE, ROOT, read_table, write_hugging_face
 import numpy as np
 import pytest
 
 from bert_classifier import interactive, options, preparation, targets
 from bert_classifier.errors import UserError
-
-# Flags of `classify` that a trained folder needs not.
-ALONE = dict.fromkeys(
-  ["task_name", "data_dir", "cache_dir", "vocab_file", "init_checkpoint"]
-)
-ALONE["max_seq_length"] = None
-
-
-@pytest.fixture(scope="module")
-def trained(classify, training, tmp_path_factory):
-  """The folder of a training that has predicted its test set."""
-  folder = tmp_path_factory.mktemp("trained")
-  flags = dict(training, output_dir=folder, num_train_epochs=1)
-  assert classify("--do_predict", **flags).status == 0
-  return folder
 
 
 def ask_again(folder, path):

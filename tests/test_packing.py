@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 import re
 
+from conftest import form_config
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -95,17 +96,9 @@ def test_packed_arrays_hold_the_tokens_of_every_example(name):
 
 def train(inputs, forms, use_xla=False):
   """Logits, losses, norm of the gradients, and each of them, by name."""
-  config = modeling.BertConfig(
-    VOCABULARY,
-    hidden_size=24,
-    num_hidden_layers=2,
-    num_attention_heads=3,
-    intermediate_size=32,
-    max_position_embeddings=16,
-    type_vocab_size=2,
-    initializer_range=0.2,
+  model = modeling.BertForSequenceClassification(
+    form_config(VOCABULARY), 3, forms=forms
   )
-  model = modeling.BertForSequenceClassification(config, 3, forms=forms)
   names = sorted(inputs)
 
   def step(*arrays):
