@@ -16,37 +16,12 @@ into output_dir. The same command again goes on where a killed run stopped.
 import contextlib
 import functools
 import os
-import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no banner at the import
+from bert_classifier import start
 
-from bert_classifier import process
-
-if None in (sys.stdin, sys.stdout, sys.stderr):
-  process.open_standard_streams()
-if __name__ == "__main__":
-  process.end_at_signals()
-else:
-  _import_is_done = process.explain_interrupted_import(__name__)
+_WORDS, _import_is_done = start.begin(__name__, __doc__)
 
 from absl import app, logging
-
-from bert_classifier import errors, launcher, options
-
-if __name__ == "__main__":  # before TensorFlow's import, which takes seconds
-  app.define_help_flags()
-  _WORDS = options.parse_flags(sys.argv, manual=__doc__)
-  with errors.exit_with_a_sentence():
-    if launcher.is_asked(options.read()):
-      sys.exit(launcher.run_workers(options.read()))
-
-try:  # first: it keeps TensorFlow's banner away, and checks the versions
-  import estimator_bridge
-except ImportError as error:
-  if __name__ != "__main__":
-    raise
-  sys.exit(process.format_line(str(error)))
-
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
@@ -57,25 +32,26 @@ from bert_classifier import (
   clusters,
   device_choice,
   embeddings,
+  errors,
   evaluation,
   export,
-  fast_modeling,
   fast_optimization,
   history,
   hugging_face_export,
   inspection,
   interactive,
+  launcher,
+  layouts,
   memory,
+  options,
   output_dir,
-  packing,
-  plain_texts,
-  precision,
   predictions,
   preparation,
+  process,
   progress,
-  real_tokens,
   report,
   saving,
+  schedule,
   sharing,
   targets,
   training_step,
@@ -99,13 +75,17 @@ from bert_classifier.features import (  # noqa: F401 - the 2018 script's names
   serialize,
 )
 from bert_classifier.options import FLAGS  # noqa: F401 - for importers
-from bert_classifier.schedule import NO_STEPS
+from bert_classifier.original_interface import (  # noqa: F401 - for importers
+  create_model,
+  input_fn_builder,
+)
 from bert_classifier.table_files import Table  # noqa: F401 - for importers
 from bert_classifier.tasks import (  # noqa: F401 - for importers
   DataProcessor,
   InputExample,
   PaddingInputExample,
 )
+import estimator_bridge
 import modeling
 import optimization
 
@@ -177,101 +157,26 @@ def file_based_input_fn_builder(
         start=start,
         input_context=input_context,
       )
-      return batches.prefetch(batches.parse(records, spec, make_ahead))
-    records = tf.data.TFRecordDataset(input_file)
-    if is_training:
-      records = batches.shuffle_and_repeat(
-        records,
+    else:
+      records = batches.make_batches(
+        tf.data.TFRecordDataset(input_file),
+        params,
+        is_training=is_training,
+        drop_remainder=drop_remainder,
+        padding=serialize(padding_features(seq_length, target)),
         seed=seed,
         buffer_size=shuffle_buffer_size or num_examples,
         num_examples=num_examples,
         start=start,
       )
-    elif drop_remainder:
-      padding = serialize(padding_features(seq_length, target))
-      records = batches.fill_up(records, padding, params)
-    records = records.batch(params["batch_size"], drop_remainder=drop_remainder)
-    records = batches.take_share(records, input_context)
+      records = batches.take_share(records, input_context)
     return batches.prefetch(batches.parse(records, spec, make_ahead))
-
-  return input_fn
-
-
-def input_fn_builder(
-  features, seq_length, is_training, drop_remainder, *, seed=None
-):
-  """Returns an input_fn over a list of `InputFeatures` in memory.
-
-  Args and result as of `file_based_input_fn_builder`.
-
-  Raises:
-    ValueError: the list is empty.
-  """
-  if not features:
-    raise ValueError("there are no features: the list is empty")
-  columns = batches.stack(features, seq_length)
-  padding = batches.stack(
-    [padding_features(seq_length, features[0].target)], seq_length
-  )
-
-  def input_fn(params):
-    examples = tf.data.Dataset.from_tensor_slices(columns)
-    if is_training:
-      examples = batches.shuffle_and_repeat(
-        examples, seed=seed, buffer_size=len(features)
-      )
-    elif drop_remainder:
-      padding_example = {name: value[0] for name, value in padding.items()}
-      examples = batches.fill_up(examples, padding_example, params)
-    return batches.prefetch(
-      examples.batch(params["batch_size"], drop_remainder=drop_remainder)
-    )
 
   return input_fn
 
 
 # ---------------------------------------------------------------------------
 # Model
-
-
-def create_model(
-  bert_config,
-  is_training,
-  input_ids,
-  input_mask,
-  segment_ids,
-  labels,
-  num_labels,
-  use_one_hot_embeddings,
-):
-  """Adds the classifier to the graph.
-
-  Args:
-    bert_config: `modeling.BertConfig`.
-    is_training: whether dropout is applied.
-    input_ids, input_mask, segment_ids: <int32>[B, S].
-    labels: <int32>[B].
-    num_labels: L.
-    use_one_hot_embeddings: look words up by a product with a one-hot matrix.
-
-  Returns:
-    loss <float32>[], per_example_loss <float32>[B], logits and probabilities
-    <float32>[B, L].
-  """
-  model = modeling.BertForSequenceClassification(
-    bert_config, num_labels, use_one_hot_embeddings=use_one_hot_embeddings
-  )
-  outputs = model(
-    {
-      "input_ids": input_ids,
-      "input_mask": input_mask,
-      "segment_ids": segment_ids,
-      "label_ids": labels,
-    },
-    is_training=is_training,
-  )
-  names = ("loss", "per_example_loss", "logits", "probabilities")
-  return tuple(outputs[name] for name in names)
 
 
 def model_fn_builder(
@@ -375,30 +280,11 @@ def model_fn_builder(
       return make_spec(**training.add(loss_of_part, step, folder))
     if mode == tf.estimator.ModeKeys.EVAL:
       placement.count_evaluation_on_host()
-    return inference_spec(make_spec, mode, model, features, collector)
+    return evaluation.inference_spec(
+      make_spec, mode, model, features, collector
+    )
 
   return model_fn
-
-
-def inference_spec(make_spec, mode, model, features, collector):
-  """Returns the TPUEstimatorSpec of an evaluation or a prediction.
-
-  Args:
-    make_spec: function that makes it of what it has beside the mode.
-    mode: of `tf.estimator.ModeKeys`, EVAL or PREDICT.
-    model: `modeling.BertForSequenceClassification`.
-    features: dictionary of the batch.
-    collector: `evaluation.Collector`.
-  """
-  logits = model.logits(features)
-  if mode == tf.estimator.ModeKeys.PREDICT:
-    return make_spec(predictions=collector.target.outputs(logits))
-  losses = collector.target.per_example_loss(logits, features)
-  return make_spec(
-    loss=tf.reduce_mean(losses),
-    eval_metrics=collector.eval_metrics(losses, logits, features),
-    evaluation_hooks=[collector],
-  )
 
 
 # ---------------------------------------------------------------------------
@@ -414,20 +300,15 @@ def make_model_fn(run, init_checkpoint, placement, collector=None):
     collector: `evaluation.Collector` where there are evaluations.
   """
   training, coverage = run.options.training, run.weights.coverage
-  schedule = run.schedule or NO_STEPS
-  how = (
-    placement.on_cpu,
-    precision.DTYPES[run.options.step.precision],
-    run.options.step.gradient_checkpointing,
-    placement.on_host,
-  )
+  planned = run.schedule or schedule.NO_STEPS
+  forms, training_forms = layouts.choose_forms(run, placement)
   return model_fn_builder(
     run.model.config,
     run.task.target.width,
     init_checkpoint,
     training.learning_rate,
-    schedule.steps,
-    schedule.warmup_steps,
+    planned.steps,
+    planned.warmup_steps,
     placement.use_tpu,
     placement.use_one_hot_embeddings,
     seed=training.seed,
@@ -435,8 +316,8 @@ def make_model_fn(run, init_checkpoint, placement, collector=None):
     collector=collector or evaluation.Collector(run.task.target),
     fresh_variables=coverage.fresh if coverage else (),
     placement=placement,
-    forms=fast_modeling.forms(placement.skip_padding, *how),
-    training_forms=run.packed and packing.forms(run.packed.examples, *how),
+    forms=forms,
+    training_forms=training_forms,
     optimizer_class=fast_optimization.FusedAdamWeightDecayOptimizer,
     step_options=run.options.step,
     choices=run.choices,
@@ -474,23 +355,9 @@ def input_fn_for(run, *splits):
     shuffle_buffer_size=run.schedule.buffer_size if is_training else None,
     num_examples=run.count(*splits),
     start=step * run.options.training.train_batch_size,
-    make_ahead=choose_layout(run, is_training),
+    make_ahead=layouts.choose_addition(run, is_training),
     index=run.features["train"].index if is_training else None,
   )
-
-
-def choose_layout(run, is_training):
-  """Returns what packs features, or adds the layout of real tokens, or None.
-
-  A batch that is computed in parts has no layout, but each part its own.
-  """
-  if is_training and run.packed:
-    return functools.partial(packing.add_to, packing=run.packed)
-  parts = run.options.step.gradient_accumulation_steps if is_training else 1
-  if not run.placement.skip_padding or parts > 1:
-    return None
-  heads = run.model.config.num_attention_heads
-  return functools.partial(real_tokens.add_to, num_heads=heads)
 
 
 def train(estimator, run):
@@ -502,25 +369,17 @@ def train(estimator, run):
   Raises:
     UserError: a number is not finite, or a checkpoint cannot be saved.
   """
-  folder, schedule = run.options.run.output_dir, run.schedule
+  folder = run.options.run.output_dir
   output_dir.write_manifest(
     folder, run.settings, run.model.config, run.model.vocab_file
   )
-  logging.info(
-    "training on %s: steps %d to %d of %s, %d of warmup, on %s",
-    plain_texts.count(schedule.examples),
-    run.first_step + 1,
-    schedule.steps,
-    plain_texts.count(run.options.training.train_batch_size),
-    schedule.warmup_steps,
-    run.placement.describe(),
-  )
+  schedule.announce_training(run)
   memory.warn_if_short(run)
   hook = progress.training_hook(run, output_dir.history_path(folder))
   exhausted = memory.explain_exhaustion(run, "train")
   with advice.explain_not_finite(run), exhausted:
     results = run_training(estimator, run, hook)
-  output_dir.check_trained(folder, schedule.steps)
+  output_dir.check_trained(folder, run.schedule.steps)
   return results
 
 
@@ -535,14 +394,7 @@ def run_training(estimator, run, hook):
   results, _ = tf.estimator.train_and_evaluate(
     estimator,
     tf.estimator.TrainSpec(input_fn, steps, hooks=[hook]),
-    tf.estimator.EvalSpec(
-      input_fn_for(run, "dev"),
-      steps=None,
-      hooks=progress.evaluation_hooks(run, "dev", hook),
-      exporters=[evaluation.IntermediateResults(hook.history_path, "dev")],
-      start_delay_secs=10,
-      throttle_secs=600,
-    ),
+    evaluation.make_spec(run, input_fn_for(run, "dev"), hook),
   )
   return results
 
@@ -569,17 +421,11 @@ def evaluate(estimator, run, split, results=None):
     The path of the results, and a dictionary of them.
   """
   if results is None:
-    examples = run.count(split)
-    logging.info(
-      "evaluating the %s of %s on %s",
-      plain_texts.count(examples),
-      split,
-      run.placement.describe(),
-    )
+    evaluation.announce(run, split)
     with memory.explain_exhaustion(run, split):
       results = estimator.evaluate(
         input_fn_for(run, split),
-        run.placement.evaluation_steps(examples, run.eval_batch_size),
+        run.placement.evaluation_steps(run.count(split), run.eval_batch_size),
         hooks=progress.evaluation_hooks(run, split),
         checkpoint_path=run.weights.to_read,
         name=output_dir.evaluation_name(split),
@@ -591,21 +437,6 @@ def evaluate(estimator, run, split, results=None):
   path = evaluation.write_results(folder, split, results, weights)
   history.add_evaluation(output_dir.history_path(folder), split, results)
   return path, results
-
-
-def calibrate(estimator, run, collector, results):
-  """Fits a temperature to the dev set; returns the run and the results with it.
-
-  Args:
-    collector: `evaluation.Collector` of the evaluation.
-    results: what `evaluate` gave.
-  """
-  weights, _ = weights_in_use(estimator, run)
-  run, calibrated = calibration.calibrate(run, collector, weights, results)
-  if calibrated != results:
-    folder = run.options.run.output_dir
-    evaluation.write_results(folder, "dev", calibrated, weights)
-  return run, calibrated
 
 
 def weights_in_use(estimator, run):
@@ -670,8 +501,7 @@ def main(argv):
     if clusters.is_evaluator(os.environ.get(clusters.VARIABLE)):
       logging.info("this evaluator has nothing to do: the chief evaluates")
       return
-    if launcher.is_asked(asked):  # of a script that imports this one
-      sys.exit(launcher.run_workers(asked))
+    launcher.take_over(asked)  # of a script that imports this one
     with advice.explain_interruption(asked.run):
       run = preparation.prepare(asked)
       run.placement.prepare_process()
@@ -720,24 +550,24 @@ def compute_splits(run, init_checkpoint):
   model_fn = make_model_fn(run, init_checkpoint, run.placement, collector)
   estimator = make_estimator(run, model_fn)
   last_lines = []
-  known = {}  # results of training's own evaluation, by split
+  last_results = None  # of training's own evaluation of dev
   if run.options.run.do_train and run.is_finished:
     sentence = advice.explain_not_training(run)
     logging.warning("%s", sentence)
     if len(run.counts) > 1:  # after whose lines it would be overlooked
       last_lines.append(sentence)
   elif run.options.run.do_train:
-    known["dev"] = train(estimator, run)
+    last_results = train(estimator, run)
     last_lines.append(
       f"trained up to step {run.schedule.steps}: {run.options.run.output_dir}"
     )
   for split in run.splits("dev"):
-    path, results = evaluate(estimator, run, split, known.get(split))
+    path, results = evaluate(
+      estimator, run, split, last_results if split == "dev" else None
+    )
     if run.options.inference.calibrate and split == "dev":
-      run, results = calibrate(estimator, run, collector, results)
-      estimator = make_estimator(
-        run, make_model_fn(run, init_checkpoint, run.placement, collector)
-      )
+      weights, _ = weights_in_use(estimator, run)
+      run, results = calibration.calibrate(run, collector, weights, results)
     last_lines.append(evaluation.describe_results(split, results, path))
     if run.options.inference.eval_report:
       weights, _ = weights_in_use(estimator, run)

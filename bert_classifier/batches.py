@@ -59,6 +59,30 @@ def read_shuffled(
   return numbers.map(read_batch, num_parallel_calls=AHEAD)
 
 
+def make_batches(
+  examples, params, *, is_training, drop_remainder, padding, **order
+):
+  """Returns the batches of examples, in the order that they are computed in.
+
+  Args:
+    examples: `tf.data.Dataset` of one epoch.
+    params: what the input_fn was given; its "batch_size" is B.
+    is_training: whether to shuffle and repeat.
+    drop_remainder: whether every batch must be whole; outside training the last
+      one is then filled up.
+    padding: an example of weight 0.
+    order: as of `shuffle_and_repeat`.
+
+  Returns:
+    `tf.data.Dataset` of what `examples` holds, B at a time.
+  """
+  if is_training:
+    examples = shuffle_and_repeat(examples, **order)
+  elif drop_remainder:
+    examples = fill_up(examples, padding, params)
+  return examples.batch(params["batch_size"], drop_remainder=drop_remainder)
+
+
 def shuffle_and_repeat(
   examples, *, seed, buffer_size, num_examples=None, start=0
 ):

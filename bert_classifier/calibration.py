@@ -17,6 +17,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   checkpoints,
+  evaluation,
   files,
   output_dir,
   plain_texts,
@@ -83,7 +84,7 @@ def fit_temperature(target, logits, labels):
 
 
 def calibrate(run, collector, weights, results):
-  """Fits the temperature to what was evaluated, and keeps it.
+  """Fits the temperature to what was evaluated, keeps it, and what it changes.
 
   Args:
     run: `preparation.Run`.
@@ -137,10 +138,11 @@ def calibrate(run, collector, weights, results):
       LOWEST,
       HIGHEST,
     )
-  return _with_target(run, target), {
-    **results,
-    **collector.change_target(target),
-  }
+  calibrated = {**results, **collector.change_target(target)}
+  if calibrated != results:
+    folder = run.options.run.output_dir
+    evaluation.write_results(folder, "dev", calibrated, weights)
+  return _with_target(run, target), calibrated
 
 
 def apply(run):

@@ -21,11 +21,10 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   checkpoints,
   errors,
-  fast_modeling,
   files,
+  layouts,
   output_dir,
   plain_texts,
-  precision,
   predictions,
   progress,
 )
@@ -68,12 +67,7 @@ def model_fn_builder(run, init_checkpoint):
       asked.embed_pooling,
       asked.embed_normalize,
       use_one_hot_embeddings=placement.use_one_hot_embeddings,
-      forms=fast_modeling.forms(
-        placement.skip_padding,
-        placement.on_cpu,
-        precision.DTYPES[run.options.step.precision],
-        on_host=placement.on_host,
-      ),
+      forms=layouts.choose_forms(run, placement)[0],
     )
     return tf.estimator.tpu.TPUEstimatorSpec(
       mode=mode,

@@ -12,7 +12,13 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import files, history, output_dir
+from bert_classifier import (
+  files,
+  history,
+  output_dir,
+  plain_texts,
+  progress,
+)
 from bert_classifier.errors import UserError
 from bert_classifier.metrics import METRICS, UndefinedError, measure
 import estimator_bridge  # noqa: F401 - tf.estimator
@@ -261,6 +267,42 @@ def log_results(results):
     logging.info("  %s", line)
 
 
+def announce(run, split):
+  """Logs what will be evaluated.
+
+  Args:
+    run: `preparation.Run`.
+    split: of dev, or of test where it has true labels.
+  """
+  logging.info(
+    "evaluating the %s of %s on %s",
+    plain_texts.count(run.count(split)),
+    split,
+    run.placement.describe(),
+  )
+
+
+def inference_spec(make_spec, mode, model, features, collector):
+  """Returns the TPUEstimatorSpec of an evaluation or a prediction.
+
+  Args:
+    make_spec: function that makes it of what it has beside the mode.
+    mode: of `tf.estimator.ModeKeys`, EVAL or PREDICT.
+    model: `modeling.BertForSequenceClassification`.
+    features: dictionary of the batch.
+    collector: `Collector`.
+  """
+  logits = model.logits(features)
+  if mode == tf.estimator.ModeKeys.PREDICT:
+    return make_spec(predictions=collector.target.outputs(logits))
+  losses = collector.target.per_example_loss(logits, features)
+  return make_spec(
+    loss=tf.reduce_mean(losses),
+    eval_metrics=collector.eval_metrics(losses, logits, features),
+    evaluation_hooks=[collector],
+  )
+
+
 class IntermediateResults(tf.estimator.Exporter):
   """Logs every evaluation that training makes on its way, and keeps it.
 
@@ -287,6 +329,24 @@ class IntermediateResults(tf.estimator.Exporter):
       results = tidy_results(eval_result)
       log_results(results)
       history.add_evaluation(self._history_path, self._split, results)
+
+
+def make_spec(run, input_fn, training_hook):
+  """Returns the EvalSpec of the evaluations that training makes on its way.
+
+  Args:
+    run: `preparation.Run`.
+    input_fn: of the dev set.
+    training_hook: `progress.ProgressHook` of the training.
+  """
+  return tf.estimator.EvalSpec(
+    input_fn,
+    steps=None,
+    hooks=progress.evaluation_hooks(run, "dev", training_hook),
+    exporters=[IntermediateResults(training_hook.history_path, "dev")],
+    start_delay_secs=10,
+    throttle_secs=600,
+  )
 
 
 def write_results(folder, split, results, weights=None):

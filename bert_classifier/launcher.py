@@ -37,6 +37,16 @@ def is_asked(options):
   return options.device.num_workers > 1 and run.do_train and not run.dry_run
 
 
+def take_over(options):
+  """Ends this process with the status of several, if they are asked for.
+
+  Args:
+    options: `options.Options`.
+  """
+  if is_asked(options):
+    sys.exit(run_workers(options))
+
+
 def run_workers(options):
   """Runs this command in several processes; returns their exit status.
 

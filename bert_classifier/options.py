@@ -1,9 +1,9 @@
 """Every flag, once: name, type, default, help, range and group.
 
-A group of flags is a frozen dataclass, a flag one of its fields. From them come
-the absl flags, --help, docs/flags.md and the settings of the run manifest.
-`read` is the only place that reads absl's FLAGS; it gives the groups, of which
-every function takes those that it needs.
+A group of flags is a frozen dataclass, here or in a file of its own, and a flag
+one of its fields. From them come the absl flags, --help, docs/flags.md and the
+settings of the run manifest. `read` is the only place that reads absl's FLAGS;
+it gives the groups, of which every function takes those that it needs.
 
   python -m bert_classifier.options > docs/flags.md
 """
@@ -19,6 +19,8 @@ from absl import flags
 
 from bert_classifier import flagfiles, process
 from bert_classifier.choice_options import HEAD, HEAD_TAIL, TAIL, ChoiceOptions
+from bert_classifier.data_options import DataOptions
+from bert_classifier.device_options import DeviceOptions
 from bert_classifier.errors import UserError
 from bert_classifier.flag_fields import (
   TYPES_IN_WORDS,
@@ -32,107 +34,6 @@ from bert_classifier.flag_fields import (
 from bert_classifier.step_options import StepOptions
 
 FLAGS = flags.FLAGS
-
-
-@dataclasses.dataclass(frozen=True)
-class DataOptions:
-  """The task and its files"""
-
-  task_name: Optional[str] = flag(
-    None,
-    "Task, in any case: a built-in one (docs/data.md), one of your own, or the"
-    " format of own data: tsv, csv or jsonl; if it is left out, the endings of"
-    " the files say the format.",
-    recorded_as=("model", "task_name"),
-  )
-  data_dir: Optional[str] = flag(
-    None,
-    "Folder of the task's files.",
-    is_path=True,
-    recorded_as=("paths", "data_dir"),
-  )
-  train_file: Optional[str] = flag(
-    None,
-    "File of own data to train on: TSV, CSV or JSON lines. Default: train.csv,"
-    " .tsv or .jsonl in data_dir; likewise dev and test.",
-    is_path=True,
-    recorded_as=("paths", "train_file"),
-  )
-  dev_file: Optional[str] = flag(
-    None,
-    "File of own data to evaluate on.",
-    is_path=True,
-    recorded_as=("paths", "dev_file"),
-  )
-  test_file: Optional[str] = flag(
-    None,
-    "File of own data to predict.",
-    is_path=True,
-    recorded_as=("paths", "test_file"),
-  )
-  dev_fraction: Optional[float] = flag(
-    None,
-    "Share of train_file that is the dev set, chosen by --seed with the same"
-    " shares of the labels, where there is no dev_file.",
-    Range(0, 1, is_open=True),
-    recorded_as=("data", "dev_fraction"),
-  )
-  text_column: Optional[str] = flag(
-    None,
-    "Column of the text in own data: name in the header, number from 0, or path"
-    " of keys joined by dots. Default: text, sentence, review or the like.",
-    recorded_as=("data", "text_column"),
-  )
-  text_b_column: Optional[str] = flag(
-    None,
-    "Column of the second text. Default: that of sentence1 and sentence2 or the"
-    " like.",
-    recorded_as=("data", "text_b_column"),
-  )
-  label_column: Optional[str] = flag(
-    None,
-    "Column of the label; for --multi_label also several, such as a,b,c, of 0"
-    " and 1 each. Default: label, class, target, sentiment or the like.",
-    recorded_as=("data", "label_column"),
-  )
-  id_column: Optional[str] = flag(
-    None,
-    "Column of the id, for the predictions. Default: id, index or guid.",
-    recorded_as=("data", "id_column"),
-  )
-  no_header: bool = flag(
-    False,
-    "The first row of own data is an example; columns are numbers from 0.",
-    recorded_as=("data", "no_header"),
-  )
-  label_list: Optional[str] = flag(
-    None,
-    "Labels of own data in their order, separated by commas, or a JSON list."
-    " Default: those of the training set, sorted.",
-    recorded_as=("data", "label_list"),
-  )
-  xnli_language: str = flag(
-    "zh",
-    "Language of the XNLI examples, two letters.",
-    recorded_as=("model", "language"),
-  )
-  multi_label: bool = flag(
-    False,
-    "An example of a task of your own has any number of labels, separated by |"
-    " or comma or in a JSON list; an empty cell has none. A trained folder"
-    " remembers it.",
-  )
-  regression: bool = flag(
-    False,
-    "The label of a task of your own is a number. A trained folder remembers"
-    " it.",
-  )
-  cache_dir: Optional[str] = flag(
-    None,
-    "Folder of the converted features (TFRecord). Default: data_dir, or"
-    " output_dir where there is none, it cannot be written or --use_tpu is on.",
-    is_path=True,
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -392,77 +293,6 @@ class InferenceOptions:
     """Returns the names in `metrics`."""
     names = (self.metrics or "").split(",")
     return tuple(name.strip() for name in names if name.strip())
-
-
-@dataclasses.dataclass(frozen=True)
-class DeviceOptions:
-  """Devices"""
-
-  num_threads: int = flag(0, "Threads to compute with; 0: all cores.", Range(0))
-  skip_padding: bool = flag(
-    True,
-    "Compute real tokens only; false computes all max_seq_length positions, as"
-    " a TPU always does. Evaluation and prediction are the same within"
-    " rounding; in training dropout falls on other elements.",
-  )
-  use_xla: bool = flag(
-    False,
-    "Compile the graph by XLA, which takes a minute at its first step: all"
-    " max_seq_length positions are computed, and dropout draws other masks.",
-  )
-  deterministic: bool = flag(
-    False,
-    "Compute on a GPU by operations alone that give the same to the bit every"
-    " time; slower (docs/gpu.md). On a CPU --num_threads=1 does.",
-    setting="training",
-  )
-  pack_sequences: bool = flag(
-    False,
-    "Train on several examples a row of max_seq_length, in as few rows as every"
-    " batch of the training fits in: little padding in static shapes, as for a"
-    " TPU and XLA. Losses are the same within rounding; dropout falls on other"
-    " elements.",
-  )
-  num_gpus: Optional[int] = flag(
-    None,
-    "GPUs of this machine to compute on, each a part of the batch; 0: the CPU."
-    " Default: the most of those there are that divide train_batch_size.",
-    Range(0),
-  )
-  gpu_memory_growth: bool = flag(
-    True,
-    "Take memory of a GPU as it is needed; false takes nearly all of it at the"
-    " start.",
-  )
-  num_workers: int = flag(
-    1,
-    "Processes of this machine that train together, each a part of the batch:"
-    " starts, watches and restarts them. Machines are named by TF_CONFIG"
-    " instead (docs/devices.md).",
-    Range(1),
-  )
-  worker_timeout: float = flag(
-    30.0,
-    "Seconds without a sign of life of one worker after which the others end.",
-    Range(1),
-  )
-  use_tpu: bool = flag(False, "Compute on a TPU.")
-  tpu_name: Optional[str] = flag(
-    None, "Name of the TPU; local for the one in this machine."
-  )
-  tpu_zone: Optional[str] = flag(
-    None, "Google Cloud zone of the TPU, if not this machine's."
-  )
-  gcp_project: Optional[str] = flag(
-    None, "Google Cloud project of the TPU, if not this machine's."
-  )
-  master: Optional[str] = flag(None, "Address of a TensorFlow master.")
-  num_tpu_cores: int = flag(8, "Cores of the TPU.", Range(1))
-  iterations_per_loop: int = flag(
-    1000,
-    "Training steps that a TPU takes between two reports to the host.",
-    Range(1),
-  )
 
 
 class Options(NamedTuple):

@@ -5,7 +5,7 @@ from typing import NamedTuple, Optional
 
 from absl import logging
 
-from bert_classifier import choice_options, machine
+from bert_classifier import choice_options, machine, plain_texts
 from bert_classifier.errors import UserError
 from bert_classifier.shuffled_epochs import PERMUTATION_VERSION
 
@@ -101,6 +101,23 @@ def count_steps(options, examples):
     examples: number of training examples.
   """
   return int(examples / options.train_batch_size * options.num_train_epochs)
+
+
+def announce_training(run):
+  """Logs which steps will be trained.
+
+  Args:
+    run: `preparation.Run`.
+  """
+  logging.info(
+    "training on %s: steps %d to %d of %s, %d of warmup, on %s",
+    plain_texts.count(run.schedule.examples),
+    run.first_step + 1,
+    run.schedule.steps,
+    plain_texts.count(run.options.training.train_batch_size),
+    run.schedule.warmup_steps,
+    run.placement.describe(),
+  )
 
 
 def announce_rate(options, found, schedule):
