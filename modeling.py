@@ -1059,48 +1059,83 @@ def transformer_model(
       f" {hidden_size}: every layer adds its input to its output"
     )
   dropout = dropout or forms.dropout()
-  project = functools.partial(
-    dense, initializer_range=initializer_range, forms=forms
+  block = functools.partial(
+    encoder_block,
+    attention_mask=attention_mask,
+    num_attention_heads=num_attention_heads,
+    intermediate_size=intermediate_size,
+    intermediate_act_fn=intermediate_act_fn,
+    hidden_dropout_prob=hidden_dropout_prob,
+    attention_probs_dropout_prob=attention_probs_dropout_prob,
+    initializer_range=initializer_range,
+    layer_norm_eps=layer_norm_eps,
+    forms=forms,
   )
-
-  def add_and_norm(branch, tokens, dropout):
-    branch = dropout(project(branch, hidden_size), hidden_dropout_prob)
-    return layer_norm(
-      tokens + branch, forms=forms, layer_norm_eps=layer_norm_eps
-    )
-
-  def build(only_first, tokens, dropout):
-    queries = forms.first(tokens) if only_first else tokens
-    with tf.variable_scope("attention"):
-      with tf.variable_scope("self"):
-        context = attention_layer(
-          queries,
-          tokens,
-          attention_mask,
-          num_attention_heads,
-          hidden_size // num_attention_heads,
-          attention_probs_dropout_prob=attention_probs_dropout_prob,
-          initializer_range=initializer_range,
-          forms=forms,
-          dropout=dropout,
-          only_first=only_first,
-        )
-      with tf.variable_scope("output"):
-        tokens = add_and_norm(context, queries, dropout)
-    with tf.variable_scope("intermediate"):
-      wide = project(tokens, intermediate_size, "dense", intermediate_act_fn)
-    with tf.variable_scope("output"):
-      return add_and_norm(wide, tokens, dropout)
-
   tokens, layers = input_tensor, []
   for number in range(num_hidden_layers):
     only_first = only_pooled and number == num_hidden_layers - 1
     with tf.variable_scope(f"layer_{number}"):
       tokens = forms.layer(
-        functools.partial(build, only_first), tokens, dropout
+        functools.partial(block, only_first=only_first), tokens, dropout
       )
     layers.append(tokens)
   return layers if do_return_all_layers else tokens
+
+
+def encoder_block(
+  tokens,
+  dropout,
+  *,
+  only_first,
+  attention_mask,
+  num_attention_heads,
+  intermediate_size,
+  intermediate_act_fn,
+  hidden_dropout_prob,
+  attention_probs_dropout_prob,
+  initializer_range,
+  layer_norm_eps,
+  forms,
+):
+  """Builds one encoder layer; returns its output, <float32>[..., H].
+
+  Args are those of `transformer_model`, and:
+    tokens: <float32>[..., H].
+    dropout: a `Dropout`.
+    only_first: whether to compute the first token of each example alone.
+  """
+  width = _width(tokens)
+  project = functools.partial(
+    dense, initializer_range=initializer_range, forms=forms
+  )
+
+  def add_and_norm(branch, tokens):
+    branch = dropout(project(branch, width), hidden_dropout_prob)
+    return layer_norm(
+      tokens + branch, forms=forms, layer_norm_eps=layer_norm_eps
+    )
+
+  queries = forms.first(tokens) if only_first else tokens
+  with tf.variable_scope("attention"):
+    with tf.variable_scope("self"):
+      context = attention_layer(
+        queries,
+        tokens,
+        attention_mask,
+        num_attention_heads,
+        width // num_attention_heads,
+        attention_probs_dropout_prob=attention_probs_dropout_prob,
+        initializer_range=initializer_range,
+        forms=forms,
+        dropout=dropout,
+        only_first=only_first,
+      )
+    with tf.variable_scope("output"):
+      tokens = add_and_norm(context, queries)
+  with tf.variable_scope("intermediate"):
+    wide = project(tokens, intermediate_size, "dense", intermediate_act_fn)
+  with tf.variable_scope("output"):
+    return add_and_norm(wide, tokens)
 
 
 def attention_layer(

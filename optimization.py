@@ -311,7 +311,8 @@ def compute_gradients(loss_of_part, optimizer, parts=1, loss_scale=None):
       its loss <float32>[], the mean over its examples.
     optimizer: a `tf.train.Optimizer`.
     parts: into how many the batch is divided.
-    loss_scale: `LossScale` that the gradients are multiplied by, or None.
+    loss_scale: what multiplies the loss, an object with the interface of
+      `bert_classifier.loss_scale.LossScale`; None for nothing.
 
   Returns:
     The loss of the whole batch <float32>[], and the list of pairs of gradient
@@ -418,7 +419,7 @@ def update_step(pairs, optimizer, global_step, reduce=None, loss_scale=None):
     reduce: function from the list of gradients to the list that is clipped,
       such as `mean_over_cores` or `sum_over_replicas`; None leaves them as they
       are.
-    loss_scale: `LossScale` that the gradients are multiplied by, or None.
+    loss_scale: as of `compute_gradients`.
 
   Returns:
     An operation.
@@ -439,112 +440,6 @@ def update_step(pairs, optimizer, global_step, reduce=None, loss_scale=None):
   # after the update no reader is left that could see the new count.
   with tf.control_dependencies([update]):
     return tf.assign_add(global_step, 1).op
-
-
-class LossScale:
-  """The factor that keeps gradients in float16 from becoming 0.
-
-  The loss is multiplied by it, and the gradients are divided by it in float32
-  (section 3.2 of https://arxiv.org/abs/1710.03740). A step whose gradients are
-  not finite changes no variable but those here: it halves the scale, which may
-  not fall under 1, and is counted. After 2000 steps in a row without one the
-  scale doubles.
-
-  Attributes:
-    scale, good_steps, skipped_steps: variables, which are saved:
-      `current_loss_scale` <float32>[], and `good_steps` and `skipped_steps`
-      <int64>[], steps since the scale changed and those skipped in all.
-  """
-
-  VARIABLES = "current_loss_scale", "good_steps", "skipped_steps"
-  # Names of tensors, for hooks: the scale of this step, and the steps skipped
-  # before it.
-  SCALE, SKIPPED = "loss_scale", "steps_skipped"
-  _FIRST, _PATIENCE = 2.0**15, 2000
-
-  def __init__(self):
-    starts = (self._FIRST, tf.float32), (0, tf.int64), (0, tf.int64)
-    self.scale, self.good_steps, self.skipped_steps = (
-      tf.get_variable(
-        name,
-        [],
-        dtype,
-        initializer=tf.constant_initializer(start),
-        trainable=False,
-        # The gradients are reduced, so that all replicas agree.
-        aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA,
-      )
-      for name, (start, dtype) in zip(self.VARIABLES, starts)
-    )
-    self._scale = self.scale.read_value()
-    self._is_finite = None
-    tf.identity(self._scale, self.SCALE)
-    tf.identity(self.skipped_steps.read_value(), self.SKIPPED)
-
-  def multiply(self, loss):
-    """Returns the loss, scaled."""
-    return loss * self._scale
-
-  def divide(self, gradients):
-    """Returns the gradients as they would be without the scale.
-
-    Args:
-      gradients: list of <float32> tensors, IndexedSlices or None.
-    """
-    inverse = 1.0 / self._scale
-    return [_map_values(lambda g: g * inverse, g) for g in gradients]
-
-  def hold_back(self, gradients, optimizer):
-    """Makes the step one that changes nothing, where it must be skipped.
-
-    Rate 0, moments that keep all of what they were, and gradients of 0: so no
-    operation is conditional, which suits XLA and every strategy.
-
-    Args:
-      gradients: list of what `clip` gives: where the norm is not finite, no
-        element is.
-      optimizer: `AdamWeightDecayOptimizer`, whose rates are replaced.
-
-    Returns:
-      List of the gradients.
-    """
-    some = next(g for g in gradients if g is not None)
-    some = some.values if isinstance(some, tf.IndexedSlices) else some
-    self._is_finite = tf.math.is_finite(tf.reshape(some, [-1])[0])
-    factor = tf.cast(self._is_finite, tf.float32)
-    optimizer.learning_rate *= factor
-    optimizer.beta_1 = tf.where(self._is_finite, optimizer.beta_1, 1.0)
-    optimizer.beta_2 = tf.where(self._is_finite, optimizer.beta_2, 1.0)
-    return [
-      _map_values(lambda g: tf.math.multiply_no_nan(g, factor), g)
-      for g in gradients
-    ]
-
-  def update(self):
-    """Returns the operation that counts the step and changes the scale."""
-    good = tf.where(
-      self._is_finite, self.good_steps + 1, tf.zeros([], tf.int64)
-    )
-    is_long = good >= self._PATIENCE
-    grown = tf.where(is_long, 2.0 * self._scale, self._scale)
-    shrunk = tf.maximum(0.5 * self._scale, 1.0)
-    skipped = tf.cast(tf.logical_not(self._is_finite), tf.int64)
-    return tf.group(
-      self.scale.assign(tf.where(self._is_finite, grown, shrunk)),
-      self.good_steps.assign(tf.where(is_long, tf.zeros_like(good), good)),
-      self.skipped_steps.assign(self.skipped_steps + skipped),
-    )
-
-
-def _map_values(function, gradient):
-  """Applies a function to the values of a gradient, in whatever form it is."""
-  if gradient is None:
-    return None
-  if not isinstance(gradient, tf.IndexedSlices):
-    return function(gradient)
-  return tf.IndexedSlices(
-    function(gradient.values), gradient.indices, gradient.dense_shape
-  )
 
 
 def mean_over_cores(gradients):

@@ -253,8 +253,7 @@ def model_fn_builder(
   def model_fn(features, labels, mode, params, config=None):
     del labels, params
     is_training = mode == tf.estimator.ModeKeys.TRAIN
-    keep = config and config.keep_checkpoint_max
-    saver = saving.Saver(keep) if is_training else None
+    saver = saving.make_saver(config) if is_training else None
     make_spec = functools.partial(
       tf.estimator.tpu.TPUEstimatorSpec,
       mode=mode,
@@ -262,22 +261,12 @@ def model_fn_builder(
         init_checkpoint, fresh_variables, saver
       ),
     )
-    with placement.on_host():
-      # Read once, so that nothing sees the count that the update ends with. A
-      # variable is where it is read.
-      step = tf.train.get_or_create_global_step().read_value()
-      key = modeling.dropout_key(seed, step, placement.replica_id())
+    step, key = training_step.read_step(placement, seed)
     if is_training:
-      loss_of_part = functools.partial(
-        training_step.compute_loss,
-        trained,
-        choices.loss(collector.target),
-        placement,
-        features,
-        key,
-      )
       folder = config and config.model_dir
-      return make_spec(**training.add(loss_of_part, step, folder))
+      return make_spec(
+        **training.add(trained, collector.target, features, step, key, folder)
+      )
     if mode == tf.estimator.ModeKeys.EVAL:
       placement.count_evaluation_on_host()
     return evaluation.inference_spec(

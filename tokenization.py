@@ -238,8 +238,6 @@ def convert_ids_to_tokens(inv_vocab, ids):
 def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
   """Refuses a casing that is not that of a released model, known by its folder.
 
-  `validate_case_matches_vocab` knows more: it looks at the vocabulary itself.
-
   Args:
     do_lower_case: whether text will be lower-cased.
     init_checkpoint: path `.../FOLDER/bert_model.ckpt`; any other, or None, is
@@ -259,52 +257,6 @@ def validate_case_matches_checkpoint(do_lower_case, init_checkpoint):
     raise ValueError(
       f"--init_checkpoint={init_checkpoint} is a lower-cased model, but"
       " --do_lower_case is off; give --do_lower_case=True, or a cased model"
-    )
-
-
-def validate_case_matches_vocab(do_lower_case, vocab):
-  """Refuses a casing that a vocabulary's own tokens contradict.
-
-  A vocabulary is taken for cased where over 1% of its tokens have an upper-case
-  letter (29% of the released cased one); for lower-cased where none has and
-  most of a thousand tokens or more have a letter that has two cases (91% of the
-  released uncased one, but 18% of the Chinese one, which is not judged, as no
-  small one is). Tokens in brackets, such as [CLS] and <s>, do not count.
-
-  >>> validate_case_matches_vocab(True, {"[UNK]": 0, "a": 1, "dog": 2})
-  >>> validate_case_matches_vocab(True, {"[UNK]": 0, "a": 1, "Dog": 2})
-  Traceback (most recent call last):
-  ...
-  ValueError: the vocabulary is cased (1 of 2 tokens have upper-case letters, \
-for example 'Dog'), but --do_lower_case is on, so they would never be found; \
-give --do_lower_case=False, or the vocabulary of an uncased model
-
-  Args:
-    do_lower_case: whether text will be lower-cased.
-    vocab: tokens, or a dictionary from token to id.
-
-  Raises:
-    ValueError: the casing is the other one.
-  """
-  brackets = ("[", "]"), ("<", ">")
-  tokens = [t for t in vocab if t and (t[0], t[-1]) not in brackets]
-  upper = [token for token in tokens if token != token.lower()]
-  if do_lower_case and len(upper) > 0.01 * len(tokens):
-    raise ValueError(
-      f"the vocabulary is cased ({len(upper)} of {len(tokens)} tokens have"
-      f" upper-case letters, for example {upper[0]!r}), but --do_lower_case is"
-      " on, so they would never be found; give --do_lower_case=False, or the"
-      " vocabulary of an uncased model"
-    )
-  if do_lower_case or upper:
-    return
-  two_cased = sum(token.lower() != token.upper() for token in tokens)
-  if two_cased >= max(1000, 0.5 * len(tokens)):
-    raise ValueError(
-      f"the vocabulary is lower-cased (none of its {len(tokens)} tokens has an"
-      " upper-case letter), but --do_lower_case is off, so words with one would"
-      " be unknown; give --do_lower_case=True, or the vocabulary of a cased"
-      " model"
     )
 
 

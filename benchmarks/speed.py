@@ -87,6 +87,12 @@ WARM_UP = 2  # steps before the clock starts, every round
 COLUMNS = ("input_ids", "input_mask", "segment_ids", "label_ids")
 
 
+PRODUCTS = {
+  "products": speed_floor.compute_by_tensorflow,
+  "torch_products": speed_floor.compute_by_torch,
+}
+
+
 def define_flags():
   # Here, because the Python of the other library need not have absl.
   from absl import flags
@@ -282,12 +288,12 @@ def serve(name):
   os.dup2(2, 1)
   with os.fdopen(results, "w") as answers:
     job = json.loads(sys.stdin.readline())
-    make = {
-      "transformers": transformers_turn,
-      "products": tensorflow_products_turn,
-      "torch_products": torch_products_turn,
-    }.get(name)
-    turn = make(job) if make else tensorflow_turn(job, name)
+    if name in PRODUCTS:
+      turn = repeated(PRODUCTS[name](job), job)
+    elif name == "transformers":
+      turn = transformers_turn(job)
+    else:
+      turn = tensorflow_turn(job, name)
     for _ in sys.stdin:
       answer = json.dumps(dict(turn(), peak=peak_memory()))
       print(answer, file=answers, flush=True)
@@ -444,60 +450,6 @@ def decay_groups(model):
     {"params": chosen(True), "weight_decay": 0.01},
     {"params": chosen(False), "weight_decay": 0.0},
   ]
-
-
-# ---------------------------------------------------------------------------
-# The floor
-
-
-def tensorflow_products_turn(job):
-  """The function that computes a turn of `products`."""
-  import tensorflow.compat.v1 as tf
-
-  from bert_classifier import devices, machine
-  from bert_classifier.options import DeviceOptions
-
-  tf.disable_eager_execution()
-
-  def product(a, b, turn=None):
-    return tf.matmul(a, b, transpose_a=turn == 0, transpose_b=turn == 1)
-
-  machine.reuse_big_blocks()
-  # Variables, because products of constants are computed beforehand.
-  rows, layers = speed_floor.random_layers(job)
-  rows = tf.Variable(rows)
-  layers = [[tf.Variable(kernel) for kernel in layer] for layer in layers]
-  results = speed_floor.dense_products(
-    product, rows, layers, job["mode"] == "training"
-  )
-  fetch = [result[0, 0] for result in results]
-  session = tf.Session(
-    config=devices.session_config(DeviceOptions(num_threads=job["threads"]))
-  )
-  session.run(tf.global_variables_initializer())
-  return repeated(lambda index: session.run(fetch), job)
-
-
-def torch_products_turn(job):
-  """The function that computes a turn of `torch_products`."""
-  import torch
-
-  torch.set_num_threads(job["threads"])
-
-  def product(a, b, turn=None):
-    return (a.T if turn == 0 else a) @ (b.T if turn == 1 else b)
-
-  rows, layers = speed_floor.random_layers(job)
-  rows = torch.from_numpy(rows)
-  layers = [list(map(torch.from_numpy, layer)) for layer in layers]
-  training = job["mode"] == "training"
-
-  def compute(index):
-    del index
-    with torch.inference_mode():
-      speed_floor.dense_products(product, rows, layers, training)
-
-  return repeated(compute, job)
 
 
 # ---------------------------------------------------------------------------

@@ -83,3 +83,51 @@ def random_layers(job):
 
 def mean_tokens(job):
   return round(statistics.mean(job[job["mode"]]["tokens"]))
+
+
+def compute_by_tensorflow(job):
+  """Returns the function that computes the products of a batch once."""
+  import tensorflow.compat.v1 as tf
+
+  from bert_classifier import devices, machine
+  from bert_classifier.options import DeviceOptions
+
+  tf.disable_eager_execution()
+
+  def product(a, b, turn=None):
+    return tf.matmul(a, b, transpose_a=turn == 0, transpose_b=turn == 1)
+
+  machine.reuse_big_blocks()
+  # Variables, because products of constants are computed beforehand.
+  rows, layers = random_layers(job)
+  rows = tf.Variable(rows)
+  layers = [[tf.Variable(kernel) for kernel in layer] for layer in layers]
+  results = dense_products(product, rows, layers, job["mode"] == "training")
+  fetch = [result[0, 0] for result in results]
+  session = tf.Session(
+    config=devices.session_config(DeviceOptions(num_threads=job["threads"]))
+  )
+  session.run(tf.global_variables_initializer())
+  return lambda index: session.run(fetch)
+
+
+def compute_by_torch(job):
+  """Returns the function that computes the products of a batch once."""
+  import torch
+
+  torch.set_num_threads(job["threads"])
+
+  def product(a, b, turn=None):
+    return (a.T if turn == 0 else a) @ (b.T if turn == 1 else b)
+
+  rows, layers = random_layers(job)
+  rows = torch.from_numpy(rows)
+  layers = [list(map(torch.from_numpy, layer)) for layer in layers]
+  training = job["mode"] == "training"
+
+  def compute(index):
+    del index
+    with torch.inference_mode():
+      dense_products(product, rows, layers, training)
+
+  return compute

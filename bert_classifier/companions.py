@@ -11,8 +11,6 @@ from absl import logging
 from bert_classifier import files, output_dir, run_settings
 from bert_classifier.errors import UserError
 
-# The setting of a manifest that says which vocabulary it was.
-VOCABULARY_DIGEST = "vocabulary (SHA-256)"
 # Settings of a configuration that decide what is computed, but no shape.
 _WITHOUT_SHAPE = "hidden_act", "num_attention_heads", "layer_norm_eps"
 
@@ -75,7 +73,7 @@ def check_vocabulary_copy(known, home, digest, vocab_file):
   Raises:
     UserError: it is another one; names the file.
   """
-  expected = known.get(VOCABULARY_DIGEST, digest)
+  expected = known.get(output_dir.VOCABULARY_DIGEST, digest)
   if expected != digest and _is_in(vocab_file, home):
     raise UserError(
       f"{vocab_file} is not the vocabulary that the model in {home} was trained"
@@ -105,7 +103,7 @@ def check_manifest(
   Raises:
     UserError: they were trained with other ones.
   """
-  digest = manifest.get(VOCABULARY_DIGEST, vocab_digest)
+  digest = manifest.get(output_dir.VOCABULARY_DIGEST, vocab_digest)
   if digest != vocab_digest:
     raise UserError(
       f"{weights.path} was trained with another vocabulary than {vocab_file}:"
@@ -122,3 +120,42 @@ def check_manifest(
         " one it was trained with, a copy of which is beside it as"
         f" {output_dir.CONFIG}"
       )
+
+
+def check_casing(do_lower_case, vocab, vocab_file):
+  """Refuses a casing that a vocabulary's own tokens contradict.
+
+  A vocabulary is taken for cased where over 1% of its tokens have an upper-case
+  letter (29% of the released cased one); for lower-cased where none has and
+  most of a thousand tokens or more have a letter that has two cases (91% of the
+  released uncased one, but 18% of the Chinese one, which is not judged, as no
+  small one is). Tokens in brackets, such as [CLS] and <s>, do not count.
+
+  Args:
+    do_lower_case: whether text will be lower-cased.
+    vocab: tokens, or a dictionary from token to id.
+    vocab_file: its path.
+
+  Raises:
+    UserError: the casing is the other one.
+  """
+  brackets = ("[", "]"), ("<", ">")
+  tokens = [t for t in vocab if t and (t[0], t[-1]) not in brackets]
+  upper = [token for token in tokens if token != token.lower()]
+  if do_lower_case and len(upper) > 0.01 * len(tokens):
+    raise UserError(
+      f"{vocab_file}: the vocabulary is cased ({len(upper)} of {len(tokens)}"
+      f" tokens have upper-case letters, for example {upper[0]!r}), but"
+      " --do_lower_case is on, so they would never be found; give"
+      " --do_lower_case=False, or the vocabulary of an uncased model"
+    )
+  if do_lower_case or upper:
+    return
+  two_cased = sum(token.lower() != token.upper() for token in tokens)
+  if two_cased >= max(1000, 0.5 * len(tokens)):
+    raise UserError(
+      f"{vocab_file}: the vocabulary is lower-cased (none of its {len(tokens)}"
+      " tokens has an upper-case letter), but --do_lower_case is off, so words"
+      " with one would be unknown; give --do_lower_case=True, or the vocabulary"
+      " of a cased model"
+    )

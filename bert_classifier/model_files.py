@@ -141,8 +141,7 @@ def open_model(
     tokenizer, digest = _make_tokenizer(vocab_file, settings)
   companions.check_vocabulary_copy(known, home, digest, vocab_file)
   lower = settings["do_lower_case"]
-  with _mistakes_in_files(f"{vocab_file}: "):
-    tokenization.validate_case_matches_vocab(lower, tokenizer.vocab)
+  companions.check_casing(lower, tokenizer.vocab, vocab_file)
   with _mistakes_in_files():
     if weights:
       tokenization.validate_case_matches_checkpoint(lower, weights.path)

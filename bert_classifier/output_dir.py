@@ -397,6 +397,8 @@ def write_manifest(output_dir, settings, config, vocab_file):
 
 # Settings of training: where the weights to begin with were, and what they are.
 WEIGHTS, WEIGHTS_DIGEST = "init_checkpoint", "init_checkpoint (SHA-256)"
+# That of the model: which vocabulary it has.
+VOCABULARY_DIGEST = "vocabulary (SHA-256)"
 
 
 def shorten(value):

@@ -18,10 +18,8 @@ from bert_classifier import (
   choices,
   class_weights,
   clusters,
-  companions,
   device_choice,
   devices,
-  files,
   heads,
   hugging_face_export,
   inspection,
@@ -33,11 +31,7 @@ from bert_classifier import (
   progress,
   run_settings,
 )
-from bert_classifier.catalogue import (
-  PROCESSORS,
-  describe_examples,
-  describe_tables,
-)
+from bert_classifier.catalogue import PROCESSORS
 from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import FeatureCache, prepare_cache
 from bert_classifier.options import (
@@ -67,7 +61,7 @@ class Run(NamedTuple):
     model: `model_files.Model`.
     found: `output_dir.OutputDir`, as it was before, or will be once it has been
       overwritten.
-    settings: see `make_settings`.
+    settings: see `run_settings.make_settings`.
     weights: `model_files.Weights`.
     schedule: `Schedule`, or None where nothing is trained.
     counts: dictionary from split to its number of examples.
@@ -202,7 +196,7 @@ def check(options, trained, placement):
   )
   splits = choose_splits(options.run, task.data)
   cache = prepare_cache(options, placement, task, model) if splits else None
-  settings = make_settings(options, task, model)
+  settings = run_settings.make_settings(options, task, model)
   found = check_output_dir(options, task, model, settings)
   weights = model_files.check_weights(options, model, found)
   if options.run.do_train:
@@ -219,7 +213,7 @@ def check(options, trained, placement):
       options.choice.lr_schedule,
       placement.reads_here,
     )
-    settings.update(describe_training(options, task, schedule))
+    settings.update(run_settings.describe_training(options, task, schedule))
     announce_rate(options.training, found, schedule)
   if options.device.pack_sequences:
     packing.check(options.run.do_train, schedule)
@@ -504,61 +498,6 @@ def choose_batch_size(flag, options, placement, features, kind):
 
 # ---------------------------------------------------------------------------
 # Settings, output_dir
-
-
-def make_settings(options, task, model):
-  """Returns the settings that decide what is trained, by phase.
-
-  Raises:
-    UserError: what is wrong with the training set.
-  """
-  settings = {
-    "model": {
-      "task_name": task.trained_name,
-      "language": task.processor.language,
-      "problem_type": task.target.problem_type,
-      **task.target.settings(),
-      **describe_tables(task.processor),
-      **options.settings("model"),
-      **model.tokenizer_settings,
-      companions.VOCABULARY_DIGEST: model.vocab_digest,
-      **model.config.architecture(),
-    }
-  }
-  if options.run.do_train:
-    weights = model.weights and files.resolve_path(model.weights.path)
-    settings["training"] = {
-      output_dir.WEIGHTS: weights,
-      output_dir.WEIGHTS_DIGEST: model.weights and model.weights.hash(),
-      "training data (SHA-256)": task.data.source_digest("train"),
-      **{
-        f"training {name}": value
-        for name, value in describe_examples(task.data, "train").items()
-        if name == "examples"
-      },
-      **options.settings("training"),
-    }
-  return settings
-
-
-def describe_training(options, task, schedule):
-  """Returns the settings, by phase, that later commands read of a training.
-
-  Args:
-    options: `options.Options`.
-    task: `Task`.
-    schedule: `Schedule`.
-  """
-  settings = {
-    "order": schedule.describe_order(),
-    "paths": own_data.describe_paths(options.data),
-  }
-  if isinstance(task.processor, own_data.OwnData):
-    settings["data"] = own_data.describe_settings(options.data, task.processor)
-  prediction = task.target.prediction_settings()
-  if prediction:
-    settings["prediction"] = prediction
-  return settings
 
 
 def read_trained_settings(options):

@@ -18,6 +18,7 @@ from bert_classifier import (
   plain_texts,
   process,
 )
+from bert_classifier.loss_scale import LossScale
 import optimization
 
 _RENEW_SECONDS = 0.5  # on a terminal
@@ -274,8 +275,8 @@ class ProgressHook(tf.train.SessionRunHook):
     LOSS: "loss",
     RATE: "learning_rate",
     optimization.GRADIENT_NORM: "gradient_norm",
-    optimization.LossScale.SCALE: "loss_scale",
-    optimization.LossScale.SKIPPED: "skipped_steps",
+    LossScale.SCALE: "loss_scale",
+    LossScale.SKIPPED: "skipped_steps",
   }
 
   def __init__(

@@ -1,4 +1,4 @@
-"""The settings of two runs in one folder, compared.
+"""The settings of a run, and those of two runs in one folder, compared.
 
 No model is trained on, evaluated or used under settings that are not its own: a
 command whose settings differ from the manifest's is refused, with the ways out.
@@ -7,8 +7,14 @@ command whose settings differ from the manifest's is refused, with the ways out.
 import dataclasses
 from typing import NamedTuple
 
-from bert_classifier import choice_options, errors
-from bert_classifier.output_dir import WEIGHTS, WEIGHTS_DIGEST, shorten
+from bert_classifier import choice_options, errors, files, own_data
+from bert_classifier.catalogue import describe_examples, describe_tables
+from bert_classifier.output_dir import (
+  VOCABULARY_DIGEST,
+  WEIGHTS,
+  WEIGHTS_DIGEST,
+  shorten,
+)
 import modeling
 
 # Values of settings in manifests from before there was another.
@@ -18,6 +24,61 @@ _BEFORE_RECORDED = {
   "truncation": choice_options.HEAD,
   **dataclasses.asdict(choice_options.ChoiceOptions()),
 }
+
+
+def make_settings(options, task, model):
+  """Returns the settings that decide what is trained, by phase.
+
+  Raises:
+    UserError: what is wrong with the training set.
+  """
+  settings = {
+    "model": {
+      "task_name": task.trained_name,
+      "language": task.processor.language,
+      "problem_type": task.target.problem_type,
+      **task.target.settings(),
+      **describe_tables(task.processor),
+      **options.settings("model"),
+      **model.tokenizer_settings,
+      VOCABULARY_DIGEST: model.vocab_digest,
+      **model.config.architecture(),
+    }
+  }
+  if options.run.do_train:
+    weights = model.weights and files.resolve_path(model.weights.path)
+    settings["training"] = {
+      WEIGHTS: weights,
+      WEIGHTS_DIGEST: model.weights and model.weights.hash(),
+      "training data (SHA-256)": task.data.source_digest("train"),
+      **{
+        f"training {name}": value
+        for name, value in describe_examples(task.data, "train").items()
+        if name == "examples"
+      },
+      **options.settings("training"),
+    }
+  return settings
+
+
+def describe_training(options, task, schedule):
+  """Returns the settings, by phase, that later commands read of a training.
+
+  Args:
+    options: `options.Options`.
+    task: `task_choice.Task`.
+    schedule: `schedule.Schedule`.
+  """
+  settings = {
+    "order": schedule.describe_order(),
+    "paths": own_data.describe_paths(options.data),
+  }
+  if isinstance(task.processor, own_data.OwnData):
+    settings["data"] = own_data.describe_settings(options.data, task.processor)
+  prediction = task.target.prediction_settings()
+  if prediction:
+    settings["prediction"] = prediction
+  return settings
 
 
 class Difference(NamedTuple):

@@ -16,8 +16,8 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.training import monitored_session
 
 from bert_classifier import errors, files
+from bert_classifier.loss_scale import LossScale
 import estimator_bridge  # noqa: F401 - tensorflow_estimator
-import optimization
 
 STATE = "checkpoint"  # the file that names the newest checkpoint
 # What the name of a checkpoint is followed by in the names of its files.
@@ -25,6 +25,15 @@ PARTS = r"\.(index|meta|data-\d{5}-of-\d{5})"
 # TensorFlow's folder for data that are not whole yet, and its file for a graph.
 UNFINISHED = r"_temp|\.meta\.tmp[0-9a-f]{32}"
 _MOST_NAMES = 3  # of variables in a sentence
+
+
+def make_saver(config):
+  """Returns the `Saver` of a training.
+
+  Args:
+    config: `tf.estimator.RunConfig` or None.
+  """
+  return Saver(config and config.keep_checkpoint_max)
 
 
 class Saver(tf.train.Saver):
@@ -51,9 +60,7 @@ class Saver(tf.train.Saver):
   def build(self):
     super().build()
     scale = [
-      v
-      for v in tf.global_variables()
-      if v.op.name in optimization.LossScale.VARIABLES
+      v for v in tf.global_variables() if v.op.name in LossScale.VARIABLES
     ]
     if scale:
       names = {v.name for v in scale}
@@ -74,7 +81,7 @@ class Saver(tf.train.Saver):
     saver = super()
     if self._new_scale is not None:
       saved = tf.train.load_checkpoint(save_path).get_variable_to_shape_map()
-      if not saved.keys() >= set(optimization.LossScale.VARIABLES):
+      if not saved.keys() >= set(LossScale.VARIABLES):
         sess.run(self._new_scale)
         saver = self._without_scale
     saver.restore(sess, save_path)

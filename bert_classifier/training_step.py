@@ -7,6 +7,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import batches, devices, progress
 from bert_classifier.choices import Choices
+from bert_classifier.loss_scale import LossScale
 from bert_classifier.step_options import StepOptions
 import modeling
 import optimization
@@ -32,14 +33,16 @@ class TrainingStep(NamedTuple):
   choices: Choices = Choices()
   num_layers: int = 0
 
-  def add(self, loss_of_part, step, model_dir):
+  def add(self, model, target, features, step, key, model_dir):
     """Adds the step to the graph.
 
     Loss and rate get the names that hooks ask for.
 
     Args:
-      loss_of_part: function of the number of a part, and of how many there are.
-      step: <int64>[], the global step as it is before.
+      model: `modeling.BertForSequenceClassification`.
+      target: see `targets`.
+      features: dictionary of the batch.
+      step, key: as `read_step` gives them.
       model_dir: where a TPU writes summaries.
 
     Returns:
@@ -50,7 +53,7 @@ class TrainingStep(NamedTuple):
         *self.schedule, step, self.choices.options.lr_schedule
       )
       tf.identity(rate, progress.ProgressHook.RATE)
-    scale = optimization.LossScale() if self.options.scales_loss else None
+    scale = LossScale() if self.options.scales_loss else None
 
     def count_updates():
       return step if scale is None else step - scale.skipped_steps
@@ -61,8 +64,17 @@ class TrainingStep(NamedTuple):
         rate, self.optimizer_class, **changes
       )
     parts = self.options.gradient_accumulation_steps
+    loss_of_part = functools.partial(
+      compute_loss,
+      model,
+      self.choices.loss(target),
+      self.placement,
+      features,
+      key,
+      parts=parts,
+    )
     loss, gradients = optimization.compute_gradients(
-      functools.partial(loss_of_part, parts=parts), optimizer, parts, scale
+      loss_of_part, optimizer, parts, scale
     )
     tf.identity(self.placement.mean(loss), progress.ProgressHook.LOSS)
     train_op = optimization.update_step(
@@ -75,6 +87,20 @@ class TrainingStep(NamedTuple):
     host_call = self.placement.host_call(loss, rate, step, model_dir)
     shown = self.placement.show(loss)
     return dict(loss=shown, train_op=train_op, host_call=host_call)
+
+
+def read_step(placement, seed):
+  """Returns the global step <int64>[], as it is before, and its dropout's key.
+
+  Read once, so that nothing sees the count that the update ends with.
+
+  Args:
+    placement: see `devices`.
+    seed: of dropout.
+  """
+  with placement.on_host():  # a variable is where it is read
+    step = tf.train.get_or_create_global_step().read_value()
+    return step, modeling.dropout_key(seed, step, placement.replica_id())
 
 
 def compute_loss(

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+import textwrap
 from typing import NamedTuple
 
 # Before the first import of TensorFlow: its start-up banners are no warnings.
@@ -105,6 +106,15 @@ def run_python(*arguments, folder=ROOT, **environment):
     text=True,
     timeout=900,
   )
+
+
+def run_code(code, *arguments, check=True):
+  """Runs code in a process of its own, in which TensorFlow warns only."""
+  code = textwrap.dedent(code)
+  done = run_python("-c", code, *arguments, TF_CPP_MIN_LOG_LEVEL="1")
+  if check:
+    done.check_returncode()
+  return done
 
 
 def run_script(*flags):

@@ -8,6 +8,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import errors, fast_optimization, progress, saving
+from bert_classifier.loss_scale import LossScale
 import optimization
 
 OPTIMIZERS = [
@@ -29,7 +30,7 @@ def train(optimizer_class, factors, scaled=True, patience=2000):
     rows = tf.matmul(tf.gather(table, [1, 3, 3]), kernel)
     step = tf.train.get_or_create_global_step()
     optimizer = optimization.make_optimizer(tf.constant(0.1), optimizer_class)
-    scale = optimization.LossScale() if scaled else None
+    scale = LossScale() if scaled else None
     if scaled:
       scale._PATIENCE = patience
     _, pairs = optimization.compute_gradients(
@@ -52,7 +53,7 @@ def test_a_step_that_is_not_finite_changes_the_scale_alone(
   optimizer_class, bad
 ):
   first, skipped, after = train(optimizer_class, [1.0, bad, 2.0])
-  for name in set(first) - {"global_step", *optimization.LossScale.VARIABLES}:
+  for name in set(first) - {"global_step", *LossScale.VARIABLES}:
     np.testing.assert_array_equal(skipped[name], first[name], err_msg=name)
     assert np.abs(after[name] - first[name]).max() > 0
   assert [s["global_step"] for s in (first, skipped, after)] == [1, 2, 3]
@@ -67,7 +68,7 @@ def test_the_scale_is_not_in_the_update(optimizer_class):
   factors = [1.0, -0.5, 2.0]
   scaled = train(optimizer_class, factors)[-1]
   plain = train(optimizer_class, factors, scaled=False)[-1]
-  assert set(scaled) - set(plain) == set(optimization.LossScale.VARIABLES)
+  assert set(scaled) - set(plain) == set(LossScale.VARIABLES)
   for name, value in plain.items():
     # 1 - 0.999 is off by 5e-5 in float32, and so is the second moment.
     tolerance = 1e-4 if name.endswith("adam_v") else 1e-5
@@ -89,7 +90,7 @@ class Training:
     with tf.Graph().as_default() as graph:
       self.weight = tf.get_variable("w", [2])
       tf.train.get_or_create_global_step()
-      self.scale = optimization.LossScale() if scaled else None
+      self.scale = LossScale() if scaled else None
       self.saver = saving.Saver()
       self.saver.build()
       self.fill = tf.group(
@@ -114,7 +115,7 @@ class Training:
 @pytest.mark.parametrize("scaled", [False, True])
 def test_a_checkpoint_is_restored_with_and_without_a_scale(tmp_path, scaled):
   path = Training(scaled).save(tmp_path)
-  names = set(optimization.LossScale.VARIABLES)
+  names = set(LossScale.VARIABLES)
   assert (names <= read_checkpoint(path).keys()) == scaled
   for again in (Training(True), Training(False)):
     again.restore(path)
@@ -143,7 +144,7 @@ def test_training_ends_where_the_scale_cannot_fall(numbers, words):
     for name, tensor in [
       ("loss", hook.LOSS),
       ("gradient_norm", optimization.GRADIENT_NORM),
-      ("loss_scale", optimization.LossScale.SCALE),
+      ("loss_scale", LossScale.SCALE),
     ]:
       if name in numbers:
         tf.constant(numbers[name], tf.float32, name=tensor)
@@ -162,9 +163,9 @@ def test_a_folder_goes_on_in_float16_and_counts_what_it_skips(
   flags = dict(training, output_dir=out, save_checkpoints_steps=100)
   done = classify(**flags, num_train_epochs=1)
   assert done.status == 0, done.log
-  names = set(optimization.LossScale.VARIABLES)
+  names = set(LossScale.VARIABLES)
   assert not names & read_checkpoint(out).keys()
-  monkeypatch.setattr(optimization.LossScale, "_FIRST", 2.0**60)
+  monkeypatch.setattr(LossScale, "_FIRST", 2.0**60)
   float16 = ["--precision=mixed_float16", "--gradient_accumulation_steps=2"]
   done = classify(*float16, **flags, num_train_epochs=2, do_eval=True)
   assert done.status == 0, done.log

@@ -150,32 +150,6 @@ def test_an_unknown_checkpoint_is_not_judged(path):
     tokenization.validate_case_matches_checkpoint(lower, path)
 
 
-SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "<S>"]
-WORDS = [f"word{number}" for number in range(2000)]
-HAN = [chr(0x4E00 + number) for number in range(8000)]
-
-
-@pytest.mark.parametrize(
-  ("vocab", "wrong"),
-  [
-    (SPECIAL + WORDS, False),  # lower-cased, and large enough to tell
-    (SPECIAL + [word.title() for word in WORDS[:50]] + WORDS, True),
-    (SPECIAL + ["Word"] * 15 + WORDS, None),  # under 1%: neither
-    (SPECIAL + WORDS[:900], None),  # small
-    (SPECIAL + HAN + WORDS, None),  # mostly of a script without case
-    (SPECIAL, None),
-    ([], None),
-  ],
-)
-def test_a_casing_that_the_vocabulary_contradicts_is_refused(vocab, wrong):
-  for lower in (True, False):
-    if lower == wrong:
-      with pytest.raises(ValueError, match=f"give --do_lower_case={not lower}"):
-        tokenization.validate_case_matches_vocab(lower, vocab)
-    else:
-      tokenization.validate_case_matches_vocab(lower, vocab)
-
-
 # ---------------------------------------------------------------------------
 # Parts that other programs replace
 

@@ -18,6 +18,7 @@ from bert_classifier import (
   precision,
 )
 from bert_classifier.errors import UserError
+from bert_classifier.loss_scale import LossScale
 import modeling
 import optimization
 import run_classifier
@@ -130,7 +131,7 @@ def test_a_step_is_that_of_the_whole_batch_in_float32(asked):
   found = train(**asked)
   tolerance = TOLERANCES[asked.get("precision", "float32")]
   np.testing.assert_allclose(found.losses, whole.losses, tolerance, tolerance)
-  scale = set(optimization.LossScale.VARIABLES)
+  scale = set(LossScale.VARIABLES)
   names = {name.partition(":")[0] for name in found.variables}
   assert names - scale == {name.partition(":")[0] for name in whole.variables}
   assert found.variables["global_step:0"] == STEPS
