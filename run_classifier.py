@@ -410,7 +410,7 @@ def evaluate(estimator, run, split, results=None):
     The path of the results, and a dictionary of them.
   """
   if results is None:
-    evaluation.announce(run, split)
+    progress.announce("evaluating", run, split)
     with memory.explain_exhaustion(run, split):
       results = estimator.evaluate(
         input_fn_for(run, split),

@@ -24,7 +24,6 @@ from bert_classifier import (
   files,
   layouts,
   output_dir,
-  plain_texts,
   predictions,
   progress,
 )
@@ -131,12 +130,7 @@ def announce(run, splits):
     files.announce_replacement(
       output_dir.embedding_paths(run.options.run.output_dir, split)
     )
-  logging.info(
-    "embedding the %s of %s on %s",
-    plain_texts.count(run.count(*splits)),
-    " and ".join(splits),
-    run.placement.describe(),
-  )
+  progress.announce("embedding", run, *splits)
 
 
 def write_of_run(run, splits, batches, weights, step):

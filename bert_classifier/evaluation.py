@@ -16,7 +16,6 @@ from bert_classifier import (
   files,
   history,
   output_dir,
-  plain_texts,
   progress,
 )
 from bert_classifier.errors import UserError
@@ -265,21 +264,6 @@ def log_results(results):
   """Writes results to the log."""
   for line in format_results(results):
     logging.info("  %s", line)
-
-
-def announce(run, split):
-  """Logs what will be evaluated.
-
-  Args:
-    run: `preparation.Run`.
-    split: of dev, or of test where it has true labels.
-  """
-  logging.info(
-    "evaluating the %s of %s on %s",
-    plain_texts.count(run.count(split)),
-    split,
-    run.placement.describe(),
-  )
 
 
 def inference_spec(make_spec, mode, model, features, collector):

@@ -16,7 +16,6 @@ from bert_classifier import (
   evaluation,
   files,
   output_dir,
-  plain_texts,
   progress,
   submissions,
 )
@@ -38,12 +37,7 @@ def announce(run, splits):
         output_dir.results_path(folder, split),
       )
     )
-  logging.info(
-    "predicting the %s of %s on %s",
-    plain_texts.count(run.count(*splits)),
-    " and ".join(splits),
-    run.placement.describe(),
-  )
+  progress.announce("predicting", run, *splits)
 
 
 def write_of_run(run, splits, batches, weights, step):

@@ -505,6 +505,23 @@ class EvaluationHook(tf.train.SessionRunHook):
       self._training_hook.pause(time.monotonic() - self._began)
 
 
+def announce(verb, run, *splits):
+  """Logs what will be done with which splits, and by which device.
+
+  Args:
+    verb: such as "evaluating".
+    run: `preparation.Run`.
+    splits: names of splits.
+  """
+  logging.info(
+    "%s the %s of %s on %s",
+    verb,
+    plain_texts.count(run.count(*splits)),
+    " and ".join(splits),
+    run.placement.describe(),
+  )
+
+
 def training_hook(run, history_path=None):
   """Returns the `ProgressHook` of a training.
 
