@@ -496,8 +496,6 @@ class Forms:
       that stands between two products are float32.
   """
 
-  dtype = tf.float32
-
   def __init__(self, dtype=tf.float32):
     self.dtype = dtype
 
@@ -1061,14 +1059,24 @@ def transformer_model(
   dropout = dropout or forms.dropout()
   block = functools.partial(
     encoder_block,
-    attention_mask=attention_mask,
-    num_attention_heads=num_attention_heads,
+    attend=functools.partial(
+      attention_layer,
+      attention_mask=attention_mask,
+      num_attention_heads=num_attention_heads,
+      size_per_head=hidden_size // num_attention_heads,
+      attention_probs_dropout_prob=attention_probs_dropout_prob,
+      initializer_range=initializer_range,
+      forms=forms,
+    ),
+    project=functools.partial(
+      dense, initializer_range=initializer_range, forms=forms
+    ),
+    normalize=functools.partial(
+      layer_norm, forms=forms, layer_norm_eps=layer_norm_eps
+    ),
     intermediate_size=intermediate_size,
     intermediate_act_fn=intermediate_act_fn,
     hidden_dropout_prob=hidden_dropout_prob,
-    attention_probs_dropout_prob=attention_probs_dropout_prob,
-    initializer_range=initializer_range,
-    layer_norm_eps=layer_norm_eps,
     forms=forms,
   )
   tokens, layers = input_tensor, []
@@ -1087,55 +1095,44 @@ def encoder_block(
   dropout,
   *,
   only_first,
-  attention_mask,
-  num_attention_heads,
+  attend,
+  project,
+  normalize,
   intermediate_size,
   intermediate_act_fn,
   hidden_dropout_prob,
-  attention_probs_dropout_prob,
-  initializer_range,
-  layer_norm_eps,
   forms,
 ):
-  """Builds one encoder layer; returns its output, <float32>[..., H].
+  """Builds one encoder layer: attention, then feed-forward.
 
-  Args are those of `transformer_model`, and:
+  Args:
     tokens: <float32>[..., H].
     dropout: a `Dropout`.
     only_first: whether to compute the first token of each example alone.
-  """
-  width = _width(tokens)
-  project = functools.partial(
-    dense, initializer_range=initializer_range, forms=forms
-  )
+    attend: `attention_layer` without queries, tokens, dropout, `only_first`.
+    project: `dense` without input, width, name and activation.
+    normalize: `layer_norm` without input.
+    intermediate_size, intermediate_act_fn, hidden_dropout_prob, forms: as of
+      `transformer_model`.
 
-  def add_and_norm(branch, tokens):
-    branch = dropout(project(branch, width), hidden_dropout_prob)
-    return layer_norm(
-      tokens + branch, forms=forms, layer_norm_eps=layer_norm_eps
-    )
+  Returns:
+    <float32> of the shape of `tokens`, or of its first tokens.
+  """
+
+  def add_and_norm(branch, residual):
+    branch = dropout(project(branch, _width(residual)), hidden_dropout_prob)
+    return normalize(residual + branch)
 
   queries = forms.first(tokens) if only_first else tokens
   with tf.variable_scope("attention"):
     with tf.variable_scope("self"):
-      context = attention_layer(
-        queries,
-        tokens,
-        attention_mask,
-        num_attention_heads,
-        width // num_attention_heads,
-        attention_probs_dropout_prob=attention_probs_dropout_prob,
-        initializer_range=initializer_range,
-        forms=forms,
-        dropout=dropout,
-        only_first=only_first,
-      )
+      context = attend(queries, tokens, dropout=dropout, only_first=only_first)
     with tf.variable_scope("output"):
-      tokens = add_and_norm(context, queries)
+      attended = add_and_norm(context, queries)
   with tf.variable_scope("intermediate"):
-    wide = project(tokens, intermediate_size, "dense", intermediate_act_fn)
+    wide = project(attended, intermediate_size, "dense", intermediate_act_fn)
   with tf.variable_scope("output"):
-    return add_and_norm(wide, tokens)
+    return add_and_norm(wide, attended)
 
 
 def attention_layer(

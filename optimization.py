@@ -311,8 +311,9 @@ def compute_gradients(loss_of_part, optimizer, parts=1, loss_scale=None):
       its loss <float32>[], the mean over its examples.
     optimizer: a `tf.train.Optimizer`.
     parts: into how many the batch is divided.
-    loss_scale: what multiplies the loss, an object with the interface of
-      `bert_classifier.loss_scale.LossScale`; None for nothing.
+    loss_scale: object that scales the loss in float16, with methods
+      `multiply(loss)`, `divide(gradients)`, `hold_back(gradients, optimizer)`
+      and `update()`; None for none.
 
   Returns:
     The loss of the whole batch <float32>[], and the list of pairs of gradient

@@ -17,9 +17,9 @@ import contextlib
 import functools
 import os
 
-from bert_classifier import start
+from bert_classifier import command_line
 
-_WORDS, _import_is_done = start.begin(__name__, __doc__)
+_WORDS, _end_import = command_line.begin(__name__, __doc__)
 
 from absl import app, logging
 import tensorflow.compat.v1 as tf
@@ -221,7 +221,7 @@ def model_fn_builder(
     forms: how the layers are computed, see `modeling.PLAIN`.
     training_forms: the same in training; `forms` where not given.
     optimizer_class: `optimization.AdamWeightDecayOptimizer` or a subclass.
-    step_options: `options.StepOptions`; the default ones where not given.
+    step_options: `step_options.StepOptions`; the default ones where not given.
     choices: `choices.Choices`; the default ones where not given.
   """
   choices = choices or Choices()
@@ -253,7 +253,8 @@ def model_fn_builder(
   def model_fn(features, labels, mode, params, config=None):
     del labels, params
     is_training = mode == tf.estimator.ModeKeys.TRAIN
-    saver = saving.make_saver(config) if is_training else None
+    keep = config and config.keep_checkpoint_max
+    saver = saving.Saver(keep) if is_training else None
     make_spec = functools.partial(
       tf.estimator.tpu.TPUEstimatorSpec,
       mode=mode,
@@ -582,4 +583,4 @@ def parse_flags(argv):
 if __name__ == "__main__":
   app.run(main, flags_parser=lambda _: _WORDS)
 else:
-  _import_is_done()
+  _end_import()

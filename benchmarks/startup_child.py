@@ -37,7 +37,9 @@ STAGES = {
   ),
   "graph: input": "run_classifier tf.estimator.tpu.TPUEstimator._call_input_fn",
   "graph: model": "modeling BertForSequenceClassification.logits",
-  "graph: gradients and optimizer": "optimization training_step",
+  "graph: gradients and optimizer": (
+    "bert_classifier.training_step TrainingStep.add"
+  ),
   "graph: saver, summaries": "run_classifier tf.train.Scaffold.finalize",
   "graph.pbtxt and meta graph": (
     "tensorflow.python.training.basic_session_run_hooks"

@@ -111,7 +111,7 @@ def shuffle_and_repeat(
 
 
 def _draw_seed():
-  """Returns a seed that comes by chance."""
+  """Returns a random seed."""
   return int.from_bytes(os.urandom(3), "little")
 
 

@@ -33,7 +33,7 @@ def make_records(examples, converter, num_processes):
   """Yields the record of each example, in order; the first five are logged.
 
   Args:
-    examples: iterable of `tasks.InputExample`.
+    examples: iterable of `examples.InputExample`.
     converter: `features.Converter`.
     num_processes: worker processes for a large set. With 1, and where the
       system is not Linux, this process converts everything.

@@ -74,7 +74,7 @@ def make_placement(options, cluster=None, batch_size=None):
   """Returns the placement that the options ask for.
 
   Args:
-    options: `options.DeviceOptions`.
+    options: `device_options.DeviceOptions`.
     cluster: `clusters.Cluster`; None for this machine alone.
     batch_size: examples that are divided among devices; None for one device.
 
@@ -105,8 +105,8 @@ def count_gpus(options, batch_size=None):
   """Returns how many GPUs of this machine compute.
 
   Args:
-    options: `options.DeviceOptions`. Where they do not say it, it is the most
-      of those there are that can divide a batch.
+    options: `device_options.DeviceOptions`. Where they do not say it, it is the
+      most of those there are that can divide a batch.
     batch_size: as of `make_placement`.
 
   Raises:

@@ -35,7 +35,7 @@ class Placement:
   """The CPU of this machine, or its GPU where there is one.
 
   Args:
-    options: `options.DeviceOptions`.
+    options: `device_options.DeviceOptions`.
 
   Attributes:
     use_tpu: what TPUEstimator is told.
@@ -243,7 +243,7 @@ class Placement:
 
     Args:
       batch_size: examples of a training step; None where nothing is trained.
-      precision: as of `options.StepOptions`.
+      precision: as of `step_options.StepOptions`.
     """
     by = f" by {self.strategy}" if self.strategy else ""
     line = f"found {self._found()}; using {self._used()}{by}, {precision}"
@@ -424,7 +424,7 @@ def session_config(options):
   """Returns the `tf.ConfigProto` of a session on this machine.
 
   Args:
-    options: `options.DeviceOptions`.
+    options: `device_options.DeviceOptions`.
   """
   config = tf.ConfigProto(
     intra_op_parallelism_threads=options.num_threads,
@@ -447,7 +447,7 @@ def describe(options):
   """Returns a few words on TensorFlow's devices and their memory.
 
   Args:
-    options: `options.DeviceOptions`.
+    options: `device_options.DeviceOptions`.
   """
   gpus = gpu.list_gpus()
   if gpus and options.num_gpus != 0:

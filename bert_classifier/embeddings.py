@@ -28,9 +28,9 @@ from bert_classifier import (
   progress,
 )
 from bert_classifier.coverage import HEAD
+from bert_classifier.options import POOLED
 import modeling
 
-MEAN, POOLED = "mean", "pooled"  # values of --embed_pooling
 _OUTPUT = "embeddings"
 _POOLER = "bert/pooler/"
 
@@ -40,7 +40,7 @@ def select_variables(shapes, pooling):
 
   Args:
     shapes: {name: shape} of all of them.
-    pooling: `MEAN` or `POOLED`.
+    pooling: `options.MEAN` or `POOLED`.
   """
   return {
     name: shape
@@ -92,9 +92,10 @@ def embed(
     config: `modeling.BertConfig`.
     features: dictionary of `input_ids`, `input_mask`, `segment_ids`
       <int32>[B, S].
-    pooling: `MEAN`, of the last layer over the unpadded tokens, [CLS] and [SEP]
-      among them (Reimers and Gurevych 2019, https://arxiv.org/abs/1908.10084);
-      or `POOLED`, what a classifier's head reads.
+    pooling: `options.MEAN`, of the last layer over the unpadded tokens, [CLS]
+      and [SEP] among them (Reimers and Gurevych 2019,
+      https://arxiv.org/abs/1908.10084); or `POOLED`, what a classifier's head
+      reads.
     normalize: whether to divide each vector by its Euclidean length.
     forms, use_one_hot_embeddings: as of `modeling.BertModel`.
   """
@@ -175,7 +176,7 @@ def write_embeddings(paths, examples, vectors, shape):
 
   Args:
     paths: of the vectors, and of the ids.
-    examples: iterator of `tasks.InputExample`.
+    examples: iterator of `examples.InputExample`.
     vectors: iterator of <float32>[H]; those of other sets may follow.
     shape: (n, H).
 

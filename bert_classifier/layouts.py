@@ -16,14 +16,14 @@ def choose_forms(run, placement):
     run: `preparation.Run`.
     placement: see `devices`.
   """
-  how = (
-    placement.on_cpu,
-    precision.DTYPES[run.options.step.precision],
-    run.options.step.gradient_checkpointing,
-    placement.on_host,
+  how = dict(
+    on_cpu=placement.on_cpu,
+    dtype=precision.DTYPES[run.options.step.precision],
+    recomputes=run.options.step.gradient_checkpointing,
+    on_host=placement.on_host,
   )
-  packed = run.packed and packing.forms(run.packed.examples, *how)
-  return fast_modeling.forms(placement.skip_padding, *how), packed
+  packed = run.packed and packing.forms(run.packed.examples, **how)
+  return fast_modeling.forms(placement.skip_padding, **how), packed
 
 
 def choose_addition(run, is_training):

@@ -22,10 +22,10 @@ class LossScale:
   # Names of tensors, for hooks: the scale of this step, and the steps skipped
   # before it.
   SCALE, SKIPPED = "loss_scale", "steps_skipped"
-  _FIRST, _PATIENCE = 2.0**15, 2000
+  FIRST, PATIENCE = 2.0**15, 2000
 
   def __init__(self):
-    starts = (self._FIRST, tf.float32), (0, tf.int64), (0, tf.int64)
+    starts = (self.FIRST, tf.float32), (0, tf.int64), (0, tf.int64)
     self.scale, self.good_steps, self.skipped_steps = (
       tf.get_variable(
         name,
@@ -63,9 +63,10 @@ class LossScale:
     operation is conditional, which suits XLA and every strategy.
 
     Args:
-      gradients: list of what `clip` gives: where the norm is not finite, no
-        element is.
-      optimizer: `AdamWeightDecayOptimizer`, whose rates are replaced.
+      gradients: list of what `optimization.clip` gives: where the norm is not
+        finite, no element is.
+      optimizer: `optimization.AdamWeightDecayOptimizer`, whose rates are
+        replaced.
 
     Returns:
       List of the gradients.
@@ -83,11 +84,14 @@ class LossScale:
     ]
 
   def update(self):
-    """Returns the operation that counts the step and changes the scale."""
+    """Returns the operation that counts the step and changes the scale.
+
+    Of a step that `hold_back` was called for.
+    """
     good = tf.where(
       self._is_finite, self.good_steps + 1, tf.zeros([], tf.int64)
     )
-    is_long = good >= self._PATIENCE
+    is_long = good >= self.PATIENCE
     grown = tf.where(is_long, 2.0 * self._scale, self._scale)
     shrunk = tf.maximum(0.5 * self._scale, 1.0)
     skipped = tf.cast(tf.logical_not(self._is_finite), tf.int64)

@@ -142,8 +142,8 @@ def open_model(
   companions.check_vocabulary_copy(known, home, digest, vocab_file)
   lower = settings["do_lower_case"]
   companions.check_casing(lower, tokenizer.vocab, vocab_file)
-  with _mistakes_in_files():
-    if weights:
+  if weights:
+    with _mistakes_in_files():
       tokenization.validate_case_matches_checkpoint(lower, weights.path)
   if not trained:
     companions.check_manifest(

@@ -1,9 +1,10 @@
 """Every flag, once: name, type, default, help, range and group.
 
-A group of flags is a frozen dataclass, here or in a file of its own, and a flag
-one of its fields. From them come the absl flags, --help, docs/flags.md and the
-settings of the run manifest. `read` is the only place that reads absl's FLAGS;
-it gives the groups, of which every function takes those that it needs.
+A group of flags is a frozen dataclass, here or in `data_options`,
+`device_options`, `step_options` or `choice_options`; a flag is a field of it.
+From them come the absl flags, --help, docs/flags.md and the settings of the run
+manifest. `read` is the only place that reads absl's FLAGS; it gives the groups,
+of which every function takes those that it needs.
 
   python -m bert_classifier.options > docs/flags.md
 """
@@ -34,6 +35,7 @@ from bert_classifier.flag_fields import (
 from bert_classifier.step_options import StepOptions
 
 FLAGS = flags.FLAGS
+MEAN, POOLED = "mean", "pooled"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -273,10 +275,10 @@ class InferenceOptions:
     "Metrics beside those of the task, separated by commas (docs/output.md).",
   )
   embed_pooling: str = flag(
-    "mean",
+    MEAN,
     "Vector of a text with --do_embed: the mean of the last layer over its"
     " tokens, or the pooled output, which a head reads.",
-    Choice(("mean", "pooled")),
+    Choice((MEAN, POOLED)),
   )
   embed_normalize: bool = flag(
     False, "Give these vectors the Euclidean length 1."

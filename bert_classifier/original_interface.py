@@ -1,4 +1,4 @@
-"""Functions of the 2018 script that others import and this program needs not.
+"""Functions of the 2018 script that others import, unused by this program.
 
 They are imported from run_classifier, as its other names are.
 """
@@ -27,7 +27,7 @@ def input_fn_builder(
     [padding_features(seq_length, features[0].target)], seq_length
   )
 
-  def input_fn(params):
+  def input_fn(params, input_context=None):
     examples = batches.make_batches(
       tf.data.Dataset.from_tensor_slices(columns),
       params,
@@ -37,7 +37,7 @@ def input_fn_builder(
       seed=seed,
       buffer_size=len(features),
     )
-    return batches.prefetch(examples)
+    return batches.prefetch(batches.take_share(examples, input_context))
 
   return input_fn
 

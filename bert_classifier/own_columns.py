@@ -40,7 +40,7 @@ class Columns:
   object of JSON lines: a header may have a name twice.
 
   Args:
-    data: `options.DataOptions`.
+    data: `data_options.DataOptions`.
     path: the file, or None.
     split: "train", "dev" or "test".
     names: names by role of the training set's columns, preferred where flags

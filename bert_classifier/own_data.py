@@ -37,7 +37,7 @@ _MOST_LABELS = 10_000
 
 
 def names_own_data(options, known):
-  """Returns True where `options.DataOptions` ask for own data by flags.
+  """Returns True where `data_options.DataOptions` ask for own data by flags.
 
   Args:
     known: names of the tasks that there are.
@@ -127,7 +127,7 @@ def _find_kind(data, known):
   """Returns the kind of the target, see `targets.KINDS`.
 
   Args:
-    data: `options.DataOptions`.
+    data: `data_options.DataOptions`.
     known: the settings of a training.
   """
   for kind in ("multi_label", "regression"):
@@ -327,7 +327,7 @@ def _find_file(data, split):
   """Returns the path of a split's file, or None.
 
   Args:
-    data: `options.DataOptions`.
+    data: `data_options.DataOptions`.
   """
   path = getattr(data, f"{split}_file")
   if path:
@@ -399,7 +399,7 @@ def describe_settings(options, processor):
   """Returns what the manifest keeps of own data, in its phase "data".
 
   Args:
-    options: `options.DataOptions`.
+    options: `data_options.DataOptions`.
     processor: `OwnData`.
   """
   settings = {"columns": processor.columns}

@@ -159,15 +159,15 @@ def pack_arrays(input_ids, input_mask, segment_ids, num_rows):
 # The form
 
 
-def forms(batch_size, *how):
+def forms(batch_size, **how):
   """Returns the `modeling.Forms` for batches that `add_to` has packed.
 
   Args:
     batch_size: B.
-    how: as of `fast_modeling.forms`, from `on_cpu` on.
+    how: other arguments of `fast_modeling.forms`.
   """
   kind = functools.partial(PackedSequences, batch_size)
-  return fast_modeling.forms(False, *how, kind=kind)
+  return fast_modeling.forms(False, kind=kind, **how)
 
 
 class PackedSequences(fast_modeling.EveryPosition):

@@ -30,7 +30,7 @@ def warn_where_slower(precision, placement):
     placement: see `devices`.
   """
   wanted = _INSTRUCTIONS.get(precision)
-  if not wanted or placement.use_tpu or not placement.on_cpu:
+  if not wanted or not placement.on_cpu:
     return
   found = read_cpu_flags()
   if found is None or wanted & found:

@@ -227,8 +227,8 @@ def write_predictions(folder, split, examples, outputs, target, *, truth=None):
   Args:
     folder: output_dir.
     split: "test", or a second test set.
-    examples: iterable of `tasks.InputExample`, which raises a UserError where
-      they are not those that were converted.
+    examples: iterable of `examples.InputExample`, which raises a UserError
+      where they are not those that were converted.
     outputs: iterable of what was predicted of each, a dictionary of arrays.
     target: see `targets`.
     truth: `TrueLabels` that collects those of the examples, or None.

@@ -1,9 +1,9 @@
 """Preparation: from flags to a run that can only fail for want of resources.
 
-`check` holds the order in which everything is checked: flags, device, task,
-model, output_dir, weights and every example of the data, before anything is
-computed or written. `convert` makes the features. What a user can have got
-wrong is a UserError that says what to do.
+`prepare` and `check` hold the order in which everything is checked: flags,
+device, task, model, output_dir, weights and every example of the data, before
+anything is computed or written. `convert` makes the features. What a user can
+have got wrong is a UserError that says what to do.
 """
 
 import os
@@ -147,7 +147,7 @@ def prepare(options):
   """
   cluster = clusters.read(os.environ.get(clusters.VARIABLE))
   if cluster is not None:
-    take_place(cluster, options.run)
+    leave_log_to_chief(cluster, options.run)
   options = find_output_dir(options)
   check_flags(options.run)
   check_there_is_a_model(options.run, options.model)
@@ -213,7 +213,9 @@ def check(options, trained, placement):
       options.choice.lr_schedule,
       placement.reads_here,
     )
-    settings.update(run_settings.describe_training(options, task, schedule))
+    settings.update(
+      run_settings.describe_training(options.data, task, schedule)
+    )
     announce_rate(options.training, found, schedule)
   if options.device.pack_sequences:
     packing.check(options.run.do_train, schedule)
@@ -284,7 +286,7 @@ def agree_with_chief(run):
 # Flags, device, task, splits
 
 
-def take_place(cluster, options):
+def leave_log_to_chief(cluster, options):
   """Leaves the log to the chief where this process is another.
 
   Args:
@@ -308,9 +310,10 @@ def take_place(cluster, options):
 
 
 def find_output_dir(options):
-  """Returns the options; to answer or export, the weights' folder is enough.
+  """Returns the options, output_dir filled in where nothing is written there.
 
-  It may be that of a training, and nothing is written there.
+  To answer or to export, the folder of --init_checkpoint is enough, which may
+  be that of a training.
 
   Args:
     options: `options.Options`.

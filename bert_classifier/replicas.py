@@ -53,7 +53,7 @@ class MirroredPlacement(ReplicatedPlacement):
   """Several devices of this machine; see `Placement`.
 
   Args:
-    options: `options.DeviceOptions`.
+    options: `device_options.DeviceOptions`.
     names: of the devices, such as "/gpu:0".
   """
 
@@ -84,7 +84,7 @@ class WorkersPlacement(ReplicatedPlacement):
   """One of several processes that each compute a part; see `Placement`.
 
   Args:
-    options: `options.DeviceOptions`.
+    options: `device_options.DeviceOptions`.
     cluster: `clusters.Cluster`.
     gpus: number of GPUs that each process computes on; 0 for its CPU.
   """

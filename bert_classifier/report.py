@@ -46,8 +46,8 @@ class Evaluation(NamedTuple):
     losses: <float32>[n].
     logits: <float32>[n, width of the target].
     labels: the target's label feature, [n] or [n, ...].
-    examples: iterable of n `tasks.InputExample`; raises a UserError where they
-      are not those that were evaluated.
+    examples: iterable of n `examples.InputExample`; raises a UserError where
+      they are not those that were evaluated.
     tokens: <int32>[n] unpadded tokens, special ones included.
     unknown: <int32>[n] those of them that are [UNK].
     history: list of dictionaries, see `history`.

@@ -47,34 +47,35 @@ def make_settings(options, task, model):
   }
   if options.run.do_train:
     weights = model.weights and files.resolve_path(model.weights.path)
+    made_of = describe_examples(task.data, "train")
     settings["training"] = {
       WEIGHTS: weights,
       WEIGHTS_DIGEST: model.weights and model.weights.hash(),
       "training data (SHA-256)": task.data.source_digest("train"),
-      **{
-        f"training {name}": value
-        for name, value in describe_examples(task.data, "train").items()
-        if name == "examples"
-      },
+      **(
+        {"training examples": made_of["examples"]}
+        if "examples" in made_of
+        else {}
+      ),
       **options.settings("training"),
     }
   return settings
 
 
-def describe_training(options, task, schedule):
+def describe_training(data_options, task, schedule):
   """Returns the settings, by phase, that later commands read of a training.
 
   Args:
-    options: `options.Options`.
+    data_options: `data_options.DataOptions`.
     task: `task_choice.Task`.
     schedule: `schedule.Schedule`.
   """
   settings = {
     "order": schedule.describe_order(),
-    "paths": own_data.describe_paths(options.data),
+    "paths": own_data.describe_paths(data_options),
   }
   if isinstance(task.processor, own_data.OwnData):
-    settings["data"] = own_data.describe_settings(options.data, task.processor)
+    settings["data"] = own_data.describe_settings(data_options, task.processor)
   prediction = task.target.prediction_settings()
   if prediction:
     settings["prediction"] = prediction

@@ -27,15 +27,6 @@ UNFINISHED = r"_temp|\.meta\.tmp[0-9a-f]{32}"
 _MOST_NAMES = 3  # of variables in a sentence
 
 
-def make_saver(config):
-  """Returns the `Saver` of a training.
-
-  Args:
-    config: `tf.estimator.RunConfig` or None.
-  """
-  return Saver(config and config.keep_checkpoint_max)
-
-
 class Saver(tf.train.Saver):
   """Saves the checkpoints of a training, and keeps the newest ones.
 

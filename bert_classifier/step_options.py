@@ -45,7 +45,7 @@ class StepOptions:
 
     Args:
       training: `options.TrainingOptions`.
-      device: `options.DeviceOptions`.
+      device: `device_options.DeviceOptions`.
       replicas: devices that share a training batch.
 
     Raises:

@@ -52,10 +52,10 @@ class Task(NamedTuple):
 
 
 def check_task_flags(options, *, is_own_data=False, reads_data=True):
-  """Checks that `options.DataOptions` name a task, a folder and one kind.
+  """Checks that `data_options.DataOptions` name a task, a folder and one kind.
 
   Args:
-    options: `options.DataOptions`.
+    options: `data_options.DataOptions`.
     is_own_data: whether files are given instead.
     reads_data: whether a folder or files are needed.
 
@@ -96,7 +96,7 @@ def prepare_task(
   own=None,
   max_train_examples=None,
 ):
-  """Returns the `Task` that `options.DataOptions` name.
+  """Returns the `Task` that `data_options.DataOptions` name.
 
   Args:
     max_seq_length: S.
@@ -187,7 +187,7 @@ def choose_kind(processor, name, options, given, trained):
   Args:
     processor: `tasks.DataProcessor`; its `kind` is set where it is None.
     name: of the task.
-    options: `options.DataOptions`.
+    options: `data_options.DataOptions`.
     given, trained: see `prepare_task`.
 
   Raises:

@@ -21,7 +21,7 @@ class TrainingStep(NamedTuple):
       `optimization.learning_rate_schedule` takes them.
     optimizer_class: `optimization.AdamWeightDecayOptimizer` or a subclass.
     placement: see `devices`.
-    options: `options.StepOptions`.
+    options: `step_options.StepOptions`.
     choices: `choices.Choices`.
     num_layers: of the model.
   """
@@ -30,8 +30,8 @@ class TrainingStep(NamedTuple):
   optimizer_class: type
   placement: devices.Placement
   options: StepOptions
-  choices: Choices = Choices()
-  num_layers: int = 0
+  choices: Choices
+  num_layers: int
 
   def add(self, model, target, features, step, key, model_dir):
     """Adds the step to the graph.

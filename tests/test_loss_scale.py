@@ -32,7 +32,7 @@ def train(optimizer_class, factors, scaled=True, patience=2000):
     optimizer = optimization.make_optimizer(tf.constant(0.1), optimizer_class)
     scale = LossScale() if scaled else None
     if scaled:
-      scale._PATIENCE = patience
+      scale.PATIENCE = patience
     _, pairs = optimization.compute_gradients(
       lambda number: factor * tf.reduce_sum(rows), optimizer, loss_scale=scale
     )
@@ -165,7 +165,7 @@ def test_a_folder_goes_on_in_float16_and_counts_what_it_skips(
   assert done.status == 0, done.log
   names = set(LossScale.VARIABLES)
   assert not names & read_checkpoint(out).keys()
-  monkeypatch.setattr(LossScale, "_FIRST", 2.0**60)
+  monkeypatch.setattr(LossScale, "FIRST", 2.0**60)
   float16 = ["--precision=mixed_float16", "--gradient_accumulation_steps=2"]
   done = classify(*float16, **flags, num_train_epochs=2, do_eval=True)
   assert done.status == 0, done.log

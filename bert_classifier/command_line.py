@@ -1,4 +1,4 @@
-"""The start of the command: what comes before TensorFlow's import.
+"""The command line, read before TensorFlow's import.
 
 That takes seconds, which a mistake in a flag, --help and Ctrl-C need not wait
 for.
@@ -13,8 +13,9 @@ from bert_classifier import process
 def begin(module, manual):
   """Reads the command line of a script and imports estimator_bridge.
 
-  Of a module that is imported only the latter. Where the command is to be done
-  by several processes, they do it, and this one ends.
+  The command line is read only where the script is run, not imported. Where
+  several processes are to carry the command out, this one starts them, waits
+  and ends.
 
   Args:
     module: `__name__` of the script.
