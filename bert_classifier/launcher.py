@@ -61,7 +61,7 @@ def run_workers(options):
   with process.signals_as_exceptions():
     while True:
       newest = _read_state(folder)
-      status, cause = _run_once(shares)
+      status, cause = _run_once(shares, options.device.worker_timeout)
       if cause is None:
         return status
       failures = 0 if _read_state(folder) != newest else failures + 1
@@ -123,11 +123,12 @@ def _divide_machine(options):
   ]
 
 
-def _run_once(shares):
+def _run_once(shares, seconds):
   """Starts the workers and waits until all have ended.
 
   Args:
     shares: see `_divide_machine`.
+    seconds: that the others have when one has ended.
 
   Returns:
     Exit status; and the words for what ended them where they are worth another
@@ -135,11 +136,7 @@ def _run_once(shares):
   """
   workers = _start(shares)
   try:
-    while True:
-      statuses = [worker.poll() for worker in workers]
-      if not any(status is None for status in statuses) or any(statuses):
-        break
-      time.sleep(_POLL_SECONDS)
+    statuses = _wait(workers, seconds)
   except KeyboardInterrupt as interruption:
     # Ctrl-C has reached them all; what ends this process alone has not.
     status, _ = process.describe_end(interruption)
@@ -149,6 +146,8 @@ def _run_once(shares):
   failed = [(i, status) for i, status in enumerate(statuses) if status]
   # Those that miss another one are not what went wrong.
   failed.sort(key=lambda pair: (pair[1] == GONE, pair[1] > 0))
+  if not failed and statuses[0] is None:
+    return GONE, "worker 0 stood still at the end"
   if not failed:
     return 0, None
   index, status = failed[0]
@@ -158,6 +157,31 @@ def _run_once(shares):
   if status == GONE:
     return status, f"worker {index} missed another one"
   return status, None
+
+
+def _wait(workers, seconds):
+  """Returns the exit statuses when the workers, or one by mistake, have ended.
+
+  They end together. None is that of one that still runs so many seconds after
+  another has ended well, for it stands still.
+  """
+  last = None
+  while True:
+    statuses = [worker.poll() for worker in workers]
+    running = [i for i, status in enumerate(statuses) if status is None]
+    if not running or any(statuses):
+      return statuses
+    if last is None and 0 in statuses:
+      last = time.monotonic() + seconds
+    if last is not None and time.monotonic() > last:
+      names = " and ".join(f"worker {index}" for index in running)
+      _log(
+        "WARNING",
+        f"{names} stands still, {seconds:g} seconds after another one has"
+        " ended (--worker_timeout), and is ended by force",
+      )
+      return statuses
+    time.sleep(_POLL_SECONDS)
 
 
 def _start(shares):

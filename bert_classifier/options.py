@@ -454,6 +454,16 @@ def read():
   return make_options(**given)
 
 
+def is_verbosity_set():
+  """Returns whether a program or its command line sets absl's --verbosity."""
+  return not FLAGS["verbosity"].using_default_value
+
+
+def is_verbosity_asked_for():
+  """Returns whether the command line has absl's --verbosity."""
+  return bool(FLAGS["verbosity"].present)
+
+
 _HELP = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 
 

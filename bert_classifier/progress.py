@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from absl import flags, logging
+from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
@@ -15,6 +15,7 @@ from bert_classifier import (
   files,
   gpu,
   history,
+  options,
   plain_texts,
   process,
 )
@@ -77,7 +78,7 @@ def set_up_logging():
   2026-01-31 12:00:00,000 [INFO ] text
   """
   logging.use_absl_handler()  # app.run does, a notebook does not
-  if flags.FLAGS["verbosity"].using_default_value:
+  if not options.is_verbosity_set():
     logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
   if handler.python_handler.stream is None:  # absl was imported without one
@@ -97,7 +98,7 @@ def log_errors_only(speaker):
     speaker: name of this process, before each of its lines.
   """
   logging.get_absl_handler().setFormatter(process.LogFormatter(speaker))
-  if not flags.FLAGS["verbosity"].present:
+  if not options.is_verbosity_asked_for():
     logging.set_verbosity(logging.ERROR)
 
 

@@ -95,6 +95,27 @@ def test_one_that_stands_still_is_ended_by_force(launch):
   assert "worker 0 missed another one: all workers start again" in log
 
 
+@pytest.mark.parametrize(
+  ("index", "starts", "words"),
+  [
+    (0, 2, "worker 0 stood still at the end: all workers start again"),
+    (1, 1, ""),  # what the chief has ended is done
+  ],
+)
+def test_one_that_stands_still_at_the_end_is_ended_by_force(
+  launch, index, starts, words
+):
+  status, started, log = launch(
+    "while (here / 'started').read_text().count('\\n') < 2:\n"
+    "  time.sleep(0.05)\n"
+    f"if (index, starts) == ({index}, 1): os.kill(os.getpid(), signal.SIGSTOP)",
+    worker_timeout=1.0,
+  )
+  assert (status, len(started)) == (0, 2 * starts)
+  assert f"[WARN ] worker {index} stands still, 1 seconds after another" in log
+  assert words in log
+
+
 def test_starts_that_come_to_nothing_end(launch):
   status, started, log = launch("os.kill(os.getpid(), signal.SIGKILL)")
   assert status == 128 + signal.SIGKILL
