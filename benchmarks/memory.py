@@ -45,7 +45,7 @@ def compare(flags):
     run([*flags, "--dry_run", f"--dry_run_file={report}"])
     found = json.loads(report.read_text())
     peak, _ = run(flags)
-  memory = found["memory"]
+  memory = {n: size for n, size in found["memory"].items() if n != "gpu"}
   print(
     *(f"{name} {memory[name] / _MEBIBYTE:.0f}" for name in sorted(memory)),
     f"tried {found['peak memory measured'] / _MEBIBYTE:.0f}",

@@ -47,6 +47,7 @@ class Placement:
     is_chief: whether this process writes checkpoints, results and the log.
     replicas: copies of the model that compute a training step together.
     strategy: what makes them one, for the log; None for one alone.
+    device: words for the one that computes, where it is not the CPU.
     reads_here: whether this process reads the examples.
   """
 
@@ -59,6 +60,7 @@ class Placement:
   replicas = 1
   reads_here = True
   strategy = None
+  device = "the GPU"
 
   def __init__(self, options=None):
     self.options = options or DeviceOptions()
@@ -282,6 +284,7 @@ class TpuPlacement(Placement):
   on_cpu = False
   skip_padding = False
   strategy = "TPUEstimator"
+  device = "a core of the TPU"
 
   def __init__(self, options=None):
     super().__init__(options)

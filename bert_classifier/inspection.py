@@ -295,7 +295,11 @@ def describe_memory(run, readings):
     "free": machine.free_memory(),
     "gpu": None
     if on_cpu
-    else {"total": most.on_device(), "free": machine.free_gpu_memory()},
+    else {
+      "name": run.placement.device,
+      "total": most.on_device(),
+      "free": machine.free_gpu_memory(),
+    },
   }
 
 
@@ -410,7 +414,11 @@ def _disk_needed(run):
   """Returns the bytes of the checkpoints that lie there at a time."""
   if run.schedule is None or run.is_finished:
     return 0
-  size = resources.checkpoint_size(run.model.config, run.task.target.width)
+  size = resources.checkpoint_size(
+    run.model.config,
+    run.task.target.width,
+    run.options.choice.freeze_layers,
+  )
   training = run.options.training
   saved = -(-run.schedule.steps // training.save_checkpoints_steps)
   kept = min(training.keep_checkpoint_max or saved, saved) + 1

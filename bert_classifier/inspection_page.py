@@ -144,13 +144,14 @@ def _describe_memory(memory, peak):
       for name in names
       if memory[name] > _LITTLE_MEMORY
     ]
-    return f"about {show_bytes(total)} at the peak: {', '.join(parts)}"
+    listed = f": {', '.join(parts)}" if parts else ""
+    return f"about {show_bytes(total)} at the peak{listed}"
 
   text = sum_up(memory["total"], _ON_HOST if gpu else _MEMORY)
   if peak:
     text += f"; the steps of this dry run took {show_bytes(peak)}"
   if gpu:
-    text += f". On the GPU {sum_up(gpu['total'], _ON_DEVICE)}"
+    text += f". On {gpu['name']} {sum_up(gpu['total'], _ON_DEVICE)}"
   return f"{text}."
 
 
@@ -162,7 +163,7 @@ def list_lacks(memory):
   """
   needs = [(memory["total"] - memory["program"], memory["free"], "")]
   if gpu := memory["gpu"]:
-    needs.append((gpu["total"], gpu["free"], " on the GPU"))
+    needs.append((gpu["total"], gpu["free"], f" on {gpu['name']}"))
   return [
     (needed, free, where)
     for needed, free, where in needs

@@ -96,7 +96,14 @@ class Weights(NamedTuple):
 
 
 def open_model(
-  options, folder, task, *, given=frozenset(), trained=None, is_training=True
+  options,
+  folder,
+  task,
+  *,
+  given=frozenset(),
+  trained=None,
+  is_training=True,
+  frozen=None,
 ):
   """Reads configuration, vocabulary and the list of weights; compares sizes.
 
@@ -108,6 +115,8 @@ def open_model(
     trained: the model settings that the checkpoint in output_dir was trained
       with; None or {} where there is none, or it is to be overwritten.
     is_training: whether it will be trained.
+    frozen: how many of its lowest layers will not, and the embeddings with
+      them; None where all will.
 
   Returns:
     `Model`.
@@ -127,7 +136,9 @@ def open_model(
   with _mistakes_in_files():
     config = _read_config(config_file, weights, known)
   companions.check_config_copy(known, home, config, config_file)
-  resources.check_memory(config, config_file, task.target.width, is_training)
+  resources.check_memory(
+    config, config_file, task.target.width, is_training, frozen
+  )
   vocab_file = _find(
     "vocab_file",
     options,

@@ -193,6 +193,7 @@ def check(options, trained, placement):
     given=options.given,
     trained=trained.get("model"),
     is_training=options.run.do_train,
+    frozen=options.choice.freeze_layers,
   )
   splits = choose_splits(options.run, task.data)
   cache = prepare_cache(options, placement, task, model) if splits else None

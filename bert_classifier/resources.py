@@ -26,9 +26,9 @@ except ImportError:  # under Windows
   resource = None
 
 _BYTES_A_NUMBER, _GIBIBYTE = 4, 1 << 30
-# Weight, gradient, adam_m and adam_v. The graph of a layer, measured with ones
-# of width 2.
-_COPIES_IN_TRAINING = 4
+# Gradient, adam_m and adam_v. The graph of a layer, measured with ones of width
+# 2.
+_TRAINED_COPIES = 3
 _BYTES_A_LAYER, _BYTES_A_TRAINED_LAYER = 1 << 20, 4 << 20
 _SESSION_BYTES = 250 << 20  # of TensorFlow, once it computes
 # Steps that are measured, and seconds after which no other one begins.
@@ -41,7 +41,7 @@ _HIDDENS_A_TOKEN, _WIDES_A_TOKEN, _NUMBERS_A_SCORE = 13.4, 2.7, 2.0
 _PASSING_HIDDENS, _PASSING_WIDES, _PASSING_SCORES = 10, 3, 2
 
 
-def count_weights(config, num_labels):
+def count_weights(config, num_labels, frozen=None):
   """Returns the number of weights of encoder, pooler and head.
 
   Counted, not listed, for there may be more than any machine can hold.
@@ -49,43 +49,54 @@ def count_weights(config, num_labels):
   Args:
     config: `modeling.BertConfig`.
     num_labels: L.
+    frozen: of how many lowest layers the weights are left out, and with them
+      those of the embeddings; None to count all.
   """
   hidden, wide = config.hidden_size, config.intermediate_size
   rows = (
     config.vocab_size + config.max_position_embeddings + config.type_vocab_size
   )
-  embeddings = (rows + 2) * hidden
+  embeddings = (rows + 2) * hidden if frozen is None else 0
   layer = 4 * (hidden + 1) * hidden + 2 * hidden * wide + wide + 5 * hidden
+  layers = _count_trained_layers(config, frozen)
   pooler_and_head = (hidden + 1) * (hidden + num_labels)
-  return embeddings + config.num_hidden_layers * layer + pooler_and_head
+  return embeddings + layers * layer + pooler_and_head
 
 
-def checkpoint_size(config, num_labels):
+def _count_trained_layers(config, frozen):
+  return max(0, config.num_hidden_layers - (frozen or 0))
+
+
+def checkpoint_size(config, num_labels, frozen=None):
   """Returns the bytes of a checkpoint of training: weights and two slots.
 
   Args:
-    config: `modeling.BertConfig`.
-    num_labels: L.
+    config, num_labels, frozen: as of `count_weights`. Frozen ones have no
+      slots.
   """
-  return 3 * _BYTES_A_NUMBER * count_weights(config, num_labels)
+  weights = count_weights(config, num_labels)
+  slots = 2 * count_weights(config, num_labels, frozen)
+  return _BYTES_A_NUMBER * (weights + slots)
 
 
-def check_memory(config, config_file, num_labels, is_training):
+def check_memory(config, config_file, num_labels, is_training, frozen=None):
   """Makes sure that this machine could hold the model if it did nothing else.
 
   Args:
     config, config_file: `modeling.BertConfig` and its path.
     num_labels: L.
     is_training: whether gradients and slots are kept beside the weights.
+    frozen: as of `count_weights`, of those without them.
 
   Raises:
     UserError: it could not; names the sizes.
   """
   total = machine.total_memory()
-  copies = _COPIES_IN_TRAINING if is_training else 1
   layer = _BYTES_A_TRAINED_LAYER if is_training else _BYTES_A_LAYER
-  weights = count_weights(config, num_labels)
-  needed = weights * _BYTES_A_NUMBER * copies + config.num_hidden_layers * layer
+  weights = numbers = count_weights(config, num_labels)
+  if is_training:
+    numbers += _TRAINED_COPIES * count_weights(config, num_labels, frozen)
+  needed = numbers * _BYTES_A_NUMBER + config.num_hidden_layers * layer
   if total is None or needed <= total:
     return
   sizes = ", ".join(
@@ -147,8 +158,11 @@ def estimate_memory(run, lengths, is_training):
     lengths: tokens of the sequences that are computed at a time, <int32>[B].
     is_training: whether gradients are computed.
   """
-  weights = _BYTES_A_NUMBER * count_weights(
-    run.model.config, run.task.target.width
+  config, width = run.model.config, run.task.target.width
+  frozen = run.options.choice.freeze_layers if is_training else None
+  weights, trained = (
+    _BYTES_A_NUMBER * count_weights(config, width, left_out)
+    for left_out in (None, frozen)
   )
   size = run.options.model.max_seq_length
   buffer = (run.schedule and run.schedule.buffer_size) or 0
@@ -156,43 +170,52 @@ def estimate_memory(run, lengths, is_training):
     lengths = np.full(len(lengths), size)
   step = run.options.step
   numbers = count_activations(
-    run.model.config, lengths, is_training, step.gradient_checkpointing
+    config, lengths, is_training, step.gradient_checkpointing, frozen
   )
   return Memory(
     program=(resident_memory() or 0) + _SESSION_BYTES,
     weights=weights,
-    gradients=weights * is_training,
-    slots=2 * weights * is_training,
+    gradients=trained * is_training,
+    slots=2 * trained * is_training,
     copies=weights,
     activations=int(_BYTES_A_NUMBER * numbers),
     examples=buffer * schedule.bytes_a_record(size) * is_training,
   )
 
 
-def count_activations(config, lengths, is_training, recomputes=False):
+def count_activations(
+  config, lengths, is_training, recomputes=False, frozen=None
+):
   """Returns how many numbers a batch needs beside the weights, about.
+
+  Of float32, whatever the precision: the 16-bit operands of products are kept
+  beside what stands between them, and together measured as much.
 
   Args:
     config: `modeling.BertConfig`.
     lengths: computed tokens of each sequence, <int32>[B].
     is_training: whether all are kept for gradients, or those of one layer.
     recomputes: whether of the other layers what they read is kept alone.
+    frozen: how many lowest layers have no gradients, and keep nothing for them.
   """
   tokens, scores = int(lengths.sum()), _count_scores(lengths)
   hidden, wide = config.hidden_size, config.intermediate_size
   scores *= config.num_attention_heads
-  if is_training:
-    layer = (
-      tokens * (_HIDDENS_A_TOKEN * hidden + _WIDES_A_TOKEN * wide)
-      + _NUMBERS_A_SCORE * scores
-    )
-    if recomputes:
-      return layer + config.num_hidden_layers * tokens * hidden
-    return config.num_hidden_layers * layer
-  return (
+  passing = (
     tokens * (_PASSING_HIDDENS * hidden + _PASSING_WIDES * wide)
     + _PASSING_SCORES * scores
   )
+  if not is_training:
+    return passing
+  layer = (
+    tokens * (_HIDDENS_A_TOKEN * hidden + _WIDES_A_TOKEN * wide)
+    + _NUMBERS_A_SCORE * scores
+  )
+  layers = _count_trained_layers(config, frozen)
+  kept = layers * layer
+  if recomputes:
+    kept = min(layers, 1) * layer + layers * tokens * hidden
+  return max(kept, passing) if frozen else kept
 
 
 def _count_scores(lengths):

@@ -10,8 +10,9 @@ import textwrap
 from conftest import ROOT
 import pytest
 
-from bert_classifier import clusters
+from bert_classifier import clusters, preparation
 from bert_classifier.errors import UserError
+from bert_classifier.options import RunOptions
 
 CHIEF = '"task": {"type": "chief", "index": 0}, "environment": "cloud"}'
 
@@ -62,6 +63,12 @@ def test_the_chief_is_the_first_of_the_machines(
   expected = tuple(addresses.split()), index
   assert clusters.read(text) == expected
   assert clusters.read(text).is_chief == (index == 0)
+
+
+def test_a_dry_run_is_of_one_machine():
+  cluster = clusters.Cluster(("a:1", "b:1"), 0)
+  with pytest.raises(UserError, match="unset .*TF_CONFIG, which names 2"):
+    preparation.take_place(cluster, RunOptions(dry_run=True))
 
 
 def test_an_evaluator_is_no_member_of_the_cluster():

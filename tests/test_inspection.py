@@ -226,7 +226,11 @@ def test_a_gpu_holds_the_model_and_this_machine_the_rest():
     **parts._asdict(),
     "total": parts.total(on_cpu=False),
     "free": 1 << 30,
-    "gpu": {"total": parts.on_device(), "free": 400 << 20},
+    "gpu": {
+      "name": "the GPU",
+      "total": parts.on_device(),
+      "free": 400 << 20,
+    },
   }
   assert inspection_page.list_lacks(memory) == [
     (500 << 20, 400 << 20, " on the GPU")

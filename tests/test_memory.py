@@ -128,6 +128,20 @@ def test_a_training_that_is_too_large_is_said_beforehand(
       assert "are free: " in caplog.text and "steps=2" in caplog.text
 
 
+def test_frozen_layers_keep_nothing_for_gradients(prepare):
+  run, frozen = prepare(), prepare(freeze_layers=1)
+  ours, theirs = (memory.estimate(each, "train") for each in (frozen, run))
+  assert ours.weights == theirs.weights
+  assert ours.slots == 2 * ours.gradients < theirs.slots / 2
+  config, lengths = small_config(num_hidden_layers=4), np.full(4, 6)
+  kept = [
+    resources.count_activations(config, lengths, True, frozen=n)
+    for n in (None, 0, 1, 2)
+  ]
+  assert kept[0] == kept[1] and kept[0] * 2 == pytest.approx(kept[3] * 4)
+  assert kept[2] == pytest.approx(kept[0] * 3 / 4)
+
+
 def test_of_layers_that_are_built_again_the_memory_is_one_layers():
   lengths = np.full(4, 6)
 

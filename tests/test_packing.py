@@ -124,22 +124,30 @@ def train(inputs, forms, use_xla=False):
     return session.run(fetches)
 
 
+BOUNDS = {tf.float32: 1e-5, tf.bfloat16: 1e-2, tf.float16: 1e-3}
+
+
 @pytest.mark.parametrize(
-  ("name", "spare_rows", "use_xla"),
-  [*((name, 0, False) for name in LENGTHS), ("many", 3, True)],
+  ("name", "spare_rows", "use_xla", "dtype"),
+  [
+    *((name, 0, False, tf.float32) for name in LENGTHS),
+    ("many", 3, True, tf.float32),
+    ("several", 0, False, tf.bfloat16),
+    ("several", 0, False, tf.float16),
+  ],
 )
 def test_losses_and_gradients_are_those_of_the_plain_form(
-  name, spare_rows, use_xla
+  name, spare_rows, use_xla, dtype
 ):
   inputs = features(LENGTHS[name])
-  theirs = train(inputs, modeling.PLAIN)
+  theirs = train(inputs, modeling.Forms(dtype))
   rows = rows_of(LENGTHS[name]) + spare_rows
-  forms = packing.forms(len(LENGTHS[name]))
+  forms = packing.forms(len(LENGTHS[name]), True, dtype)
   ours = train(packed(inputs, rows), forms, use_xla)
   assert len(ours) == len(theirs)
   # All scores of an example without a token lie next to -10000 in the plain
   # form, where float32 keeps three decimals.
-  bound = 1e-3 if 0 in LENGTHS[name] else 1e-5
+  bound = 1e-3 if 0 in LENGTHS[name] else BOUNDS[dtype]
   for found, expected in zip(ours, theirs):
     size = max(1.0, np.abs(expected).max())
     np.testing.assert_allclose(found, expected, rtol=0, atol=bound * size)
@@ -157,13 +165,14 @@ def test_a_command_packed_has_the_losses_of_one_that_is_not(
   without_dropout = tmp_path / "bert_config.json"
   without_dropout.write_text(json.dumps(config))
   flags = {**training, "bert_config_file": without_dropout, "head_dropout": 0}
-  flags["num_train_epochs"] = 1
+  flags.update(num_train_epochs=1, class_weights="balanced")
   losses = []
   for name, pack, parts in (("a", True, 1), ("b", True, 2), ("c", False, 1)):
     done = classify(
       output_dir=tmp_path / name,
       pack_sequences=pack,
       gradient_accumulation_steps=parts,
+      gradient_checkpointing=parts == 2,
       **flags,
     )
     assert done.status == 0, done.log

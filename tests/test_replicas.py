@@ -142,6 +142,29 @@ def test_a_checkpoint_of_one_device_goes_on_on_two(
   assert_same_training(after, before)
 
 
+def test_what_is_not_training_is_done_by_one_of_two_devices(
+  classify, still, on_one, on_two, tmp_path, capsys
+):
+  folder = tmp_path / "trained"
+  shutil.copytree(on_one["real tokens"], folder)
+  texts = {"predict_text": "He said so .", "predict_text_b": "She did ."}
+  asked = ["--do_eval", "--calibrate", "--do_embed"]
+  outcome = classify(*asked, output_dir=folder, **texts, **still)
+  assert outcome.status == 0, outcome.log
+  assert "temperature" in json.loads((folder / "calibration.json").read_text())
+  assert np.load(folder / "test_embeddings.npy").shape[0] == 13
+  assert json.loads(capsys.readouterr().out)["text_b"] == "She did ."
+
+
+def test_a_dry_run_of_two_devices_is_that_of_one(
+  classify, still, on_two, tmp_path, capsys
+):
+  outcome = classify("--dry_run", output_dir=tmp_path / "out", **still)
+  assert outcome.status == 0, outcome.log
+  assert "steps    1 to 13 of 8 examples" in capsys.readouterr().out
+  assert not (tmp_path / "out").exists()
+
+
 def test_masks_of_two_devices_differ(graph):
   placement = replicas.MirroredPlacement(DeviceOptions(), TWO)
 
@@ -282,7 +305,14 @@ def train_small(placement, folder, skip_padding=True, **step):
 COMBINATIONS = [
   (dict(gradient_accumulation_steps=2, gradient_checkpointing=True), 1e-5),
   (dict(precision="mixed_bfloat16", skip_padding=False), 5e-3),
-  (dict(precision="mixed_float16", gradient_accumulation_steps=2), 1e-3),
+  (
+    dict(
+      precision="mixed_float16",
+      gradient_accumulation_steps=2,
+      gradient_checkpointing=True,
+    ),
+    1e-3,
+  ),
 ]
 
 
@@ -308,9 +338,14 @@ def test_a_step_of_two_devices_is_that_of_one(tmp_path, asked, tolerance):
 
 @pytest.mark.parametrize("flag", ["use_xla", "pack_sequences"])
 def test_xla_and_packing_are_for_one_device(flag):
-  two = replicas.MirroredPlacement(DeviceOptions(**{flag: True}), TWO)
-  with pytest.raises(UserError, match="CPU:0 and CPU:1 are asked for: leave"):
-    two.check_batches({"train_batch_size": 8}, is_training=True)
+  asked = DeviceOptions(**{flag: True})
+  cluster = Cluster(("a:1", "b:1"), 0)
+  for placement, name in (
+    (replicas.MirroredPlacement(asked, TWO), "CPU:0 and CPU:1"),
+    (replicas.WorkersPlacement(asked, cluster, 0), "2 workers"),
+  ):
+    with pytest.raises(UserError, match=f"{name} are asked for: leave"):
+      placement.check_batches({"train_batch_size": 8}, is_training=True)
 
 
 # ---------------------------------------------------------------------------

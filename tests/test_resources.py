@@ -6,7 +6,8 @@ What a dry run makes of it is in test_inspection.py.
 import numpy as np
 import pytest
 
-from bert_classifier import coverage, machine, resources
+from bert_classifier import choices, coverage, machine, resources
+from bert_classifier.choice_options import ChoiceOptions
 from bert_classifier.errors import UserError
 import modeling
 
@@ -27,6 +28,24 @@ def test_weights_are_counted_as_their_shapes_have_them(sizes, num_labels):
   shapes = coverage.compute_shapes(config, num_labels)
   expected = sum(int(np.prod(shape)) for shape in shapes.values())
   assert resources.count_weights(config, num_labels) == expected
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 3])
+def test_frozen_weights_are_counted_as_the_training_leaves_them(frozen):
+  config = modeling.BertConfig(
+    99, hidden_size=48, num_hidden_layers=3, intermediate_size=96
+  )
+  asked = ChoiceOptions(freeze_layers=frozen)
+  trained = sum(
+    int(np.prod(shape))
+    for name, shape in coverage.compute_shapes(config, 2).items()
+    if choices.find_rate_factor(name, 3, asked)
+  )
+  assert resources.count_weights(config, 2, frozen) == trained
+  weights = resources.count_weights(config, 2)
+  assert resources.checkpoint_size(config, 2, frozen) == 4 * (
+    weights + 2 * trained
+  )
 
 
 @pytest.mark.parametrize(
@@ -54,5 +73,7 @@ def test_training_needs_four_times_the_weights(monkeypatch):
   resources.check_memory(config, "a.json", 2, is_training=False)
   with pytest.raises(UserError, match="gradients and the optimizer's slots"):
     resources.check_memory(config, "a.json", 2, is_training=True)
+  # Only pooler and head are trained.
+  resources.check_memory(config, "a.json", 2, is_training=True, frozen=12)
   monkeypatch.setattr(machine, "total_memory", lambda: 2 * GIBIBYTE)
   resources.check_memory(config, "a.json", 2, is_training=True)

@@ -239,6 +239,17 @@ def test_results_leave_every_core(graphs, mode, types):
 # Training
 
 
+def test_variables_are_those_of_a_checkpoint_of_any_device(graphs, classify):
+  nodes = of_type({n.name: n for n in graphs["train"].node}, "VarHandleOp")
+  names = {node.attr["shared_name"].s.decode() for node in nodes}
+  folder = classify.defaults["init_checkpoint"]
+  released = set(read_checkpoint(f"{folder}/bert_model.ckpt"))
+  slots = {f"{name}/adam_{slot}" for name in released for slot in "mv"}
+  expected = released | slots | {"global_step"}
+  assert len(released) == VARIABLES
+  assert expected == names - {"tpu_estimator/iterations_per_loop"}
+
+
 def test_loss_and_rate_are_summarized_on_the_host(graphs):
   nodes = {node.name: node for node in graphs["train"].node}
   assert len(of_type(nodes, "WriteScalarSummary")) == 2
@@ -387,6 +398,34 @@ def test_kinds_of_floats_are_evaluated_on_every_core(
     [[share], [share, width], [share, *shape], [share]]
   )
   assert not {n.op for n in nodes.values()} - compiled_ops - TPU_ONLY
+
+
+def test_answers_are_computed_on_the_cpu_of_a_tpus_host(
+  classify, tmp_path, monkeypatch, capsys
+):
+  simulate_tpu(monkeypatch, CORES)
+  done = classify(
+    "--use_tpu",
+    tpu_name="local",
+    predict_text="He said so .",
+    predict_text_b="She did .",
+    output_dir=tmp_path / "none",
+  )
+  assert done.status == 0, done.log
+  assert json.loads(capsys.readouterr().out)["text"] == "He said so ."
+
+
+def test_a_dry_run_of_a_tpu_describes_and_tries_nothing(
+  classify, tmp_path, monkeypatch, capsys
+):
+  simulate_tpu(monkeypatch, CORES)
+  asked = ["--use_tpu", "--do_train", "--dry_run", "--train_batch_size=8"]
+  done = classify(*asked, tpu_name="local", output_dir=tmp_path / "none")
+  assert done.status == 0, done.log
+  page = " ".join(capsys.readouterr().out.split())
+  assert "on TPU local, 8 cores: nothing is written" in page
+  assert "steps 1 to 13 of 8 examples" in page and " time about" not in page
+  assert "On a core of the TPU about 2 MiB at the peak." in page
 
 
 def test_local_paths_are_refused_before_any_data_is_read(classify, tmp_path):

@@ -7,13 +7,14 @@ and prepares a graph: they are few, and take most of this file's minute.
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 
-from conftest import LOG_LINE, ROOT, read_checkpoint
+from conftest import LOG_LINE, ROOT, read_checkpoint, read_results
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -192,7 +193,7 @@ def assert_same_training(folder, expected, steps):
 
 def test_four_processes_train_as_one(classify, flags, start, tmp_path):
   one, four = tmp_path / "one", tmp_path / "four"
-  flags = dict(flags, num_train_epochs=6.7)
+  flags = dict(flags, num_train_epochs=6.7, do_eval=True)
   assert classify(output_dir=one, **flags).status == 0
   flags.update(gradient_accumulation_steps=2, gradient_checkpointing=True)
   process = start(dict(flags, output_dir=four, num_workers=4, do_predict=True))
@@ -208,6 +209,10 @@ def test_four_processes_train_as_one(classify, flags, start, tmp_path):
   assert not list(four.glob("tmp_worker_*"))
   assert len(list(four.glob("events.out.tfevents.*"))) == 1
   assert (four / "test_results.tsv").read_text().count("\n") == 13
+  found, expected = (
+    read_results(folder / "eval_results.txt") for folder in (four, one)
+  )
+  assert found == pytest.approx(expected, abs=1e-5)
 
 
 def child_pids(pid):
@@ -223,16 +228,20 @@ def test_a_training_whose_worker_is_killed_ends_as_one_undisturbed(
   one, two = tmp_path / "one", tmp_path / "two"
   flags = dict(flags, num_train_epochs=130, learning_rate=5e-6)
   flags.update(save_checkpoints_steps=50, skip_padding=False)
+  flags.update(keep_checkpoint_max=0)
   assert classify(output_dir=one, **flags).status == 0
+  shutil.copytree(one, two)  # what one has begun goes on in two
+  (two / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-300"')
   process = start(dict(flags, output_dir=two, num_workers=2))
   log, killed = [], False
   for line in process.stderr:
     log.append(line)
-    if " step 60/601" in line and not killed:
+    if " step 360/601" in line and not killed:
       killed = True
       os.kill(child_pids(process.pid)[1], signal.SIGKILL)
   assert process.wait(timeout=900) == 0, log
   said = "".join(log)
   assert "worker 1 was ended by SIGKILL: all workers start again" in said
-  assert re.search(r"training on 37 examples: steps \d*[05]1 to 601 ", said)
+  first = re.findall(r"training on 37 examples: steps (\d+) to 601 ", said)
+  assert first[0] == "301" and int(first[1]) in range(351, 602, 50)
   assert_same_training(two, one, steps=601)
