@@ -23,7 +23,7 @@ _VARY = "--vary="
 
 
 def run(flags):
-  """Runs the script; returns its bytes at the peak, its processor time."""
+  """Trains; returns its bytes at the peak, its processor time, its log."""
   process = subprocess.Popen(
     [sys.executable, str(_SCRIPT), "--do_train", *flags],
     stdout=subprocess.DEVNULL,
@@ -34,7 +34,7 @@ def run(flags):
   _, status, usage = os.wait4(process.pid, 0)
   if status:
     sys.exit(log)
-  return 1024 * usage.ru_maxrss, usage.ru_utime + usage.ru_stime
+  return 1024 * usage.ru_maxrss, usage.ru_utime + usage.ru_stime, log
 
 
 def compare(flags):
@@ -44,7 +44,7 @@ def compare(flags):
     flags = [*flags, f"--output_dir={folder}/output", f"--cache_dir={folder}"]
     run([*flags, "--dry_run", f"--dry_run_file={report}"])
     found = json.loads(report.read_text())
-    peak, _ = run(flags)
+    peak, *_ = run(flags)
   memory = {n: size for n, size in found["memory"].items() if n != "gpu"}
   print(
     *(f"{name} {memory[name] / _MEBIBYTE:.0f}" for name in sorted(memory)),

@@ -16,13 +16,14 @@ import json
 from pathlib import Path
 import sys
 import tempfile
+from typing import NamedTuple
 
 from memory import run
 
 _MEBIBYTE = 1 << 20
 _VARY = "--vary="
 _EPOCHS = "--num_train_epochs="
-_USUAL = (
+USUAL = (
   [],
   ["--gradient_accumulation_steps=4"],
   ["--gradient_checkpointing"],
@@ -36,24 +37,55 @@ def read_losses(folder):
   return {entry["step"]: entry["loss"] for entry in map(json.loads, lines)}
 
 
+class Measured(NamedTuple):
+  """What a training took.
+
+  Attributes:
+    peak: bytes of resident memory.
+    seconds: of the processor, a step, without the start.
+    losses: {step: loss} of the shorter of two trainings.
+    log: of the same.
+  """
+
+  peak: int
+  seconds: float
+  losses: dict
+  log: str
+
+
 def measure(flags, epochs, cache):
-  """Prints the line of one variation."""
+  """Trains so many epochs and twice as many; returns the `Measured`."""
+  flags = [*flags, f"--cache_dir={cache}", "--log_steps=1"]
   with tempfile.TemporaryDirectory() as folder:
-    flags = [*flags, f"--cache_dir={cache}", "--log_steps=1"]
-    once = [*flags, f"{_EPOCHS}{epochs}", f"--output_dir={folder}/once"]
-    twice = [*flags, f"{_EPOCHS}{2 * epochs}", f"--output_dir={folder}/twice"]
-    report = Path(folder, "dry_run.json")
-    run([*once, "--dry_run", f"--dry_run_file={report}"])
-    estimate = json.loads(report.read_text())["memory"]["total"]
-    peak, short = run(once)
-    longer_peak, long = run(twice)
+    once = [f"{_EPOCHS}{epochs}", f"--output_dir={folder}/once"]
+    peak, short, log = run([*flags, *once])
+    twice = [f"{_EPOCHS}{2 * epochs}", f"--output_dir={folder}/twice"]
+    longer_peak, long, _ = run([*flags, *twice])
     losses = read_losses(f"{folder}/once")
     steps = len(read_losses(f"{folder}/twice")) - len(losses)
+  seconds = (long - short) / steps
+  return Measured(max(peak, longer_peak), seconds, losses, log)
+
+
+def estimate(flags, epochs, cache):
+  """Returns the bytes at the peak that a dry run estimates."""
+  with tempfile.TemporaryDirectory() as folder:
+    report = Path(folder, "dry_run.json")
+    asked = ["--dry_run", f"--dry_run_file={report}", f"--output_dir={folder}"]
+    run([*flags, *asked, f"{_EPOCHS}{epochs}", f"--cache_dir={cache}"])
+    return json.loads(report.read_text())["memory"]["total"]
+
+
+def show(flags, epochs, cache):
+  """Prints the line of one variation."""
+  expected = estimate(flags, epochs, cache)
+  found = measure(flags, epochs, cache)
+  last = max(found.losses)
   print(
-    f"peak {max(peak, longer_peak) / _MEBIBYTE:.0f} MiB,"
-    f" estimate {estimate / _MEBIBYTE:.0f} MiB,"
-    f" processor time {(long - short) / steps:.2f} s a step,"
-    f" loss of step {max(losses)} {losses[max(losses)]:.6f}",
+    f"peak {found.peak / _MEBIBYTE:.0f} MiB,"
+    f" estimate {expected / _MEBIBYTE:.0f} MiB,"
+    f" processor time {found.seconds:.2f} s a step,"
+    f" loss of step {last} {found.losses[last]:.6f}",
     flush=True,
   )
 
@@ -65,9 +97,9 @@ def main():
   epochs = [w[len(_EPOCHS) :] for w in words if w.startswith(_EPOCHS)]
   added = [w[len(_VARY) :].split() for w in words if w.startswith(_VARY)]
   with tempfile.TemporaryDirectory() as cache:
-    for variation in [*_USUAL, *added]:
+    for variation in [*USUAL, *added]:
       print(" ".join(variation) or "as given", end=": ", flush=True)
-      measure([*flags, *variation], float(epochs[-1]) if epochs else 3.0, cache)
+      show([*flags, *variation], float(epochs[-1]) if epochs else 3.0, cache)
 
 
 if __name__ == "__main__":

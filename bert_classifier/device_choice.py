@@ -6,6 +6,7 @@ from bert_classifier import (
   clusters,
   devices,
   gpu,
+  launcher,
   plain_texts,
   precision,
   replicas,
@@ -24,6 +25,8 @@ def check_request(options, cluster):
     UserError: they cannot.
   """
   device = options.device
+  if device.num_workers > 1 and options.run.do_train:  # of a dry run
+    launcher.check(options)
   if device.use_xla:  # before TensorFlow looks for devices
     devices.prepare_xla()
   if device.use_xla and device.skip_padding and "skip_padding" in options.given:

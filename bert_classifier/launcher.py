@@ -54,8 +54,9 @@ def run_workers(options):
     options: `options.Options`, of the command line in `sys.argv`.
 
   Raises:
-    UserError: they could not train together.
+    UserError: they cannot train together.
   """
+  check(options)
   shares = _divide_machine(options)
   folder, failures = options.run.output_dir or "", 0
   with process.signals_as_exceptions():
@@ -75,11 +76,14 @@ def run_workers(options):
       _log("WARNING", f"{cause}: all workers start again")
 
 
-def _divide_machine(options):
-  """Returns flags and environment of each worker.
+def check(options):
+  """Makes sure that the work can be divided among workers on this machine.
+
+  Args:
+    options: `options.Options`.
 
   Raises:
-    UserError: the batch, the GPUs or the command cannot be divided.
+    UserError: it cannot.
   """
   device, number = options.device, options.device.num_workers
   if clusters.read(os.environ.get(clusters.VARIABLE)):
@@ -95,11 +99,21 @@ def _divide_machine(options):
       f"--train_batch_size is {batch_size}, but must be a multiple of"
       f" --num_workers={number}: every worker takes as many examples"
     )
+  options.step.check(options.training, device, number)
   if not os.path.isfile(sys.argv[0]):
     raise UserError(
       "--num_workers starts the command of a script again, and this is none:"
       " leave it out, or run the script from a shell"
     )
+
+
+def _divide_machine(options):
+  """Returns flags and environment of each worker.
+
+  Raises:
+    UserError: there are fewer GPUs than workers.
+  """
+  device, number = options.device, options.device.num_workers
   threads = device.num_threads or max(1, machine.threads(0) // number)
   flags = ["--num_workers=1", f"--num_threads={threads}"]
   gpus = [] if device.num_gpus == 0 else machine.list_gpus()

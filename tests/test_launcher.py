@@ -149,6 +149,10 @@ def test_the_signal_that_ends_a_job_reaches_all(launch):
       {"train_batch_size": 9},
       "is 9, but must be a multiple of --num_workers=2",
     ),
+    (
+      {"train_batch_size": 8, "gradient_accumulation_steps": 8},
+      "is 8, but must be a multiple of .*=8 times 2 devices",
+    ),
     ({"use_tpu": True}, "nothing for --use_tpu"),
   ],
 )
