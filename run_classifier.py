@@ -366,7 +366,7 @@ def train(estimator, run):
   schedule.announce_training(run)
   memory.warn_if_short(run)
   hook = progress.training_hook(run, output_dir.history_path(folder))
-  exhausted = memory.explain_exhaustion(run, "train")
+  exhausted = memory.explain_exhaustion(run, "train", hook)
   with advice.explain_not_finite(run), exhausted:
     results = run_training(estimator, run, hook)
   output_dir.check_trained(folder, run.schedule.steps)
@@ -394,11 +394,13 @@ def assist(run, init_checkpoint):
   """Computes a part of each step of a training that another process leads."""
   if run.options.run.do_train and not run.is_finished:
     model_fn = make_model_fn(run, init_checkpoint, run.placement)
-    make_estimator(run, model_fn).train(
-      input_fn_for(run, "train"),
-      max_steps=run.schedule.steps,
-      hooks=[progress.training_hook(run)],
-    )
+    estimator = make_estimator(run, model_fn)
+    with memory.explain_exhaustion(run, "train"):
+      estimator.train(
+        input_fn_for(run, "train"),
+        max_steps=run.schedule.steps,
+        hooks=[progress.training_hook(run)],
+      )
 
 
 def evaluate(estimator, run, split, results=None):

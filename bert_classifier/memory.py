@@ -48,12 +48,14 @@ def warn_if_short(run):
 
 
 @contextlib.contextmanager
-def explain_exhaustion(run, split):
+def explain_exhaustion(run, split, training_hook=None):
   """Says of exhausted memory where it went, and what to try next.
 
   Args:
     run: `preparation.Run`, with features.
     split: what is computed: "train", or as in `preparation.Run.splits`.
+    training_hook: `progress.ProgressHook` of a training, which may wait for an
+      evaluation of dev; or None.
 
   Raises:
     UserError: the memory is exhausted.
@@ -67,6 +69,8 @@ def explain_exhaustion(run, split):
     is_tensorflows = hasattr(error, "error_code")
     if not is_system and not (is_tensorflows and _EXHAUSTED.search(message)):
       raise
+    if training_hook and training_hook.waits:
+      split = "dev"
     reason = message.strip().split("\n")[0]
     raise errors.UserError(
       f"the memory of {run.placement.describe()} is exhausted:"

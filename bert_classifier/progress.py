@@ -266,6 +266,10 @@ class ProgressHook(tf.train.SessionRunHook):
     summary_dir: folder of the events for TensorBoard; None for none.
     history_path: file of the history, see `history`; None for none.
     show: function from a number of the device to one that is fetched.
+
+  Attributes:
+    history_path: as given.
+    waits: whether an evaluation on the way computes meanwhile.
   """
 
   # Tensors that model_fn gives these names.
@@ -300,7 +304,7 @@ class ProgressHook(tf.train.SessionRunHook):
     self._kept_steps = max(divisors)
     self._summary_dir, self._writer = summary_dir, None
     self._summarized = None
-    self.history_path = history_path
+    self.history_path, self.waits = history_path, False
     self._fetches, self._show = {}, show
     self._wanted, self._is_wanted = None, True
 
@@ -486,6 +490,8 @@ class EvaluationHook(tf.train.SessionRunHook):
     self._began = time.monotonic()
     self._counter = Counter("evaluated", self._examples)
     self._batches = 0
+    if self._training_hook:
+      self._training_hook.waits = True
 
   def after_run(self, run_context, run_values):
     del run_context, run_values
@@ -503,6 +509,7 @@ class EvaluationHook(tf.train.SessionRunHook):
         f" {self._examples} examples: the file of features cannot be read"
       )
     if self._training_hook:
+      self._training_hook.waits = False
       self._training_hook.pause(time.monotonic() - self._began)
 
 

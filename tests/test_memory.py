@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import machine, memory, preparation, resources
+from bert_classifier import machine, memory, preparation, progress, resources
+from bert_classifier.errors import UserError
 from bert_classifier.options import make_options
 import run_classifier
 
@@ -103,6 +104,18 @@ def test_exhausted_memory_ends_evaluation_and_prediction_too(
   done = classify(output_dir=tmp_path / "out", **{**sizes, **flags})
   assert done.status == 1, done.log
   assert words in done.log.splitlines()[-1]
+
+
+def test_an_evaluation_on_the_way_is_told_from_training(prepare):
+  run = prepare(do_eval=True, eval_batch_size=8)
+  hook = progress.training_hook(run)
+  (evaluating,) = progress.evaluation_hooks(run, "dev", hook)
+  evaluating.begin()
+  with (
+    pytest.raises(UserError, match="8 examples of dev .* --eval_batch_size=4"),
+    memory.explain_exhaustion(run, "train", hook),
+  ):
+    raise OOM
 
 
 def test_another_error_stays_what_it_is(prepare):

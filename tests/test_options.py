@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import sys
 
 from absl.testing import flagsaver
@@ -29,6 +30,13 @@ def test_no_flag_is_defined_elsewhere():
     for flag in flags
   ]
   assert sorted(ours) == sorted(field.name for field in options.all_flags())
+
+
+def test_no_other_room_reads_the_command_line():
+  rooms = (ROOT / "bert_classifier").glob("*.py")
+  reads = re.compile(r"\bFLAGS\b|from absl import .*\bflags\b")
+  reading = [room.name for room in rooms if reads.search(room.read_text())]
+  assert reading == ["options.py"]
 
 
 def test_docs_list_the_flags_that_there_are():
