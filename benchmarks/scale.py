@@ -19,7 +19,7 @@
              a CUDA build of TensorFlow.
 
 --parts chooses among them. --data holds a folder for each of --tasks
-(CoLA,MNLI,MRPC), of which memory and packing train on 640 examples, in batches
+(CoLA,MNLI,MRPC), of which memory and packing train on 320 examples, in batches
 of 32 of 128 positions; without it they take the sample, which is small, and
 shows little. Other flags are those of run_classifier.py for these two, such as
 --init_checkpoint or a --bert_config_file with its --vocab_file.
@@ -192,13 +192,13 @@ def show_variations(options, flags, variations):
   print(f"{'':34} {'peak, MiB':>9} {'processor, s a step':>19} {'loss':>9}")
   with tempfile.TemporaryDirectory() as cache:
     for name, more in variations.items():
-      asked = [*flags, "--max_train_examples=640", threads, *more]
+      asked = [*flags, "--max_train_examples=320", threads, *more]
       found = memory_step.measure(asked, 1.0, cache)
       packed = re.search(r"every .* are packed into .*", found.log)
       print(
         f"{name:34} {found.peak / _MEBIBYTE:9.0f} {found.seconds:19.2f}"
-        f" {found.losses[max(found.losses)]:9.5f}",
-        f" {packed[0]}" if packed else "",
+        f" {found.losses[max(found.losses)]:9.5f}"
+        + (f"  {packed[0]}" if packed else ""),
         flush=True,
       )
 
@@ -207,9 +207,9 @@ def measure_memory(options, more_flags):
   """Measures parts and recomputation."""
   name, flags = list(list_tasks(options).items())[-1]
   print(name)
-  variations = {" ".join(way) or "as it is": way for way in memory_step.USUAL}
   variations = {
-    shown.replace("--gradient_", ""): way for shown, way in variations.items()
+    " ".join(way).replace("--gradient_", "") or "as it is": way
+    for way in memory_step.USUAL
   }
   show_variations(options, [*flags, *more_flags], variations)
   return True
