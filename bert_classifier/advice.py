@@ -30,7 +30,8 @@ def explain_interruption(asked):
     asked: `options.RunOptions`.
   """
   try:
-    yield
+    with process.signals_in_sight():
+      yield
   except KeyboardInterrupt as interruption:
     if str(interruption):
       raise

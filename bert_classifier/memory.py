@@ -71,7 +71,8 @@ def explain_exhaustion(run, split, training_hook=None):
       raise
     if training_hook and training_hook.waits:
       split = "dev"
-    reason = message.strip().split("\n")[0]
+    lines = message.strip().split("\n")
+    reason = next(filter(_EXHAUSTED.search, lines), lines[0])
     raise errors.UserError(
       f"the memory of {run.placement.describe()} is exhausted:"
       f" {describe_work(run, split)} {_list_parts(estimate(run, split))}."

@@ -7,6 +7,7 @@ Ctrl-C, need not wait for it.
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -164,6 +165,22 @@ def signals_as_exceptions():
     yield
   finally:
     _handle(before)
+
+
+@contextlib.contextmanager
+def signals_in_sight():
+  """Raises the exception of a signal where a library's has taken its place.
+
+  pybind11 does so where a signal comes while it makes an exception of an error.
+  """
+  try:
+    yield
+  except RuntimeError as error:
+    hidden = re.search(r"\bREPLACED BY (\w+)", str(error))
+    for kind in (KeyboardInterrupt, Terminated):
+      if hidden and hidden[1] == kind.__name__:
+        raise kind from error
+    raise
 
 
 def _handle(handlers):

@@ -13,7 +13,10 @@ from bert_classifier.options import make_options
 import run_classifier
 
 OOM = tf.errors.ResourceExhaustedError(
-  None, None, "OOM when allocating tensor with shape[32,12,128,128]\nmore"
+  None,
+  None,
+  "Graph execution error:\n\nDetected at node 'add'\nOOM when allocating"
+  " tensor with shape[32,12,128,128]\nmore",
 )
 
 
@@ -76,6 +79,10 @@ def test_exhausted_memory_ends_training_in_a_sentence(
   assert re.search(r"up to 24 positions, .* of 0\.\d million weights", said)
   assert re.search(r"KiB|MiB for weights, .* for activations", said)
   assert "Next, try --gradient_accumulation_steps=2: the same" in said
+  if error is OOM:
+    assert said.endswith(
+      "(OOM when allocating tensor with shape[32,12,128,128])"
+    )
 
 
 @pytest.mark.parametrize(

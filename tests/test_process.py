@@ -8,6 +8,7 @@ import time
 
 from conftest import LOG_LINE, ROOT, run_python
 import pytest
+import tensorflow.compat.v1 as tf
 
 from bert_classifier import process
 import run_classifier
@@ -85,6 +86,23 @@ def test_signals_are_exceptions_inside_and_what_they_were_outside():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(10)
   assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_signal_while_tensorflow_makes_an_error_is_no_bug(monkeypatch, graph):
+  def terminate(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+  monkeypatch.setattr(tf.errors.InvalidArgumentError, "__init__", terminate)
+  is_true = tf.placeholder_with_default(False, [])
+  failing = tf.raw_ops.Assert(condition=is_true, data=["it is not"])
+  with (
+    pytest.raises(process.Terminated),
+    process.signals_as_exceptions(),
+    process.signals_in_sight(),
+    tf.Session() as session,
+  ):
+    session.run(failing)
 
 
 def test_a_signal_that_is_ignored_stays_so():
