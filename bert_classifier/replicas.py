@@ -27,7 +27,7 @@ class ReplicatedPlacement(devices.Placement):
       if getattr(self.options, flag):
         raise UserError(
           f"--{flag} is for one device, and {self._used()} are asked for: leave"
-          " it out, or give --num_gpus=1"
+          f" it out, or {self._ask_for_one}"
         )
     size = sizes["train_batch_size"]
     if is_training and size % self.replicas:
@@ -58,6 +58,7 @@ class MirroredPlacement(ReplicatedPlacement):
   """
 
   strategy = "MirroredStrategy"
+  _ask_for_one = "give --num_gpus=1"
 
   def __init__(self, options, names):
     super().__init__(options)
@@ -90,6 +91,10 @@ class WorkersPlacement(ReplicatedPlacement):
   """
 
   strategy = "MultiWorkerMirroredStrategy"
+  _ask_for_one = (
+    "train in one process, with --num_gpus=0 or 1, and without TF_CONFIG and"
+    " --num_workers"
+  )
 
   def __init__(self, options, cluster, gpus):
     super().__init__(options)

@@ -343,11 +343,11 @@ def test_a_step_of_two_devices_is_that_of_one(tmp_path, asked, tolerance):
 def test_xla_and_packing_are_for_one_device(flag):
   asked = DeviceOptions(**{flag: True})
   cluster = Cluster(("a:1", "b:1"), 0)
-  for placement, name in (
-    (replicas.MirroredPlacement(asked, TWO), "CPU:0 and CPU:1"),
-    (replicas.WorkersPlacement(asked, cluster, 0), "2 workers"),
+  for placement, name, advice in (
+    (replicas.MirroredPlacement(asked, TWO), "CPU:0 and CPU:1", "num_gpus=1"),
+    (replicas.WorkersPlacement(asked, cluster, 0), "2 workers", "TF_CONFIG"),
   ):
-    with pytest.raises(UserError, match=f"{name} are asked for: leave"):
+    with pytest.raises(UserError, match=f"{name} are asked for: .*{advice}"):
       placement.check_batches({"train_batch_size": 8}, is_training=True)
 
 
