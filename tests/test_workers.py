@@ -178,7 +178,11 @@ def _start(flags):
 def assert_same_training(folder, expected, steps):
   """Holds losses and variables against those of one process."""
   losses = [
-    [e["loss"] for e in history.read(f"{path}/history.jsonl") if "loss" in e]
+    [
+      entry["loss"]
+      for entry in history.read(f"{path}/history.jsonl")
+      if "split" not in entry
+    ]
     for path in (folder, expected)
   ]
   assert len(losses[1]) == steps
