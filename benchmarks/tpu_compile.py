@@ -81,6 +81,12 @@ class Case(NamedTuple):
   def cores(self):
     return _HOSTS[self.generation][1]
 
+  @property
+  def program(self):
+    """Returns the name of its program, which generations share."""
+    sizes = self.size, self.length, self.examples, self.cores
+    return "-".join(map(str, sizes)) + "-cores.mlir"
+
 
 def main():
   parser = argparse.ArgumentParser(
@@ -118,10 +124,10 @@ def compile_all(arguments):
     if result.exists():
       continue
     print(case, end=": ", flush=True)
-    program = arguments.work / f"{case}.mlir"
-    run_child(sys.executable, case, program)
+    program = arguments.work / case.program
+    if not program.exists():
+      run_child(sys.executable, case, program)
     run_child(arguments.tpu_python, case, result)
-    program.unlink()
     print(json.loads(result.read_text()), flush=True)
 
 
@@ -142,7 +148,7 @@ def child(case, path):
   if path.suffix == ".mlir":
     content = make_program(case)
   else:
-    program = path.with_suffix(".mlir").read_text(encoding="utf-8")
+    program = path.with_name(case.program).read_text(encoding="utf-8")
     content = json.dumps(compile_program(case, program))
   temporary = path.with_suffix(".tmp")
   temporary.write_text(content, encoding="utf-8")
