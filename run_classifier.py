@@ -43,6 +43,7 @@ from bert_classifier import (
   launcher,
   layouts,
   memory,
+  onnx_export,
   options,
   output_dir,
   predictions,
@@ -525,6 +526,10 @@ def carry_out(run, init_checkpoint):
     answer(run, init_checkpoint)
   if run.options.run.export_hf:
     logging.info("%s", hugging_face_export.export_of_run(run, init_checkpoint))
+  if run.options.run.export_onnx:
+    run = onnx_export.compute_every_position(run)
+    line = use_newest_weights(run, init_checkpoint, onnx_export.write)
+    logging.info("%s", line)
 
 
 def compute_splits(run, init_checkpoint):

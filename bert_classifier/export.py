@@ -35,7 +35,7 @@ from bert_classifier import (
 from bert_classifier.graph_tokenization import TextEncoder
 
 LABELS, SETTINGS = "labels.txt", "settings.json"
-_INPUTS = ("input_ids", "input_mask", "segment_ids")
+INPUTS = ("input_ids", "input_mask", "segment_ids")
 _EXTRA = "assets.extra"  # as the Estimator names it
 
 
@@ -50,25 +50,46 @@ def write(run, model_fn, checkpoint):
   Raises:
     UserError: a number that the model computes is not finite.
   """
-  weights = checkpoint or run.weights.init_checkpoint.path
-  if run.weights.held and checkpoint == run.weights.held:
-    weights = run.weights.checkpoint  # under its own name
+  weights = name_weights(run, checkpoint)
   with tf.Graph().as_default():
     signatures, scaffold = _build(run, model_fn)
-    creator = tf.train.ChiefSessionCreator(
-      scaffold,
-      config=devices.session_config(run.options.device),
-      checkpoint_filename_with_path=checkpoint,
-    )
-    with creator.create_session() as session:
+    with open_session(run, scaffold, checkpoint) as session:
       _try_out(session, signatures["text"], weights)
       folder = output_dir.export_path(run.options.run.output_dir)
       files.remove_abandoned(folder, r"\d+")
       path = os.path.join(folder, str(_choose_number(folder)))
       with files.atomic_folder(path) as temporary:
         _save(session, signatures, scaffold.saver, temporary)
-        _write_extra(run, weights, os.path.join(temporary, _EXTRA))
+        write_extra(run, weights, os.path.join(temporary, _EXTRA))
   return f"exported {weights}, step {output_dir.step_of(weights)}: {path}"
+
+
+def name_weights(run, checkpoint):
+  """Returns the path of weights as the user knows it.
+
+  Args:
+    run: `preparation.Run`.
+    checkpoint: as of `write`.
+  """
+  if run.weights.held and checkpoint == run.weights.held:
+    return run.weights.checkpoint
+  return checkpoint or run.weights.init_checkpoint.path
+
+
+def open_session(run, scaffold, checkpoint):
+  """Returns a `tf.Session` of the graph, its variables restored.
+
+  Args:
+    run: `preparation.Run`.
+    scaffold: `tf.train.Scaffold`.
+    checkpoint: as of `write`.
+  """
+  creator = tf.train.ChiefSessionCreator(
+    scaffold,
+    config=devices.session_config(run.options.device),
+    checkpoint_filename_with_path=checkpoint,
+  )
+  return creator.create_session()
 
 
 # ---------------------------------------------------------------------------
@@ -100,7 +121,7 @@ def _make_inputs(run):
   """Returns {signature: (inputs, features)}, both dictionaries of tensors."""
   length = run.options.model.max_seq_length
   default = tf.saved_model.signature_constants.DEFAULT_SERVING_SIGNATURE_DEF_KEY
-  ids = {name: tf.placeholder(tf.int32, [None, None], name) for name in _INPUTS}
+  ids = {name: tf.placeholder(tf.int32, [None, None], name) for name in INPUTS}
   names = ["text_a", "text_b", "examples"]
   if run.task.expects_pairs is False:
     names.remove("text_b")
@@ -109,7 +130,7 @@ def _make_inputs(run):
     run.model.tokenizer, length, run.options.model.truncation
   )
   spec = features.feature_spec(length)
-  parsed = tf.io.parse_example(examples, {name: spec[name] for name in _INPUTS})
+  parsed = tf.io.parse_example(examples, {name: spec[name] for name in INPUTS})
   return {
     default: (ids, ids),
     "examples": (
@@ -192,8 +213,14 @@ def _save(session, signatures, saver, folder):
   builder.save()
 
 
-def _write_extra(run, weights, folder):
-  """Writes the vocabulary, the labels and the settings into a folder."""
+def write_extra(run, weights, folder):
+  """Writes the vocabulary, the labels and the settings into a folder.
+
+  Args:
+    run: `preparation.Run`.
+    weights: path of the weights.
+    folder: is made where it is not there.
+  """
   tf.io.gfile.makedirs(folder)
   files.write_text(
     os.path.join(folder, output_dir.VOCABULARY),

@@ -52,20 +52,8 @@ def check_request(options):
   Raises:
     UserError: something is there already, or in the way.
   """
-  folder = options.export_hf
-  if not folder:
-    return
-  output_dir.check_place(folder, "export_hf")
-  problem = ""
-  if files.resolve_path(folder) == files.resolve_path(options.output_dir):
-    problem = "is output_dir"
-  elif tf.io.gfile.isdir(folder) and (names := tf.io.gfile.listdir(folder)):
-    problem = f"is not empty, but holds {names[0]}"
-  if problem:
-    raise errors.UserError(
-      f"--export_hf={folder} {problem}, and an export is a folder of its own:"
-      " give another, or remove what is there"
-    )
+  if options.export_hf:
+    output_dir.check_new_folder(options, "export_hf")
 
 
 def export_of_run(run, init_checkpoint):

@@ -359,8 +359,7 @@ def describe_files(run):
     written.append(output_dir.results_path(folder, split))
     if run.options.inference.eval_report:
       written += output_dir.report_paths(folder, split).values()
-  if asked.export_hf:
-    written.append(asked.export_hf)
+  written += filter(None, [asked.export_hf, asked.export_onnx])
   if run.options.inference.calibrate:
     written.append(output_dir.calibration_path(folder))
   for split in run.splits("test"):

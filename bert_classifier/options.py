@@ -134,6 +134,12 @@ class RunOptions:
     " library (docs/huggingface.md).",
     is_path=True,
   )
+  export_onnx: Optional[str] = flag(
+    None,
+    "Folder to be made: the trained classifier for ONNX Runtime"
+    " (docs/serving.md). Needs the packages tf2onnx and onnxruntime.",
+    is_path=True,
+  )
   dry_run: bool = flag(
     False,
     "Read everything, take a few steps and report on data, weights, time and"
@@ -165,7 +171,10 @@ class RunOptions:
   def uses_head(self):
     """Returns whether anything needs more than the encoder."""
     return (
-      self.uses_labels or self.answers or self.do_export or bool(self.export_hf)
+      self.uses_labels
+      or self.answers
+      or self.do_export
+      or bool(self.export_hf or self.export_onnx)
     )
 
   @property

@@ -215,6 +215,36 @@ def check_place(path, flag="output_dir", *, is_read_only=False):
   )
 
 
+def check_new_folder(run_options, flag):
+  """Makes sure that a folder to be exported to can be made.
+
+  Args:
+    run_options: `options.RunOptions`.
+    flag: the one that names the folder.
+
+  Raises:
+    UserError: something is there already, or in the way.
+  """
+  folder = getattr(run_options, flag)
+  check_place(folder, flag)
+  others = {
+    name: getattr(run_options, name)
+    for name in ("output_dir", "export_hf", "export_onnx")
+    if name != flag and getattr(run_options, name)
+  }
+  problem = ""
+  for name, other in others.items():
+    if files.resolve_path(folder) == files.resolve_path(other):
+      problem = f"is {name}"
+  if tf.io.gfile.isdir(folder) and (names := tf.io.gfile.listdir(folder)):
+    problem = problem or f"is not empty, but holds {names[0]}"
+  if problem:
+    raise errors.UserError(
+      f"--{flag}={folder} {problem}, and an export is a folder of its own:"
+      " give another, or remove what is there"
+    )
+
+
 class OutputDir(NamedTuple):
   """The state of a folder.
 

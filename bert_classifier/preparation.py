@@ -25,6 +25,7 @@ from bert_classifier import (
   inspection,
   interactive,
   model_files,
+  onnx_export,
   output_dir,
   own_data,
   packing,
@@ -336,8 +337,8 @@ def check_flags(options):
   if not (options.fills_folder or options.uses_head):
     raise UserError(
       "there is nothing to do: give at least one of --do_train, --do_eval,"
-      " --do_predict, --do_export, --export_hf, --do_embed, --predict_text,"
-      " --predict_file"
+      " --do_predict, --do_export, --export_hf, --export_onnx, --do_embed,"
+      " --predict_text, --predict_file"
     )
   for needing, needed in (
     ("dry_run_file", "dry_run"),
@@ -462,6 +463,7 @@ def choose_task(options, trained):
   calibration.check_request(options.inference, options.run, task)
   interactive.check_request(options.run, task)
   hugging_face_export.check_request(options.run)
+  onnx_export.check_request(options.run)
   inspection.check_request(options.run)
   return task
 
