@@ -4,11 +4,13 @@ import contextlib
 
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, output_dir, process, schedule
+from bert_classifier import errors, output_dir, process, schedule, selection
 
 
 def explain_not_training(run):
   """Returns why nothing is trained, and what can be done about it."""
+  if run.ended_early:
+    return selection.explain_end(run)
   epochs = schedule.find_epochs_needed(
     run.options.training, run.schedule.examples, run.found.step
   )

@@ -30,6 +30,7 @@ from bert_classifier import (
   process,
   progress,
   resources,
+  selection,
   sharing,
   targets,
 )
@@ -330,11 +331,13 @@ def measure(run, make_model_fn, readings, steps):
         size,
       )
     trial = trials[is_training, size]
-    batches = steps["left"] if is_training else run.count(split) / size
+    times = selection.count_evaluations(run) if split == "dev" else 1
+    batches = steps["left"] if is_training else run.count(split) / size * times
     parts[split] = {
       "seconds a batch": trial.seconds,
       "batches measured": trial.steps,
       "batch": size,
+      "times": times,
       "seconds": trial.seconds * batches,
     }
   peaks = [trial.peak for trial in trials.values() if trial.peak]
@@ -351,6 +354,8 @@ def describe_files(run):
     written.append(os.path.join(folder, f"model.ckpt-{run.schedule.steps}"))
     written.append(os.path.join(folder, output_dir.MANIFEST))
     written.append(output_dir.history_path(folder))
+    if selection.keeps_best(run):
+      written.append(output_dir.best_path(folder))
   for split in run.splits("dev"):
     written.append(output_dir.results_path(folder, split))
     if run.options.inference.eval_report:
@@ -358,7 +363,9 @@ def describe_files(run):
   if asked.export_hf:
     written.append(asked.export_hf)
   if run.options.inference.calibrate:
-    written.append(output_dir.calibration_path(folder))
+    written.append(
+      output_dir.calibration_path(output_dir.weights_folder(asked))
+    )
   for split in run.splits("test"):
     if asked.do_embed:
       written += output_dir.embedding_paths(folder, split)
@@ -373,7 +380,11 @@ def describe_files(run):
   kept = [output_dir.MANIFEST]
   kept += map(
     os.path.basename,
-    (output_dir.history_path(folder), output_dir.export_path(folder)),
+    (
+      output_dir.history_path(folder),
+      output_dir.best_path(folder),
+      output_dir.export_path(folder),
+    ),
   )
   return {
     "written": written,
@@ -385,7 +396,9 @@ def describe_files(run):
       and tf.io.gfile.exists(path)
     ],
     "removed": [
-      p for p in removed if os.path.basename(p) != output_dir.MANIFEST
+      path
+      for path in removed
+      if path != os.path.join(folder, output_dir.MANIFEST)
     ],
     "features": {
       split: known.path if (known := run.cache.lookup(split)) else None
@@ -414,7 +427,9 @@ def _disk_needed(run):
   training = run.options.training
   saved = -(-run.schedule.steps // training.save_checkpoints_steps)
   kept = min(training.keep_checkpoint_max or saved, saved) + 1
-  return size * kept
+  if selection.keeps_best(run):  # twice while one takes the other's place
+    kept += 2 / resources.PARTS_OF_A_CHECKPOINT
+  return int(size * kept)
 
 
 # ---------------------------------------------------------------------------

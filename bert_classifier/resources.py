@@ -26,6 +26,7 @@ except ImportError:  # under Windows
   resource = None
 
 _BYTES_A_NUMBER, _GIBIBYTE = 4, 1 << 30
+PARTS_OF_A_CHECKPOINT = 3  # the weights and their two slots
 # Weight, gradient, adam_m and adam_v. The graph of a layer, measured with ones
 # of width 2.
 _COPIES_IN_TRAINING = 4
@@ -67,7 +68,8 @@ def checkpoint_size(config, num_labels):
     config: `modeling.BertConfig`.
     num_labels: L.
   """
-  return 3 * _BYTES_A_NUMBER * count_weights(config, num_labels)
+  weights = count_weights(config, num_labels)
+  return PARTS_OF_A_CHECKPOINT * _BYTES_A_NUMBER * weights
 
 
 def check_memory(config, config_file, num_labels, is_training):
