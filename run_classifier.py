@@ -537,22 +537,19 @@ def train_on(estimator, run):
   """Trains what is left to be trained, if that is asked for.
 
   Returns:
-    The run, the results of dev at the last step or None, and the list of what
-    to say at the end.
+    The run, {split: results of the last step} of evaluations that were made,
+    and the list of what to say at the end.
   """
   if not run.options.run.do_train:
-    return run, None, []
+    return run, {}, []
   was_finished = run.is_finished
   run, results = selection.catch_up(
     run, functools.partial(run_evaluation, estimator, run, "dev")
   )
   if not was_finished and not selection.share_end(run, run.record):
     results = train(estimator, run)
-    return run, results, [selection.conclude(run)]
-  sentence = advice.explain_not_training(run)
-  logging.warning("%s", sentence)
-  # After the lines of other splits it would be overlooked.
-  return run, results, [sentence] * (len(run.counts) > 1)
+    return run, {"dev": results}, [selection.conclude(run)]
+  return run, {"dev": results}, advice.warn_of_not_training(run)
 
 
 def compute_splits(run, init_checkpoint):
@@ -569,20 +566,17 @@ def compute_splits(run, init_checkpoint):
   )
   model_fn = make_model_fn(run, init_checkpoint, run.placement, collector)
   estimator = make_estimator(run, model_fn)
-  run, last_results, last_lines = train_on(estimator, run)
+  run, known, last_lines = train_on(estimator, run)
   if run.options.run.do_train and run.options.run.use_best:
-    run, last_results = calibration.apply(selection.choose_weights(run)), None
+    run, known = calibration.apply(selection.choose_weights(run)), {}
     collector.target = run.task.target
   for split in run.splits("dev"):
-    path, results = evaluate(
-      estimator, run, split, last_results if split == "dev" else None
-    )
+    path, results = evaluate(estimator, run, split, known.get(split))
+    weights, _ = weights_in_use(estimator, run)
     if run.options.inference.calibrate and split == "dev":
-      weights, _ = weights_in_use(estimator, run)
       run, results = calibration.calibrate(run, collector, weights, results)
     last_lines.append(evaluation.describe_results(split, results, path))
     if run.options.inference.eval_report:
-      weights, _ = weights_in_use(estimator, run)
       page = report.write_of_run(
         run, split, results, collector.evaluated(), weights
       )

@@ -2,6 +2,7 @@
 
 import contextlib
 
+from absl import logging
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import errors, output_dir, process, schedule, selection
@@ -20,6 +21,18 @@ def explain_not_training(run):
     f" another --output_dir, --num_train_epochs={epochs} or more to go on, or"
     " --overwrite_output_dir to train from the start"
   )
+
+
+def warn_of_not_training(run):
+  """Warns that nothing is trained; returns the list of what to say at the end.
+
+  Args:
+    run: `preparation.Run`.
+  """
+  sentence = explain_not_training(run)
+  logging.warning("%s", sentence)
+  # After the lines of other splits it would be overlooked.
+  return [sentence] * (len(run.counts) > 1)
 
 
 @contextlib.contextmanager
