@@ -1,14 +1,19 @@
 """selection.py: the best checkpoint, early stopping, and both after kill -9."""
 
+import contextlib
+import io
 import json
+from pathlib import Path
 import re
 import resource
 import shutil
+from typing import NamedTuple
 
 from conftest import (
   ALONE,
   read_checkpoint,
   read_examples,
+  read_results,
   run_python,
   write_checkpoint,
 )
@@ -25,6 +30,7 @@ from bert_classifier import (
   history,
   options,
   output_dir,
+  preparation,
   saving,
   selection,
 )
@@ -37,7 +43,7 @@ import tokenization
 
 @pytest.fixture(scope="module")
 def flags(training):
-  """Flags of a training of 27 steps: at 8 it is best, and at 16 it ends."""
+  """Flags of a training of 27 steps: at 8 it is best, and at 12 it ends."""
   return dict(
     training,
     learning_rate=5e-3,
@@ -45,12 +51,12 @@ def flags(training):
     num_train_epochs=6,
     do_eval=True,
     eval_every_steps=4,
-    early_stopping_patience=2,
+    early_stopping_patience=1,
     save_checkpoints_steps=None,
   )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def alone(classify):
   """Returns the flags that a trained folder needs not, as none."""
   return dict(ALONE, cache_dir=classify.defaults["cache_dir"])
@@ -63,7 +69,7 @@ def chosen(classify, flags, tmp_path_factory):
   outcome = classify(output_dir=folder, keep_checkpoint_max=0, **flags)
   assert outcome.status == 0
   assert (
-    f"trained up to step 16 of 27, where 2 evaluations in a row had been no"
+    f"trained up to step 12 of 27, where 1 evaluation in a row had been no"
     f" better than the best: {folder}; best: step 8, eval_f1 0.55172414:"
     f" {folder}/best/model.ckpt-8"
   ) in outcome.log
@@ -287,7 +293,7 @@ def test_the_best_is_that_of_an_independent_evaluation(chosen, golden_task):
   ]
   labels = [example.label_id for example in examples]
   found = {}
-  for step in (4, 8, 12, 16):
+  for step in (4, 8, 12):
     weights = read_checkpoint(chosen / f"model.ckpt-{step}")
     decided = []
     for example in examples:
@@ -310,63 +316,90 @@ def test_the_best_is_that_of_an_independent_evaluation(chosen, golden_task):
 # What it is used for
 
 
-def test_use_best_is_used_for_everything(
-  classify, chosen, alone, tmp_path, capsys
-):
-  folder, other = shutil.copytree(chosen, tmp_path / "out"), tmp_path / "other"
-  before = list_evaluations(folder)
-  flags = dict(alone, output_dir=folder, do_eval=True, do_predict=True)
-  flags.update(do_export=True, export_hf=tmp_path / "hf", predict_text="a")
-  flags.update(predict_text_b="b")
-  outcome = classify("--use_best", "--calibrate", **flags)
-  best = f"{folder}/best/model.ckpt-8"
+class Used(NamedTuple):
+  """What a command with --use_best gave: its folder, log and answer."""
+
+  folder: Path
+  log: str
+  answer: str
+
+
+@pytest.fixture(scope="module")
+def used(classify, chosen, alone, tmp_path_factory):
+  """Everything that --use_best is for, in one command."""
+  folder = shutil.copytree(chosen, tmp_path_factory.mktemp("used") / "out")
+  with contextlib.redirect_stdout(io.StringIO()) as answer:
+    outcome = classify(
+      *("--use_best", "--do_eval", "--calibrate", "--do_predict"),
+      *("--do_export", f"--export_hf={folder}/hf"),
+      output_dir=folder,
+      **alone,
+      **ANSWERED,
+    )
   assert outcome.status == 0
+  return Used(folder, outcome.log, answer.getvalue())
+
+
+ANSWERED = dict(predict_text="a", predict_text_b="b")
+
+
+def test_use_best_names_its_weights_and_evaluates_as_training_did(chosen, used):
+  best = f"{used.folder}/best/model.ckpt-8"
   for said in (
     f"weights: {best}, step 8",
     f"results of dev with {best}, in",
     f"exported {best}, step 8",
     f"exported step 8 of {best} for Hugging Face",
   ):
-    assert said in outcome.log
-  # The evaluation is that which was made in training.
-  assert list_evaluations(folder) == before
-  lines = (folder / "eval_results.txt").read_text().splitlines()
-  results = dict(line.split(" = ") for line in lines)
-  assert results.pop("global_step") == "8"
-  line = {n: v for n, v in before[8].items() if n not in ("step", "split")}
-  assert {name: float(value) for name, value in results.items()} == line
-  # best/ is a model by itself, with its temperature.
-  answer = capsys.readouterr().out
-  del flags["do_export"], flags["export_hf"]
-  flags.update(classify.defaults, output_dir=other)
-  flags.update(init_checkpoint=folder / "best", max_seq_length=None)
-  again = classify(**flags)
-  assert again.status == 0, again.log
-  assert capsys.readouterr().out == answer
-  for name in ("test_results.tsv", "test_predictions.tsv"):
-    assert (other / name).read_text() == (folder / name).read_text()
-  (settings,) = folder.glob("export/*/assets.extra/settings.json")
+    assert said in used.log
+  assert list_evaluations(used.folder) == list_evaluations(chosen)
+  results = read_results(used.folder / "eval_results.txt")
+  assert results.pop("global_step") == 8
+  assert results.items() <= list_evaluations(chosen)[8].items()
+
+
+def test_the_best_is_what_is_exported(used):
+  (settings,) = used.folder.glob("export/*/assets.extra/settings.json")
   assert json.loads(settings.read_text())["global_step"] == 8
-  weights, named = read_checkpoint(best), list_variables(1)
-  found = load_file(tmp_path / "hf" / "model.safetensors")
-  for variable in named:
-    value = found[variable.hugging_face]
+  weights = read_checkpoint(used.folder / "best")
+  exported = load_file(used.folder / "hf" / "model.safetensors")
+  for variable in list_variables(1):
+    value = exported[variable.hugging_face]
     value = value.T if variable.is_transposed else value
     np.testing.assert_array_equal(value, weights[variable.name])
 
 
-def test_a_temperature_of_the_best_is_not_that_of_the_last(
-  classify, chosen, alone, tmp_path
+def test_best_is_a_model_by_itself_with_its_temperature(
+  classify, used, tmp_path
 ):
-  folder = shutil.copytree(chosen, tmp_path / "out")
-  flags = dict(alone, output_dir=folder, do_eval=True)
-  assert classify("--use_best", "--calibrate", **flags).status == 0
-  kept = folder / "best" / "calibration.json"
-  assert json.loads(kept.read_text())["weights"] == "model.ckpt-8"
-  assert not (folder / "calibration.json").exists()
-  for used, words in (([], False), (["--use_best"], True)):
-    outcome = classify("--do_predict", *used, **dict(flags, do_eval=None))
-    assert ("are those of the temperature" in outcome.log) == words
+  with contextlib.redirect_stdout(io.StringIO()) as answer:
+    outcome = classify(
+      "--do_predict",
+      output_dir=tmp_path,
+      init_checkpoint=used.folder / "best",
+      max_seq_length=None,
+      **ANSWERED,
+    )
+  assert outcome.status == 0, outcome.log
+  assert answer.getvalue() == used.answer
+  for name in ("test_results.tsv", "test_predictions.tsv"):
+    assert (tmp_path / name).read_text() == (used.folder / name).read_text()
+
+
+def test_a_temperature_of_the_best_is_not_that_of_the_last(classify, used):
+  kept = json.loads((used.folder / "best" / "calibration.json").read_text())
+  assert kept["weights"] == "model.ckpt-8"
+  cache_dir = str(classify.defaults["cache_dir"])
+  for use_best, temperature in ((False, 1.0), (True, kept["temperature"])):
+    run = preparation.prepare(
+      options.make_options(
+        output_dir=str(used.folder),
+        cache_dir=cache_dir,
+        do_predict=True,
+        use_best=use_best,
+      )
+    )
+    assert run.task.target.temperature == temperature
 
 
 def test_without_best_weights_use_best_is_refused(classify, alone, tmp_path):
@@ -398,7 +431,7 @@ def test_a_training_that_goes_on_keeps_the_best(
   outcome = classify("--resume", **plain)
   assert outcome.status == 0
   record = selection.read(str(folder), "f1", 27)
-  assert record.steps == (4, 8, 12, 16, 27)
+  assert record.steps == (4, 8, 12, 27)
   values = {s: e["eval_f1"] for s, e in list_evaluations(folder).items()}
   assert record.best == max(values, key=values.get)
   assert f"best: {record.describe()}" in outcome.log
@@ -454,8 +487,8 @@ KILLED = """if True:
     (evaluation.Collector, "add", lambda number, *_: number == 1),
     # While the weights of step 8 take the place of those of step 4.
     (saving, "write_state", lambda number, paths: "/best/" in paths[0]),
-    # In the evaluation of step 16, at which training ends.
-    (history, "add_evaluation", lambda number, *_: number == 2),
+    # After the evaluation of step 12, at which training ends.
+    (history, "add_evaluation", lambda *_: True),
   ]
   for way in ways:
     child = os.fork()
@@ -476,15 +509,13 @@ def test_a_training_killed_again_and_again_ends_as_one_undisturbed(
   done = run_python("-c", KILLED, *words)
   assert done.stdout.split() == ["-9"] * 4, done.stderr
   outcome = classify(output_dir=out, **flags)
-  assert "step 16 is still to be evaluated" in outcome.log
+  assert "step 12 is still to be evaluated" in outcome.log
   assert "NOT TRAINING" in outcome.log
-  assert_equal_variables(out / "model.ckpt-16", chosen / "model.ckpt-16")
+  assert_equal_variables(out / "model.ckpt-12", chosen / "model.ckpt-12")
   assert_equal_variables(out / "best", chosen / "best")
   assert list_lines(out) == list_lines(chosen)
   assert (out / "eval_results.txt").read_text() == (
     chosen / "eval_results.txt"
   ).read_text()
-  kept = [
-    n for n in list_names(chosen) if not re.search(r"^m.*-(0|4|8|12)\.", n)
-  ]
+  kept = [n for n in list_names(chosen) if not re.search(r"^m.*-(0|4|8)\.", n)]
   assert list_names(out) == kept
