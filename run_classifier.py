@@ -53,6 +53,7 @@ from bert_classifier import (
   report,
   saving,
   schedule,
+  selection,
   sharing,
   targets,
   training_step,
@@ -369,9 +370,7 @@ def train(estimator, run):
   hook = progress.training_hook(run, output_dir.history_path(folder))
   exhausted = memory.explain_exhaustion(run, "train", hook)
   with advice.explain_not_finite(run), exhausted:
-    results = run_training(estimator, run, hook)
-  output_dir.check_trained(folder, run.schedule.steps)
-  return results
+    return run_training(estimator, run, hook)
 
 
 # Or a strategy rewrites all that the graph is made by, which takes seconds.
@@ -379,13 +378,15 @@ def train(estimator, run):
 def run_training(estimator, run, hook):
   """Does the steps; returns the last evaluation's results, or None."""
   input_fn, steps = input_fn_for(run, "train"), run.schedule.steps
+  ending = selection.Ending(run)
+  hooks = [hook, ending, *saving.make_hooks(run)]
   if not (run.placement.sees_every_step and run.options.run.do_eval):
-    estimator.train(input_fn, max_steps=steps, hooks=[hook])
+    estimator.train(input_fn, max_steps=steps, hooks=hooks)
     return None
   results, _ = tf.estimator.train_and_evaluate(
     estimator,
-    tf.estimator.TrainSpec(input_fn, steps, hooks=[hook]),
-    evaluation.make_spec(run, input_fn_for(run, "dev"), hook),
+    tf.estimator.TrainSpec(input_fn, steps, hooks=hooks),
+    selection.make_spec(run, input_fn_for(run, "dev"), hook, ending),
   )
   return results
 
@@ -393,14 +394,16 @@ def run_training(estimator, run, hook):
 @tf.autograph.experimental.do_not_convert
 def assist(run, init_checkpoint):
   """Computes a part of each step of a training that another process leads."""
-  if run.options.run.do_train and not run.is_finished:
+  if not run.options.run.do_train or run.is_finished:
+    return
+  if not selection.share_end(run):
     model_fn = make_model_fn(run, init_checkpoint, run.placement)
     estimator = make_estimator(run, model_fn)
     with memory.explain_exhaustion(run, "train"):
       estimator.train(
         input_fn_for(run, "train"),
         max_steps=run.schedule.steps,
-        hooks=[progress.training_hook(run)],
+        hooks=[progress.training_hook(run), selection.Ending(run)],
       )
 
 
@@ -414,15 +417,7 @@ def evaluate(estimator, run, split, results=None):
     The path of the results, and a dictionary of them.
   """
   if results is None:
-    progress.announce("evaluating", run, split)
-    with memory.explain_exhaustion(run, split):
-      results = estimator.evaluate(
-        input_fn_for(run, split),
-        run.placement.evaluation_steps(run.count(split), run.eval_batch_size),
-        hooks=progress.evaluation_hooks(run, split),
-        checkpoint_path=run.weights.to_read,
-        name=output_dir.evaluation_name(split),
-      )
+    results = run_evaluation(estimator, run, split)
   results = evaluation.tidy_results(results)
   weights, _ = weights_in_use(estimator, run)
   evaluation.check_finite(results, weights)
@@ -430,6 +425,19 @@ def evaluate(estimator, run, split, results=None):
   path = evaluation.write_results(folder, split, results, weights)
   history.add_evaluation(output_dir.history_path(folder), split, results)
   return path, results
+
+
+def run_evaluation(estimator, run, split):
+  """Returns what the Estimator gives of an evaluation."""
+  progress.announce("evaluating", run, split)
+  with memory.explain_exhaustion(run, split):
+    return estimator.evaluate(
+      input_fn_for(run, split),
+      run.placement.evaluation_steps(run.count(split), run.eval_batch_size),
+      hooks=progress.evaluation_hooks(run, split),
+      checkpoint_path=run.weights.to_read,
+      name=output_dir.evaluation_name(split),
+    )
 
 
 def weights_in_use(estimator, run):
@@ -532,6 +540,25 @@ def carry_out(run, init_checkpoint):
     logging.info("%s", line)
 
 
+def train_on(estimator, run):
+  """Trains what is left to be trained, if that is asked for.
+
+  Returns:
+    The run, {split: results of the last step} of evaluations that were made,
+    and the list of what to say at the end.
+  """
+  if not run.options.run.do_train:
+    return run, {}, []
+  was_finished = run.is_finished
+  run, results = selection.catch_up(
+    run, functools.partial(run_evaluation, estimator, run, "dev")
+  )
+  if not was_finished and not selection.share_end(run, run.record):
+    results = train(estimator, run)
+    return run, {"dev": results}, [selection.conclude(run)]
+  return run, {"dev": results}, advice.warn_of_not_training(run)
+
+
 def compute_splits(run, init_checkpoint):
   """Trains, evaluates, predicts and embeds.
 
@@ -546,28 +573,17 @@ def compute_splits(run, init_checkpoint):
   )
   model_fn = make_model_fn(run, init_checkpoint, run.placement, collector)
   estimator = make_estimator(run, model_fn)
-  last_lines = []
-  last_results = None  # of training's own evaluation of dev
-  if run.options.run.do_train and run.is_finished:
-    sentence = advice.explain_not_training(run)
-    logging.warning("%s", sentence)
-    if len(run.counts) > 1:  # after whose lines it would be overlooked
-      last_lines.append(sentence)
-  elif run.options.run.do_train:
-    last_results = train(estimator, run)
-    last_lines.append(
-      f"trained up to step {run.schedule.steps}: {run.options.run.output_dir}"
-    )
+  run, known, last_lines = train_on(estimator, run)
+  if run.options.run.do_train and run.options.run.use_best:
+    run, known = calibration.apply(selection.choose_weights(run)), {}
+    collector.target = run.task.target
   for split in run.splits("dev"):
-    path, results = evaluate(
-      estimator, run, split, last_results if split == "dev" else None
-    )
+    path, results = evaluate(estimator, run, split, known.get(split))
+    weights, _ = weights_in_use(estimator, run)
     if run.options.inference.calibrate and split == "dev":
-      weights, _ = weights_in_use(estimator, run)
       run, results = calibration.calibrate(run, collector, weights, results)
     last_lines.append(evaluation.describe_results(split, results, path))
     if run.options.inference.eval_report:
-      weights, _ = weights_in_use(estimator, run)
       page = report.write_of_run(
         run, split, results, collector.evaluated(), weights
       )

@@ -2,13 +2,16 @@
 
 import contextlib
 
+from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, output_dir, process, schedule
+from bert_classifier import errors, output_dir, process, schedule, selection
 
 
 def explain_not_training(run):
   """Returns why nothing is trained, and what can be done about it."""
+  if run.ended_early:
+    return selection.explain_end(run)
   epochs = schedule.find_epochs_needed(
     run.options.training, run.schedule.examples, run.found.step
   )
@@ -18,6 +21,18 @@ def explain_not_training(run):
     f" another --output_dir, --num_train_epochs={epochs} or more to go on, or"
     " --overwrite_output_dir to train from the start"
   )
+
+
+def warn_of_not_training(run):
+  """Warns that nothing is trained; returns the list of what to say at the end.
+
+  Args:
+    run: `preparation.Run`.
+  """
+  sentence = explain_not_training(run)
+  logging.warning("%s", sentence)
+  # After the lines of other splits it would be overlooked.
+  return [sentence] * (len(run.counts) > 1)
 
 
 @contextlib.contextmanager

@@ -106,7 +106,7 @@ def calibrate(run, collector, weights, results):
     float(np.mean(plain.losses(logits, evaluated.labels), dtype=np.float64))
     for logits in (evaluated.logits, evaluated.logits / temperature)
   )
-  path = output_dir.calibration_path(run.options.run.output_dir)
+  path = output_dir.calibration_path(output_dir.weights_folder(run.options.run))
   read = checkpoints.open_checkpoint(run.weights.to_read or weights)
   files.write_json(
     path,
@@ -161,13 +161,15 @@ def apply(run):
   trains = asked.run.do_train and not run.is_finished
   if trains or asked.inference.calibrate:
     return run
+  if asked.run.do_train and asked.run.use_best and not run.weights.checkpoint:
+    return run  # which is chosen when the last evaluation is known
   path = run.weights.checkpoint or run.weights.resumed
   if path is None and run.weights.init_checkpoint is None:
     return run
   weights = None if path else run.weights.init_checkpoint
   path = path or weights.path
   digest = None
-  folders = asked.run.output_dir, os.path.dirname(path)
+  folders = os.path.dirname(path), asked.run.output_dir
   for folder in dict.fromkeys(folders):
     file = output_dir.calibration_path(folder)
     found = _read(file)

@@ -14,9 +14,7 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   files,
-  history,
   output_dir,
-  progress,
 )
 from bert_classifier.errors import UserError
 from bert_classifier.metrics import METRICS, UndefinedError, measure
@@ -284,52 +282,6 @@ def inference_spec(make_spec, mode, model, features, collector):
     loss=tf.reduce_mean(losses),
     eval_metrics=collector.eval_metrics(losses, logits, features),
     evaluation_hooks=[collector],
-  )
-
-
-class IntermediateResults(tf.estimator.Exporter):
-  """Logs every evaluation that training makes on its way, and keeps it.
-
-  Args:
-    history_path: file of the run's history.
-    split: what is evaluated.
-  """
-
-  name = "results"
-
-  def __init__(self, history_path, split):
-    self._history_path, self._split = history_path, split
-
-  def export(
-    self,
-    estimator,
-    export_path,
-    checkpoint_path,
-    eval_result,
-    is_the_final_export,
-  ):
-    del estimator, export_path, checkpoint_path
-    if not is_the_final_export:
-      results = tidy_results(eval_result)
-      log_results(results)
-      history.add_evaluation(self._history_path, self._split, results)
-
-
-def make_spec(run, input_fn, training_hook):
-  """Returns the EvalSpec of the evaluations that training makes on its way.
-
-  Args:
-    run: `preparation.Run`.
-    input_fn: of the dev set.
-    training_hook: `progress.ProgressHook` of the training.
-  """
-  return tf.estimator.EvalSpec(
-    input_fn,
-    steps=None,
-    hooks=progress.evaluation_hooks(run, "dev", training_hook),
-    exporters=[IntermediateResults(training_hook.history_path, "dev")],
-    start_delay_secs=10,
-    throttle_secs=600,
   )
 
 

@@ -30,6 +30,7 @@ from bert_classifier import (
   process,
   progress,
   resources,
+  selection,
   sharing,
   targets,
 )
@@ -334,11 +335,13 @@ def measure(run, make_model_fn, readings, steps):
         size,
       )
     trial = trials[is_training, size]
-    batches = steps["left"] if is_training else run.count(split) / size
+    times = selection.count_evaluations(run) if split == "dev" else 1
+    batches = steps["left"] if is_training else run.count(split) / size * times
     parts[split] = {
       "seconds a batch": trial.seconds,
       "batches measured": trial.steps,
       "batch": size,
+      "times": times,
       "seconds": trial.seconds * batches,
     }
   peaks = [trial.peak for trial in trials.values() if trial.peak]
@@ -355,13 +358,17 @@ def describe_files(run):
     written.append(os.path.join(folder, f"model.ckpt-{run.schedule.steps}"))
     written.append(os.path.join(folder, output_dir.MANIFEST))
     written.append(output_dir.history_path(folder))
+    if selection.keeps_best(run):
+      written.append(output_dir.best_path(folder))
   for split in run.splits("dev"):
     written.append(output_dir.results_path(folder, split))
     if run.options.inference.eval_report:
       written += output_dir.report_paths(folder, split).values()
   written += filter(None, [asked.export_hf, asked.export_onnx])
   if run.options.inference.calibrate:
-    written.append(output_dir.calibration_path(folder))
+    written.append(
+      output_dir.calibration_path(output_dir.weights_folder(asked))
+    )
   for split in run.splits("test"):
     if asked.do_embed:
       written += output_dir.embedding_paths(folder, split)
@@ -376,7 +383,11 @@ def describe_files(run):
   kept = [output_dir.MANIFEST]
   kept += map(
     os.path.basename,
-    (output_dir.history_path(folder), output_dir.export_path(folder)),
+    (
+      output_dir.history_path(folder),
+      output_dir.best_path(folder),
+      output_dir.export_path(folder),
+    ),
   )
   return {
     "written": written,
@@ -388,7 +399,9 @@ def describe_files(run):
       and tf.io.gfile.exists(path)
     ],
     "removed": [
-      p for p in removed if os.path.basename(p) != output_dir.MANIFEST
+      path
+      for path in removed
+      if path != os.path.join(folder, output_dir.MANIFEST)
     ],
     "features": {
       split: known.path if (known := run.cache.lookup(split)) else None
@@ -413,15 +426,15 @@ def _disk_needed(run):
   """Returns the bytes of the checkpoints that lie there at a time."""
   if run.schedule is None or run.is_finished:
     return 0
-  size = resources.checkpoint_size(
-    run.model.config,
-    run.task.target.width,
-    run.options.choice.freeze_layers,
-  )
+  model = run.model.config, run.task.target.width
+  frozen = run.options.choice.freeze_layers
   training = run.options.training
   saved = -(-run.schedule.steps // training.save_checkpoints_steps)
   kept = min(training.keep_checkpoint_max or saved, saved) + 1
-  return size * kept
+  needed = kept * resources.checkpoint_size(*model, frozen)
+  if selection.keeps_best(run):  # twice while one takes the other's place
+    needed += 2 * resources.weights_size(*model)
+  return needed
 
 
 # ---------------------------------------------------------------------------

@@ -116,7 +116,8 @@ def _describe_model(model):
 
 def _describe_steps(steps):
   if not steps["left"]:
-    return f"none: all {steps['steps']} are done."
+    done = min(steps["first step"] - 1, steps["steps"])
+    return f"none: {done} of {steps['steps']} are done."
   return (
     f"{steps['first step']} to {steps['steps']} of"
     f" {plain_texts.count(steps['batch'])}, {steps['warmup steps']} of them"
@@ -128,7 +129,8 @@ def _describe_time(times):
   parts = [
     f"{split} {progress.format_duration(part['seconds'])}"
     f" ({1000 * part['seconds a batch']:.0f} ms a batch of {part['batch']}, the"
-    f" mean of {part['batches measured']})"
+    f" mean of {part['batches measured']}"
+    + (f"; {part['times']} times)" if part["times"] > 1 else ")")
     for split, part in times.items()
   ]
   total = sum(part["seconds"] for part in times.values())

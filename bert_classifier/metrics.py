@@ -73,6 +73,11 @@ def measure(name, labels, decided, scores):
   return value
 
 
+def is_better(name, value, other):
+  """Returns whether one value of a metric is better than another."""
+  return value > other if METRICS[name].higher_is_better else value < other
+
+
 def check_metric(name, target, owner):
   """Checks that there is a metric, and that it fits a target.
 

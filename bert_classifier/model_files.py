@@ -24,7 +24,7 @@ from bert_classifier import (
   sharing,
   tokenizer_files,
 )
-from bert_classifier.coverage import Coverage, compute_shapes
+from bert_classifier.coverage import HEAD, Coverage, compute_shapes
 from bert_classifier.errors import UserError
 import modeling
 import tokenization
@@ -431,6 +431,12 @@ def check_weights(options, model, found):
     trained.compare_with(model.variables).accept(
       is_resumed=True, config_file=model.config_file
     )
+    if run.do_train and f"{HEAD[0]}/adam_m" not in trained.shapes:
+      raise UserError(
+        f"{trained.path} has weights alone, without the moments of Adam that a"
+        " training goes on with: give it as --init_checkpoint, and another"
+        " --output_dir"
+      )
     step = output_dir.step_of(trained.path)
     if not step and not run.do_train:
       raise UserError(
@@ -508,6 +514,10 @@ def choose_trained(run, model, found):
   if named.compare_with(model.variables).fresh:
     return newest
   path = files.resolve_path(named.path)
+  if run.use_best and os.path.dirname(path) == files.resolve_path(
+    run.output_dir
+  ):
+    return newest  # of the folder that both flags name
   training = found.settings.get("training", {})
   if path == training.get(output_dir.WEIGHTS) or named.hash() in (
     newest.hash(),

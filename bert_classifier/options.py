@@ -148,6 +148,12 @@ class RunOptions:
   dry_run_file: Optional[str] = flag(
     None, "File for the report of dry_run as JSON.", is_path=True
   )
+  use_best: bool = flag(
+    False,
+    "Evaluate, predict, embed, export and answer with the weights in"
+    " output_dir/best, those of the best evaluation (eval_every_steps), instead"
+    " of the last.",
+  )
   resume: bool = flag(
     False, "Go on from output_dir's checkpoint although settings differ."
   )
@@ -246,6 +252,20 @@ class TrainingOptions:
     1, "Newest checkpoints to keep; 0 keeps all.", Range(0)
   )
   log_steps: int = flag(100, "Steps between two lines of progress.", Range(1))
+  eval_every_steps: Optional[int] = flag(
+    None,
+    "Save a checkpoint and evaluate the dev set every so many steps, and keep"
+    " the weights of the best evaluation in output_dir/best"
+    " (docs/choosing.md). Needs do_eval.",
+    Range(1),
+  )
+  early_stopping_patience: Optional[int] = flag(
+    None,
+    "End training after so many evaluations of eval_every_steps in a row of"
+    " which none was better than the best before (Prechelt 1998,"
+    " https://doi.org/10.1007/3-540-49430-8_3).",
+    Range(1),
+  )
 
 
 @dataclasses.dataclass(frozen=True)

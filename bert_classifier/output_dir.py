@@ -36,6 +36,9 @@ _HISTORY, _CALIBRATION = "history.jsonl", "calibration.json"
 # Exports stay when the folder is trained anew: each is a model by itself, which
 # a server may be reading.
 _EXPORT = "export"
+# The weights of the best evaluation, with copies of what a model needs, so that
+# the folder is one by itself.
+BEST = "best"
 
 # Written for a split; `{}` stands for what follows dev or test in its name.
 # Results of a test split are those by its true labels.
@@ -70,18 +73,20 @@ WRITTEN = "|".join(
     *SUBMISSIONS,
   )
 )
+_OF_RUN = "|".join(
+  [
+    "checkpoint",
+    r"model\.ckpt-\d+\.(index|meta|data-\d{5}-of-\d{5})",
+    r"graph\.pbtxt",
+    _EVENTS,
+    WRITTEN,
+  ]
+)
 # Regular expressions of all that a run writes, by folder below output_dir. The
 # cache is not among it: it is still valid when the folder is trained anew.
 _OWN_FILES = {
-  "": "|".join(
-    [
-      "checkpoint",
-      r"model\.ckpt-\d+\.(index|meta|data-\d{5}-of-\d{5})",
-      r"graph\.pbtxt",
-      _EVENTS,
-      WRITTEN,
-    ]
-  ),
+  "": _OF_RUN,
+  BEST: f"{_OF_RUN}|{re.escape(CONFIG)}|{re.escape(VOCABULARY)}",
   CONVERTED_WEIGHTS: r"converted\.ckpt.*",
   "eval": _EVENTS,
   "eval_mismatched": _EVENTS,
@@ -128,6 +133,31 @@ def export_path(output_dir):
   return os.path.join(output_dir, _EXPORT)
 
 
+def best_path(output_dir):
+  """Returns the path of the folder of the best evaluation's weights."""
+  return os.path.join(output_dir, BEST)
+
+
+def weights_folder(options):
+  """Returns the folder of the weights to evaluate and to predict with.
+
+  Args:
+    options: `options.RunOptions`.
+  """
+  folder = options.output_dir
+  return best_path(folder) if options.use_best else folder
+
+
+def trained_folder(options):
+  """Returns the folder of the checkpoint that a command begins with.
+
+  Args:
+    options: `options.RunOptions`. Training goes on from the newest one, never
+      from the best.
+  """
+  return options.output_dir if options.do_train else weights_folder(options)
+
+
 def submission_path(output_dir, name):
   """Returns the path of a file for GLUE, one of `SUBMISSIONS`."""
   return os.path.join(output_dir, name)
@@ -148,11 +178,24 @@ def _path_for(output_dir, name, split):
 
 def list_own_files(output_dir):
   """Returns the paths of what runs wrote into a folder to stay there."""
+  own = dict(_OWN_FILES)
+  if not is_of_runs(best_path(output_dir)):
+    del own[BEST]
   return [
     path
-    for folder, names in _OWN_FILES.items()
+    for folder, names in own.items()
     for path in files.list_matching(os.path.join(output_dir, folder), names)
   ]
+
+
+def is_manifest(path):
+  """Returns whether a path is that of a manifest."""
+  return os.path.basename(path) == MANIFEST
+
+
+def is_of_runs(folder):
+  """Returns whether runs write a folder, and not its user."""
+  return tf.io.gfile.exists(os.path.join(folder, MANIFEST))
 
 
 def remove_own_files(output_dir):
@@ -165,7 +208,8 @@ def remove_own_files(output_dir):
     The number of files removed.
   """
   own = list_own_files(output_dir)
-  own = [path for path in own if os.path.basename(path) != MANIFEST]
+  own = [path for path in own if path != os.path.join(output_dir, MANIFEST)]
+  own.sort(key=is_manifest)  # that of best/, which makes it ours, goes last
   for path in own:
     tf.io.gfile.remove(path)
   for name in filter(None, _OWN_FILES):

@@ -31,6 +31,7 @@ from bert_classifier import (
   packing,
   progress,
   run_settings,
+  selection,
 )
 from bert_classifier.catalogue import PROCESSORS
 from bert_classifier.errors import UserError
@@ -73,6 +74,8 @@ class Run(NamedTuple):
     eval_batch_size, predict_batch_size: examples computed at a time.
     choices: `choices.Choices` of the training.
     packed: `packing.Packing`; None where training does not pack.
+    record: `selection.Record` of the training's evaluations so far; None where
+      nothing is trained.
   """
 
   options: Options
@@ -90,6 +93,7 @@ class Run(NamedTuple):
   predict_batch_size: int
   choices: choices.Choices
   packed: Optional[packing.Packing] = None
+  record: Optional[selection.Record] = None
 
   @property
   def first_step(self):
@@ -99,9 +103,15 @@ class Run(NamedTuple):
   @property
   def is_finished(self):
     """Returns whether output_dir has all the steps that are asked for."""
-    return bool(
-      self.found.checkpoint and self.first_step >= self.schedule.steps
-    )
+    has_all = self.first_step >= self.schedule.steps or self.ended_early
+    return bool(self.found.checkpoint and has_all)
+
+  @property
+  def ended_early(self):
+    """Returns whether evaluations ended training before its last step."""
+    patience = self.options.training.early_stopping_patience
+    is_before = self.first_step < self.schedule.steps
+    return is_before and self.record.is_over(patience)
 
   def splits(self, kind):
     """Returns those of a kind, "dev" or "test", that are to be computed."""
@@ -152,6 +162,7 @@ def prepare(options):
   options = find_output_dir(options)
   check_flags(options.run)
   check_there_is_a_model(options.run, options.model)
+  selection.check_best(options.run)
   if options.run.fills_folder:
     output_dir.check_place(options.run.output_dir)
   if options.run.reads_data and options.data.cache_dir:
@@ -163,6 +174,7 @@ def prepare(options):
   options = take_trained_settings(options, trained)
   options = take_trained_cutting(options)
   placement = device_choice.prepare_placement(options, cluster)
+  options = selection.check_request(options, placement)
   placement.join()
   with placement.chief_first():
     run = check(options, trained, placement)
@@ -189,7 +201,7 @@ def check(options, trained, placement):
   task = choose_task(options, trained)
   model = model_files.open_model(
     options.model,
-    options.run.output_dir,
+    output_dir.trained_folder(options.run),
     task,
     given=options.given,
     trained=trained.get("model"),
@@ -205,8 +217,9 @@ def check(options, trained, placement):
     weights = choices.apply_to_weights(options.choice, weights, model, found)
   # Looks at every example of every file before anything is written.
   counts = {split: cache.count(split) for split in splits}
-  schedule = None
+  schedule = record = None
   if options.run.do_train:
+    record = selection.read(found.path, task.headline, found.step)
     schedule = make_schedule(
       options.training,
       options.model.max_seq_length,
@@ -236,6 +249,7 @@ def check(options, trained, placement):
     eval_batch_size=options.inference.eval_batch_size,
     predict_batch_size=options.inference.predict_batch_size,
     choices=choices.make_choices(options, task),
+    record=record,
   )
   return calibration.apply(run)
 
@@ -269,6 +283,7 @@ def agree_with_chief(run):
     "newest checkpoint": run.found.step,
     "examples": run.counts,
     "steps": run.schedule and run.schedule.steps,
+    "end": bool(run.schedule and run.ended_early),
   }
   buffer_size = run.schedule and run.schedule.buffer_size
   told, buffer_size = run.placement.share([seen, buffer_size])
@@ -519,7 +534,7 @@ def read_trained_settings(options):
   Raises:
     UserError: its manifest is damaged.
   """
-  found = output_dir.inspect(options.output_dir)
+  found = output_dir.inspect(output_dir.trained_folder(options))
   if options.overwrite_output_dir or not found.checkpoint:
     return {}
   return found.settings
@@ -534,7 +549,7 @@ def check_output_dir(options, task, model, settings):
   Raises:
     UserError: it was trained with other settings, or holds what must stay.
   """
-  found = output_dir.inspect(options.run.output_dir)
+  found = output_dir.inspect(output_dir.trained_folder(options.run))
   if options.run.overwrite_output_dir:
     weights = model.weights and model.weights.path
     output_dir.check_overwriting(found, weights)
@@ -543,6 +558,7 @@ def check_output_dir(options, task, model, settings):
     found, options.run.do_train and model.weights is not None
   )
   output_dir.check_state_file(found)
+  selection.check_start(options.run, found)
 
   def find_epochs():
     examples = task.data.count("train")

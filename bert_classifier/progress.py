@@ -336,7 +336,7 @@ class ProgressHook(tf.train.SessionRunHook):
     # session prepares a graph, which takes a second.
     if self._wanted is None:
       return tf.train.SessionRunArgs(self._fetches)
-    due = self._is_due(self._next(), self._kept_steps)
+    due = self._is_kept(self._next()) or self._is_logged(self._next())
     self._is_wanted = due or self._is_late()
     feeds = {self._wanted: self._is_wanted}
     return tf.train.SessionRunArgs(self._fetches, feeds)
@@ -346,9 +346,9 @@ class ProgressHook(tf.train.SessionRunHook):
     before = self._step
     self._step = self._next()
     self._check_finite(run_values.results, before)
-    if self._is_due(self._step, self._kept_steps):
+    if self._is_kept(self._step):
       self._keep(run_values.results)
-    is_due = self._is_due(self._step, self._log_steps)
+    is_due = self._is_logged(self._step)
     if STATUS.is_terminal:
       is_due = self._is_wanted and self._is_late()
     if is_due:
@@ -414,9 +414,20 @@ class ProgressHook(tf.train.SessionRunHook):
     """Returns the global step after the next call of the session."""
     return min(self._step + self._steps_per_run, self._total)
 
-  def _is_due(self, step, every):
-    """Returns whether a step is one of those that come every so many steps."""
+  def _is_kept(self, step):
+    """Returns whether the numbers of a step are written.
+
+    Which they are does not depend on where a training was stopped and resumed.
+    """
+    return self._is_due(step, self._kept_steps, self._steps_per_run)
+
+  def _is_logged(self, step):
+    """Returns whether there is a line of the log for a step."""
     first = self._first + self._steps_per_run
+    return self._is_due(step, self._log_steps, first)
+
+  def _is_due(self, step, every, first):
+    """Returns whether a step is the first, or of those every so many steps."""
     return step in (first, self._total) or step % every < self._steps_per_run
 
   def _is_late(self):

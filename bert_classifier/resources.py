@@ -67,6 +67,11 @@ def _count_trained_layers(config, frozen):
   return max(0, config.num_hidden_layers - (frozen or 0))
 
 
+def weights_size(config, num_labels):
+  """Returns the bytes of a model's weights; args as of `count_weights`."""
+  return _BYTES_A_NUMBER * count_weights(config, num_labels)
+
+
 def checkpoint_size(config, num_labels, frozen=None):
   """Returns the bytes of a checkpoint of training: weights and two slots.
 
@@ -74,9 +79,8 @@ def checkpoint_size(config, num_labels, frozen=None):
     config, num_labels, frozen: as of `count_weights`. Frozen ones have no
       slots.
   """
-  weights = count_weights(config, num_labels)
-  slots = 2 * count_weights(config, num_labels, frozen)
-  return _BYTES_A_NUMBER * (weights + slots)
+  slots = 2 * _BYTES_A_NUMBER * count_weights(config, num_labels, frozen)
+  return weights_size(config, num_labels) + slots
 
 
 def check_memory(config, config_file, num_labels, is_training, frozen=None):

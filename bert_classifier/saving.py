@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 from tensorflow.python.training import monitored_session
 
-from bert_classifier import errors, files
+from bert_classifier import errors, files, tensorflow_weights
 from bert_classifier.loss_scale import LossScale
 import estimator_bridge  # noqa: F401 - tensorflow_estimator
 
@@ -50,6 +50,7 @@ class Saver(tf.train.Saver):
 
   def build(self):
     super().build()
+    tf.add_to_collection(tf.GraphKeys.SAVERS, self)  # for `make_hooks`
     scale = [
       v for v in tf.global_variables() if v.op.name in LossScale.VARIABLES
     ]
@@ -165,6 +166,25 @@ class Saver(tf.train.Saver):
     return f"the newest one stays {self.last_checkpoints[-1]}"
 
 
+def make_hooks(run):
+  """Returns the hooks that save a training, to come after the others.
+
+  The Estimator's own would come before them: a kill while a checkpoint is
+  evaluated would then take away what they write of its step.
+
+  Args:
+    run: `preparation.Run`.
+  """
+  placement, training = run.placement, run.options.training
+  if not (placement.sees_every_step and placement.is_chief):
+    return []
+  return [
+    tf.train.CheckpointSaverHook(
+      run.options.run.output_dir, save_steps=training.save_checkpoints_steps
+    )
+  ]
+
+
 def list_parts(prefix, endings=PARTS):
   """Returns the paths of a checkpoint's files.
 
@@ -186,6 +206,45 @@ def write_state(checkpoints):
   lines = [f'model_checkpoint_path: "{names[-1]}"\n']
   lines += [f'all_model_checkpoint_paths: "{name}"\n' for name in names]
   files.write_text(os.path.join(os.path.dirname(checkpoints[-1]), STATE), lines)
+
+
+def keep_weights(source, names, folder):
+  """Makes a folder hold some variables of a checkpoint, and no other one.
+
+  It is named in the folder's state file when it is on the disk, in the place of
+  an earlier one, which is removed after that.
+
+  Args:
+    source: path of the checkpoint; it keeps its name.
+    names: of the variables.
+    folder: is made if need be.
+
+  Returns:
+    The path of what is kept.
+  """
+  tf.io.gfile.makedirs(folder)
+  path = os.path.join(folder, os.path.basename(source))
+  # An earlier end may have left parts that no state file names.
+  with files.temporary_folder(path) as temporary:
+    prefix = os.path.join(temporary, os.path.basename(source))
+    tensorflow_weights.copy_variables(source, names, prefix)
+    for part in list_parts(prefix):  # the index last
+      files.sync(part)
+      kept = os.path.join(folder, os.path.basename(part))
+      tf.io.gfile.rename(part, kept, overwrite=True)
+  files.sync_folder(folder)
+  write_state([path])
+  remove_others(path)
+  return path
+
+
+def remove_others(path):
+  """Removes all checkpoints of a folder but one."""
+  parts = rf"model\.ckpt-\d+{PARTS}"
+  own = list_parts(path)
+  for part in files.list_matching(os.path.dirname(path), parts):
+    if part not in own:
+      tf.io.gfile.remove(part)
 
 
 def _sync(prefix):

@@ -187,7 +187,7 @@ _MOST_TRIES = 100  # each time a newer checkpoint was there
 
 
 def load_newest(run, load):
-  """Returns what a function makes of the weights in output_dir.
+  """Returns what a function makes of the weights in output_dir, or its best/.
 
   Args:
     run: `preparation.Run`, which may have trained.
@@ -196,7 +196,7 @@ def load_newest(run, load):
   """
   asked, chosen = run.options.run, run.weights.to_read
   if asked.do_train:
-    chosen = checkpoints.read_state(asked.output_dir)
+    chosen = checkpoints.read_state(output_dir.weights_folder(asked))
   if chosen is None:
     return load(None)
 
@@ -358,7 +358,9 @@ def remove_abandoned(folder, is_locked):
   before = re.escape(output_dir.CONVERTED_WEIGHTS)
   copies = f"{re.escape(output_dir.CONFIG)}|{re.escape(output_dir.VOCABULARY)}"
   ours = f"{before}|{_HELD}|{saving.STATE}|{copies}|{output_dir.WRITTEN}"
-  files.remove_abandoned(folder, ours)
+  files.remove_abandoned(folder, f"{ours}|{output_dir.BEST}")
+  best = output_dir.best_path(folder)
+  files.remove_abandoned(best, rf"{ours}|model\.ckpt-\d+")
   unfinished = files.list_matching(folder, _UNFINISHED)
   for path in unfinished + files.list_matching(folder, before):
     with contextlib.suppress(tf.errors.OpError):

@@ -54,24 +54,47 @@ class Weights:
     Args:
       prefix: of the new checkpoint; its folder is made if need be.
     """
-    tf.io.gfile.makedirs(os.path.dirname(prefix) or ".")
-    # A GPU would be claimed for nothing.
-    on_cpu = tf.ConfigProto(device_count={"GPU": 0})
-    unsliced = [""] * len(self.keys)
-    with tf.Graph().as_default(), tf.Session(config=on_cpu) as session:
-      values = tf.raw_ops.RestoreV2(
-        prefix=self.prefix,
-        tensor_names=list(self.keys.values()),
-        shape_and_slices=unsliced,
-        dtypes=[self.dtypes[name] for name in self.keys],
-      )
-      save = tf.raw_ops.SaveV2(
-        prefix=prefix,
-        tensor_names=list(self.keys),
-        shape_and_slices=unsliced,
-        tensors=[tf.cast(value, tf.float32) for value in values],
-      )
-      session.run(save)
+    _copy(self.prefix, self.keys, self.dtypes, prefix, tf.float32)
+
+
+def copy_variables(source, names, prefix):
+  """Writes some variables of a checkpoint to a new one.
+
+  Args:
+    source, prefix: of the two checkpoints.
+    names: of the variables.
+  """
+  dtypes = tf.train.NewCheckpointReader(source).get_variable_to_dtype_map()
+  _copy(source, {name: name for name in names}, dtypes, prefix)
+
+
+def _copy(source, keys, dtypes, prefix, to=None):
+  """Writes variables to a new checkpoint; memory holds them once.
+
+  Args:
+    source, prefix: of the two checkpoints; the new one's folder is made.
+    keys: {name: name in the source}.
+    dtypes: {name: type} in the source.
+    to: type to be written; that in the source where not given.
+  """
+  tf.io.gfile.makedirs(os.path.dirname(prefix) or ".")
+  # A GPU would be claimed for nothing.
+  on_cpu = tf.ConfigProto(device_count={"GPU": 0})
+  unsliced = [""] * len(keys)
+  with tf.Graph().as_default(), tf.Session(config=on_cpu) as session:
+    values = tf.raw_ops.RestoreV2(
+      prefix=source,
+      tensor_names=list(keys.values()),
+      shape_and_slices=unsliced,
+      dtypes=[dtypes[name] for name in keys],
+    )
+    save = tf.raw_ops.SaveV2(
+      prefix=prefix,
+      tensor_names=list(keys),
+      shape_and_slices=unsliced,
+      tensors=[tf.cast(value, to or value.dtype) for value in values],
+    )
+    session.run(save)
 
 
 def open_weights(prefix):

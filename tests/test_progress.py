@@ -64,18 +64,20 @@ def test_status_line_renews_itself_and_goes_away():
   assert stream.getvalue() == "".join(shown) + wipe
 
 
-def train(steps, log_steps, pass_second=None, **written):
+def train(steps, log_steps, pass_second=None, first=0, **written):
   """Runs the hook over a session that counts, batches of 4 of 10 examples.
 
   Args:
     pass_second: called before each step.
+    first: step that it goes on from.
     written: the hook's summary_dir and history_path.
   """
   loss = tf.identity(2.5, progress.ProgressHook.LOSS)
   rate = tf.identity(1e-4, progress.ProgressHook.RATE)
   tf.identity(3.5, optimization.GRADIENT_NORM)
   step = tf.train.get_or_create_global_step()
-  count = tf.assign_add(step, 1)
+  begin, count = tf.assign(step, first), tf.assign_add(step, 1)
+  scaffold = tf.train.Scaffold(init_fn=lambda _, session: session.run(begin))
   hook = progress.ProgressHook(
     steps,
     batch_size=4,
@@ -83,8 +85,9 @@ def train(steps, log_steps, pass_second=None, **written):
     log_steps=log_steps,
     **written,
   )
-  with tf.train.MonitoredSession(hooks=[hook]) as session:
-    for _ in range(steps):
+  creator = tf.train.ChiefSessionCreator(scaffold)
+  with tf.train.MonitoredSession(creator, [hook]) as session:
+    for _ in range(first, steps):
       if pass_second:
         pass_second()
       session.run([count, loss, rate])
@@ -147,6 +150,19 @@ def test_history_has_a_hundred_points_of_a_run_and_each_logged_step(
     {"step": step, "epoch": round(0.4 * step, 4), **NUMBERS, **speed}
     for step, speed in zip(steps, speeds)
   ]
+
+
+def test_a_resumed_training_has_the_history_of_one_not_stopped(tmp_path):
+  paths = [str(tmp_path / name) for name in ("whole", "resumed")]
+  for path, firsts in zip(paths, ([0], [0, 102])):
+    for first in firsts:
+      with tf.Graph().as_default():
+        train(steps=250, log_steps=100, first=first, history_path=path)
+  whole, resumed = (
+    [(entry["step"], entry["loss"]) for entry in history.read(path)]
+    for path in paths
+  )
+  assert resumed == whole
 
 
 def progress_lines(log):

@@ -24,6 +24,7 @@ from bert_classifier import (
   options,
   precision,
   replicas,
+  selection,
 )
 from bert_classifier.clusters import Cluster
 from bert_classifier.errors import UserError
@@ -136,10 +137,18 @@ def test_a_checkpoint_of_one_device_goes_on_on_two(
   before, after = on_one["real tokens"], tmp_path / "after"
   shutil.copytree(before, after)
   (after / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-4"')
-  outcome = classify(output_dir=after, **still)
+  flags = dict(still, output_dir=after, do_eval=True, eval_every_steps=4)
+  outcome = classify(**flags)
   assert outcome.status == 0, outcome.log
   assert "steps 5 to 13" in outcome.log
   assert_same_training(after, before)
+  record = selection.read(str(after), "f1", 13)
+  assert record.steps == (4, 8, 12, 13)
+  best = read_checkpoint(after / "best")
+  trained = read_checkpoint(after / f"model.ckpt-{record.best}")
+  assert best.keys() == {name for name in trained if "adam" not in name}
+  for name, value in best.items():
+    np.testing.assert_array_equal(value, trained[name], err_msg=name)
 
 
 def test_what_is_not_training_is_done_by_one_of_two_devices(

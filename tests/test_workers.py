@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import history, workers
+from bert_classifier import history, selection, workers
 from bert_classifier.clusters import Cluster
 from bert_classifier.errors import GONE, UserError
 
@@ -196,20 +196,25 @@ def assert_same_training(folder, expected, steps):
 
 
 def test_four_processes_train_as_one(classify, flags, start, tmp_path):
+  """They end together, where the chief's evaluations say so."""
   one, four = tmp_path / "one", tmp_path / "four"
   flags = dict(flags, num_train_epochs=6.7, do_eval=True)
+  flags.update(eval_every_steps=6, early_stopping_patience=1)
   assert classify(output_dir=one, **flags).status == 0
   flags.update(gradient_accumulation_steps=2, gradient_checkpointing=True)
   process = start(dict(flags, output_dir=four, num_workers=4, do_predict=True))
   log = process.communicate(timeout=900)[1].splitlines()
   assert process.returncode == 0, log
-  assert_same_training(four, one, steps=30)
+  assert_same_training(four, one, steps=24)
+  for folder in (one, four):
+    record = selection.read(str(folder), "f1", 24)
+    assert (record.best, record.steps) == (18, (6, 12, 18, 24))
   # The chief alone writes, into the log and into the folder.
   ours = [line for line in log if LOG_LINE.match(line)]
   assert (
     sum(": computes for the chief, worker 0 (" in line for line in ours) == 3
   )
-  assert sum("step 30/30" in line for line in ours) == 1
+  assert sum("step 24/30" in line for line in ours) == 1
   assert not list(four.glob("tmp_worker_*"))
   assert len(list(four.glob("events.out.tfevents.*"))) == 1
   assert (four / "test_results.tsv").read_text().count("\n") == 13
