@@ -305,6 +305,12 @@ def write_text(path, lines):
       writer.write(line)
 
 
+def copy(source, path):
+  """Copies a file; the copy appears whole or not at all."""
+  with atomic_write(path) as temporary:
+    tf.io.gfile.copy(source, temporary, overwrite=True)
+
+
 def read_text(path):
   """Returns the text of a UTF-8 file, its line ends as they are."""
   with tf.io.gfile.GFile(path, "rb") as reader:

@@ -32,6 +32,7 @@ from bert_classifier.flag_fields import (
   flag,
   kind_of,
 )
+from bert_classifier.several_options import SeveralOptions
 from bert_classifier.step_options import StepOptions
 
 FLAGS = flags.FLAGS
@@ -305,6 +306,7 @@ class Options(NamedTuple):
   run: RunOptions
   training: TrainingOptions
   choice: ChoiceOptions
+  several: SeveralOptions
   inference: InferenceOptions
   step: StepOptions
   device: DeviceOptions
@@ -359,6 +361,7 @@ GROUPS = (
   RunOptions,
   TrainingOptions,
   ChoiceOptions,
+  SeveralOptions,
   InferenceOptions,
   StepOptions,
   DeviceOptions,

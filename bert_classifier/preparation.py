@@ -196,6 +196,23 @@ def check(options, trained, placement):
   )
   splits = choose_splits(options.run, task.data)
   cache = prepare_cache(options, placement, task, model) if splits else None
+  return check_run(options, placement, task, model, cache)
+
+
+def check_run(options, placement, task, model, cache):
+  """Returns the `Run` of what is open already, before features are made.
+
+  Writes nothing.
+
+  Args:
+    options: `options.Options`.
+    placement: see `devices`.
+    task, model, cache: as of `Run`.
+
+  Raises:
+    UserError, OSError: as `prepare`.
+  """
+  splits = choose_splits(options.run, task.data)
   settings = run_settings.make_settings(options, task, model)
   found = check_output_dir(options, task, model, settings)
   weights = model_files.check_weights(options, model, found)
@@ -450,9 +467,7 @@ def choose_task(options, trained):
     max_train_examples=options.choice.max_train_examples,
   )
   if options.run.do_train:
-    options.choice.check_target(task.target.has_classes, task.name)
-    if options.choice.class_weights:
-      class_weights.parse(options.choice.class_weights, task.target.labels)
+    check_choices(options.choice, task)
   if options.inference.glue_submission and not options.run.do_predict:
     raise UserError(
       "--glue_submission is made of the predictions of the test set: add"
@@ -463,6 +478,21 @@ def choose_task(options, trained):
   hugging_face_export.check_request(options.run)
   inspection.check_request(options.run)
   return task
+
+
+def check_choices(options, task):
+  """Checks that training choices suit what is predicted.
+
+  Args:
+    options: `options.ChoiceOptions`.
+    task: `Task`.
+
+  Raises:
+    UserError: they do not.
+  """
+  options.check_target(task.target.has_classes, task.name)
+  if options.class_weights:
+    class_weights.parse(options.class_weights, task.target.labels)
 
 
 def choose_splits(options, data):
