@@ -499,7 +499,9 @@ def main(argv):
       run.placement.prepare_process()
       tf.enable_resource_variables()  # which XLA and strategies need
       with saving.sessions_end_at_errors():
-        if asked.run.dry_run:
+        if asked.run.dry_run and plans:
+          runs.report_dry_run(run, asked, plans, make_model_fn)
+        elif asked.run.dry_run:
           inspection.report_dry_run(run, make_model_fn)
         elif plans:
           runs.carry_out(run, asked, plans, claim_and_carry_out)

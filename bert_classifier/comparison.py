@@ -11,7 +11,7 @@ from typing import NamedTuple, Optional
 
 import numpy as np
 
-from bert_classifier import files, metrics, sweep
+from bert_classifier import files, metrics, plain_texts, sweep
 
 _NO_FIGURE = "-"
 
@@ -57,6 +57,11 @@ class Setting(NamedTuple):
   def name(self):
     """Returns what is swept as text, "" where nothing is."""
     return self.runs[0].plan.setting
+
+  @property
+  def known_figures(self):
+    """Returns those of the figures that are defined."""
+    return [figure for figure in self.figures if figure is not None]
 
 
 class Comparison(NamedTuple):
@@ -120,13 +125,18 @@ def format_table(comparison):
   Args:
     comparison: `Comparison`.
   """
-  settings = comparison.settings
+  settings, metric = comparison.settings, comparison.metric
   width = max(len("setting"), *(len(one.name or "all") for one in settings))
+  number = sum(len(one.runs) for one in settings)
+  lower = (
+    "" if metrics.METRICS[metric].higher_is_better else ", lower is better"
+  )
   lines = [
-    f"{'setting':{width}}  runs     mean  deviation   lowest  highest".rstrip()
+    f"{plain_texts.count(number, 'run')} by eval_{metric} of dev{lower}:",
+    f"{'setting':{width}}  runs     mean  deviation   lowest  highest",
   ]
   for one in settings:
-    known = [figure for figure in one.figures if figure is not None]
+    known = one.known_figures
     figures = [one.mean, one.deviation]
     figures += [min(known, default=None), max(known, default=None)]
     cells = (
@@ -160,7 +170,8 @@ def describe_choice(comparison):
   if number > 1:
     of_runs = f", the mean of {runs} runs" if runs > 1 else ""
     sentences.append(
-      f"The best of {number} settings is {best.name} with {_show(best.mean)}"
+      f"The best of {number} settings is"
+      f" {best.name.replace(',', ', ')} with {_show(best.mean)}"
       f"{of_runs}."
     )
     near = _count_near(comparison)
@@ -175,13 +186,28 @@ def describe_choice(comparison):
       f"Its best run is that of seed {run.plan.seed} with"
       f" {_show(run.figure(metric))}."
     )
-  what = "setting and run" if number > 1 and runs > 1 else "setting"
-  what = "run" if number == 1 else what
-  sentences.append(
-    f"The {what} was chosen by the dev set, so the figure of it there is"
-    " optimistic: judge it by examples that had no part in the choice."
-  )
+  if number > 1 or runs > 1:
+    sentences.append(
+      "The choice is by the dev set, so what is chosen looks better there than"
+      " it is: judge it by examples that had no part in the choice."
+    )
   return sentences
+
+
+def _warn_of_choice(comparison):
+  """Returns a sentence for where the figure of the best run stands alone."""
+  number = sum(len(one.runs) for one in comparison.settings)
+  best = comparison.best
+  sentence = (
+    f"This run was chosen among {number} by these very examples, so its figure"
+    " here is optimistic"
+  )
+  if len(best.runs) > 1:
+    sentence += (
+      f"; the mean of its setting is {_show(best.mean)}, with a standard"
+      f" deviation of {_show(best.deviation)}"
+    )
+  return f"{sentence}."
 
 
 def _count_near(comparison):
@@ -204,6 +230,7 @@ def describe(comparison):
   return {
     "metric": metric,
     "higher_is_better": metrics.METRICS[metric].higher_is_better,
+    "repeats": len(comparison.best.runs) > 1,
     "swept": [name for name, _ in comparison.best.runs[0].plan.values],
     "settings": [
       {
@@ -215,12 +242,15 @@ def describe(comparison):
         "figures": one.figures,
         "mean": one.mean,
         "standard_deviation": one.deviation,
+        "from": min(one.known_figures, default=None),
+        "to": max(one.known_figures, default=None),
         "is_best": one is comparison.best,
       }
       for one in comparison.settings
     ],
     "best_run": comparison.best_run.plan.name,
     "sentences": describe_choice(comparison),
+    "warning": _warn_of_choice(comparison),
   }
 
 

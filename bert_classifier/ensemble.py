@@ -25,9 +25,9 @@ def write_mean(run, folders, step):
   Returns:
     List of a line for each file or pair of files written.
   """
-  predictions.announce(run, run.splits("test"))
-  lines = []
+  lines, own = [], run.options.run.output_dir
   for split in run.splits("test"):
+    files.announce_replacement(output_dir.prediction_paths(own, split))
     paths = [
       output_dir.prediction_paths(folder, split)[0] for folder in folders
     ]

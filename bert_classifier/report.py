@@ -193,7 +193,9 @@ def write_with_runs(source, folder, split, runs):
   paths = output_dir.report_paths(folder, split)
   if tf.io.gfile.exists(own["errors"]):
     files.copy(own["errors"], paths["errors"])
-  return _write_files(paths, {**files.read_json(own["json"]), "runs": runs})
+  report = files.read_json(own["json"])
+  findings = [runs["warning"], *report["findings"]]
+  return _write_files(paths, {**report, "findings": findings, "runs": runs})
 
 
 def _write_files(paths, report):

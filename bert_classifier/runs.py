@@ -13,6 +13,7 @@ seeds of the best setting predict, and the mean of their probabilities counts.
 import contextlib
 import dataclasses
 import gc
+import os
 
 from absl import logging
 import tensorflow.compat.v1 as tf
@@ -26,6 +27,7 @@ from bert_classifier import (
   errors,
   evaluation,
   files,
+  inspection,
   output_dir,
   preparation,
   report,
@@ -157,6 +159,71 @@ def _check_dev_set(run):
       f" here have {now}, which has examples that it knows: give the --seed and"
       " --dev_fraction of before, or another --output_dir"
     )
+
+
+# ---------------------------------------------------------------------------
+# Dry run
+
+
+def report_dry_run(prepared, asked, plans, make_model_fn):
+  """Inspects the first run that is to be trained; prints a report of all.
+
+  Args:
+    prepared, asked, plans: as of `carry_out`; without features.
+    make_model_fn: as of `inspection.report_dry_run`.
+
+  Raises:
+    UserError: what a run would refuse.
+  """
+  folder = asked.run.output_dir
+  with sharing.lock_for_training(folder):
+    pass  # or another command trains there
+  prepared = calibration.without(prepared)
+  runs = derive_all(prepared, plans)
+  left = [run for run in runs if not run.is_finished]
+  shown = plans[runs.index(left[0]) if left else 0]
+  phases = {} if left else {"do_train": None, "overwrite_output_dir": None}
+  run = derive(prepared, shown.apply(prepared.options, **phases))
+
+  def complete(report):
+    report["runs"] = {
+      "runs": len(runs),
+      "settings": len({one.setting for one in plans}),
+      "seeds": asked.several.num_runs,
+      "trained": len(runs) - len(left),
+      "folder": os.path.join(folder, sweep.FOLDER),
+      "shown": shown.name,
+      "seconds": _estimate_time(report["time"], left, asked),
+    }
+    report["files"]["disk"] = sum(map(inspection.estimate_disk, left))
+    report["files"]["written"].insert(0, output_dir.runs_path(folder))
+
+  inspection.report_dry_run(run, make_model_fn, complete)
+
+
+def _estimate_time(times, left, asked):
+  """Returns the seconds of all runs, None where nothing was measured.
+
+  Args:
+    times: what `inspection.measure` gives of one run, by split.
+    left: list of the runs that are to be trained.
+    asked: `options.Options` of the command.
+  """
+  if not times:
+    return None
+  seconds = 0
+  if left:
+    a_batch, batch = (times["train"][n] for n in ("seconds a batch", "batch"))
+    for run in left:
+      share = run.options.training.train_batch_size / batch
+      steps = run.schedule.steps - run.first_step
+      seconds += a_batch * share * steps
+  predicting = asked.several.num_runs if asked.several.ensemble else 1
+  for split, part in times.items():
+    if split != "train":
+      often = len(left) if split.startswith("dev") else predicting
+      seconds += part["seconds"] * often
+  return seconds
 
 
 # ---------------------------------------------------------------------------
