@@ -30,6 +30,7 @@ from bert_classifier import (
   packing,
   progress,
   run_settings,
+  sweep,
 )
 from bert_classifier.catalogue import PROCESSORS
 from bert_classifier.errors import UserError
@@ -384,10 +385,19 @@ def check_there_is_a_model(run, model):
     model: `options.ModelOptions`.
 
   Raises:
-    UserError: output_dir is not there, and no other weights are given.
+    UserError: output_dir is not there or holds several runs, and no other
+      weights are given.
   """
   folder = run.output_dir
-  if not (run.do_train or model.init_checkpoint or tf.io.gfile.exists(folder)):
+  if run.do_train or model.init_checkpoint:
+    return
+  table = output_dir.runs_path(folder)
+  if tf.io.gfile.exists(table) and not checkpoints.read_state(folder):
+    raise UserError(
+      f"--output_dir={folder} holds several runs: give the folder of one of"
+      f" them, below {os.path.join(folder, sweep.FOLDER)}; {table} lists them"
+    )
+  if not tf.io.gfile.exists(folder):
     raise UserError(
       f"there are no trained weights: --output_dir={folder} is not there, and"
       " --init_checkpoint is not given. Give the folder of a training, or"

@@ -17,6 +17,7 @@ import os
 
 from absl import logging
 import tensorflow.compat.v1 as tf
+from tensorflow.python.framework import ops
 
 from bert_classifier import (
   advice,
@@ -251,7 +252,8 @@ def carry_out(prepared, asked, plans, do):
     finished = []
     for number, (one, run) in enumerate(zip(plans, runs)):
       logging.info("run %d of %d: %s", number + 1, len(plans), one.folder)
-      with _explain_end(run, number, len(plans)):
+      place = f"run {number + 1} of {len(plans)}, {number} of which are done"
+      with _explain_end(run, place):
         finished.append(_train_and_evaluate(prepared, one, run, do))
       comparison.write_table(output_dir.runs_path(folder), finished)
     compared = comparison.compare(finished, prepared.task.headline)
@@ -319,7 +321,7 @@ def _use(prepared, asked, compared, chosen, do):
   if not (asks.fills_folder or asks.uses_head):
     return lines
   for number, run in enumerate(uses):
-    with _explain_end(run, number, len(uses)):
+    with _explain_end(run, "all runs are trained"):
       uses[number] = _use_one(run, asked.several.ensemble, do)
   if asked.several.ensemble:
     options = {**prepared.options.given_values(), "output_dir": folder}
@@ -356,7 +358,13 @@ def _use_one(run, is_kept, do):
 def _do(run, do):
   """Does what a run asks for, and frees what it held."""
   run.weights.log()
+  registered = ops.gradient_registry._registry  # which has no way to forget
+  before = set(registered)
   do(run)
+  # Those of tf.custom_gradient hold the graphs that they were made for.
+  for name in set(registered) - before:
+    if name.startswith("CustomGradient-"):
+      del registered[name]
   # A writer of TensorBoard's events has a thread for each folder.
   tf.summary.FileWriterCache.clear()
   gc.collect()  # graphs refer to themselves
@@ -381,23 +389,23 @@ def _write_reports(prepared, folder, best, compared):
 
 
 @contextlib.contextmanager
-def _explain_end(run, done, number):
-  """Says where several runs end early in which one, and what is done.
+def _explain_end(run, place):
+  """Says where several runs end early, and that what is done is kept.
 
   Args:
     run: `preparation.Run` of the one that is being done.
-    done: how many are done.
-    number: how many there are.
+    place: which one it is, and what is done.
   """
-  folder = run.options.run.output_dir
-  kept = f"{done} of {number} runs are done, and not done again"
+  asked = run.options.run
+  without = " without --overwrite_output_dir" * asked.overwrite_output_dir
+  place += f", and not done again{without}"
   try:
-    with advice.explain_interruption(run.options.run):
+    with advice.explain_interruption(asked):
       yield
   except KeyboardInterrupt as interruption:
-    raise type(interruption)(f"{interruption}; {kept}") from interruption
+    raise type(interruption)(f"{interruption} ({place})") from interruption
   except errors.UserError as error:
-    error.args = (f"run {done + 1} of {number}, {folder}: {error} ({kept})",)
+    error.args = (f"{asked.output_dir}: {error} ({place})",)
     raise
 
 

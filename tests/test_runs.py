@@ -2,10 +2,12 @@
 one and the ensemble predict."""
 
 import gc
+import json
 from pathlib import Path
+import shutil
 from typing import NamedTuple
 
-from conftest import read_checkpoint, read_results, read_table
+from conftest import ALONE, read_checkpoint, read_results, read_table
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -14,16 +16,19 @@ from bert_classifier import history
 import run_classifier
 
 SWEEP = "learning_rate=1e-3,3e-3"
-NAMES = [
-  f"learning_rate={rate},seed={seed}"
-  for rate in ("0.001", "0.003")
-  for seed in (42, 43)
-]
+NAMES = [f"learning_rate={rate},seed=42" for rate in ("0.001", "0.003")]
+ADDED = "learning_rate=0.003,seed=43"
 
 
 @pytest.fixture(scope="module")
 def flags(training):
-  return dict(training, do_eval=True, num_train_epochs=2, learning_rate=None)
+  return dict(
+    training,
+    do_eval=True,
+    num_train_epochs=2,
+    learning_rate=None,
+    eval_report=True,
+  )
 
 
 class Watch:
@@ -70,11 +75,11 @@ class Watch:
 
 
 class Swept(NamedTuple):
-  """A sweep that was killed twice, and went on.
+  """Two runs, killed twice before they were done, and a third one added.
 
   Attributes:
     folder: output_dir.
-    outcomes: of the three commands.
+    outcomes: of the commands.
     calls: what each of them computed.
     graphs: how many graphs there were each time.
     tables: runs.tsv after each.
@@ -91,49 +96,64 @@ class Swept(NamedTuple):
 def swept(classify, flags, tmp_path_factory):
   folder = tmp_path_factory.mktemp("swept")
   found = Swept(folder, [], [], [], [])
-  kills = (NAMES[1], 6), (NAMES[2], "evaluate"), None
+  sweep = dict(sweep=SWEEP)
+  seeds = dict(sweep="learning_rate=3e-3", num_runs=2, ensemble=True)
   with pytest.MonkeyPatch.context() as patch:
     watch = Watch(patch)
-    for kill in kills:
+    for kill, runs in (
+      ((NAMES[1], 6), sweep),
+      ((NAMES[1], "evaluate"), sweep),
+      (None, sweep),
+      (None, seeds),
+    ):
       watch.calls, watch.graphs, watch.killed_in = [], [], kill
-      found.outcomes.append(
-        classify(
-          "--do_predict",
-          "--ensemble",
-          **dict(flags, output_dir=folder, num_runs=2, sweep=SWEEP),
-        )
+      outcome = classify(
+        "--do_predict", **dict(flags, output_dir=folder, **runs)
       )
+      found.outcomes.append(outcome)
       found.calls.append(watch.calls)
       found.graphs.append(watch.graphs)
       found.tables.append(read_table(folder / "runs.tsv"))
+      for path in list_predictions(folder):
+        shutil.copy(path, f"{path}.{len(found.calls)}")
   return found
 
 
-def list_calls(name):
-  return [(name, "train"), (name, "evaluate")]
+def list_predictions(folder):
+  names = "test_results.tsv", "test_predictions.tsv", "test_results.txt"
+  return [folder / name for name in names if (folder / name).exists()]
+
+
+def list_calls(name, *kinds):
+  return [(name, kind) for kind in kinds]
 
 
 def test_a_killed_sweep_goes_on_and_does_nothing_twice(swept):
-  assert [outcome.status for outcome in swept.outcomes] == [130, 130, 0]
-  first, second, last = swept.calls
-  assert first == [*list_calls(NAMES[0]), (NAMES[1], "train")]
-  assert second == [*list_calls(NAMES[1]), *list_calls(NAMES[2])]
-  assert last[:3] == [(NAMES[2], "evaluate"), *list_calls(NAMES[3])]
-  assert {what for _, what in last[3:]} == {"predict"}
+  assert [outcome.status for outcome in swept.outcomes] == [130, 130, 0, 0]
+  first, second, third, last = swept.calls
+  in_training = list_calls(NAMES[1], "train")
+  assert first == list_calls(NAMES[0], "train", "evaluate") + in_training
+  assert second == list_calls(NAMES[1], "train", "evaluate")
+  assert third[:-1] == list_calls(NAMES[1], "evaluate")
+  assert third[-1][1] == "predict"
+  assert last == [
+    *list_calls(ADDED, "train", "evaluate"),
+    *list_calls(NAMES[1], "predict"),
+    *list_calls(ADDED, "predict"),
+  ]
 
 
 def test_the_end_says_what_is_done_and_where_it_goes_on(swept):
   log = swept.outcomes[0].log
-  assert "1 of 4 runs are done, and not done again" in log
+  assert "run 2 of 2, 1 of which are done, and not done again" in log
   assert f"goes on from step 4, the last checkpoint in {swept.folder}" in log
   assert [row[0] for row in swept.tables[0][1:]] == NAMES[:1]
-  assert [row[0] for row in swept.tables[1][1:]] == NAMES[:2]
 
 
 def test_a_run_is_what_an_ordinary_command_gives(
   swept, classify, flags, tmp_path
 ):
-  alone = dict(flags, output_dir=tmp_path, learning_rate=1e-3, seed=43)
+  alone = dict(flags, output_dir=tmp_path, learning_rate=3e-3)
   assert classify(**alone).status == 0
   folder = swept.folder / "runs" / NAMES[1]  # killed in training
   expected, found = read_checkpoint(tmp_path), read_checkpoint(folder)
@@ -145,34 +165,36 @@ def test_a_run_is_what_an_ordinary_command_gives(
 
 
 def test_the_table_holds_the_results_of_each_run(swept):
-  header, *rows = swept.tables[-1]
-  assert [row[0] for row in rows] == NAMES
-  for row in rows:
-    cells = dict(zip(header, row))
-    results = read_results(swept.folder / "runs" / row[0] / "eval_results.txt")
-    assert {name: float(cells[name]) for name in results} == results
-    assert row[0] == "learning_rate={learning_rate},seed={seed}".format(**cells)
+  for table, names in zip(swept.tables[2:], (NAMES, [NAMES[1], ADDED])):
+    header, *rows = table
+    assert [row[0] for row in rows] == names
+    for row in rows:
+      cells = dict(zip(header, row))
+      folder = swept.folder / "runs" / row[0]
+      results = read_results(folder / "eval_results.txt")
+      assert {name: float(cells[name]) for name in results} == results
+      named = "learning_rate={learning_rate},seed={seed}".format(**cells)
+      assert row[0] == named
 
 
-def test_the_best_setting_has_the_highest_mean_on_the_dev_set(swept):
-  header, *rows = swept.tables[-1]
-  column = header.index("eval_f1")  # that counts for MRPC
-  means = np.mean(
-    [[float(r[column]) for r in rows[i : i + 2]] for i in (0, 2)], 1
-  )
-  best = int(np.argmax(means))
-  chosen = [row[0] for row in rows if row[-1] == "yes"]
-  assert chosen == NAMES[2 * best : 2 * best + 2]
-  assert f"with {means[best]:.4f}, the mean of 2 runs" in swept.outcomes[-1].log
+def test_the_best_run_on_the_dev_set_predicts(swept):
+  header, *rows = swept.tables[2]
+  figures = [float(row[header.index("eval_f1")]) for row in rows]
+  best = NAMES[int(np.argmax(figures))]
+  assert [row[0] for row in rows if row[-1] == "yes"] == [best]
+  assert f"best run: {swept.folder}/runs/{best}" in swept.outcomes[2].log
+  for path in list_predictions(swept.folder / "runs" / best):
+    copy = swept.folder / f"{path.name}.3"
+    assert copy.read_bytes() == path.read_bytes()
 
 
 def test_the_ensemble_is_the_mean_of_the_runs_probabilities(swept):
-  header, *rows = swept.tables[-1]
-  chosen = [row[0] for row in rows if row[-1] == "yes"]
+  _, *rows = swept.tables[-1]
+  assert [row[-1] for row in rows] == ["yes", "yes"]
   expected = np.mean(
     [
       np.loadtxt(swept.folder / "runs" / name / "test_results.tsv")
-      for name in chosen
+      for name in (NAMES[1], ADDED)
     ],
     axis=0,
   )
@@ -180,23 +202,60 @@ def test_the_ensemble_is_the_mean_of_the_runs_probabilities(swept):
   np.testing.assert_allclose(found, expected, rtol=1e-6)
   header, *rows = read_table(swept.folder / "test_predictions.tsv")
   cells = [dict(zip(header, row)) for row in rows]
-  assert [int(one["label"]) for one in cells] == list(expected.argmax(axis=1))
+  decided = [int(one["label"]) for one in cells]
+  assert decided == list(expected.argmax(axis=1))
+  gold = np.array([int(one["gold"]) for one in cells])
+  results = read_results(swept.folder / "test_results.txt")
+  right = np.mean(decided == gold)
+  assert results["test_accuracy"] == pytest.approx(right)
+  losses = -np.log(expected[np.arange(len(gold)), gold])
+  assert results["test_loss"] == pytest.approx(losses.mean(), rel=1e-5)
 
 
 def test_graphs_of_runs_that_are_done_are_freed(swept):
-  graphs = swept.graphs[-1]
-  assert max(graphs) <= graphs[0] + 1
+  *_, last = swept.graphs
+  assert last[-1] <= last[0]
 
 
-def test_without_an_ensemble_the_best_run_predicts(swept, classify, flags):
-  command = dict(flags, output_dir=swept.folder, num_runs=2, sweep=SWEEP)
-  outcome = classify("--do_predict", "--eval_report", **command)
-  assert outcome.status == 0
-  assert outcome.log.count("it is done, and not done again") == 0
-  header, *rows = read_table(swept.folder / "runs.tsv")
-  ((best, *_),) = (row for row in rows if row[-1] == "yes")
-  figures = {row[0]: float(row[header.index("eval_f1")]) for row in rows}
-  assert figures[best] == max(figures.values())
-  for name in ("test_results.tsv", "test_predictions.tsv", "test_results.txt"):
-    own = swept.folder / "runs" / best / name
-    assert (swept.folder / name).read_bytes() == own.read_bytes()
+def test_the_report_is_the_best_runs_with_all_runs_in_it(swept):
+  report = json.loads((swept.folder / "eval_report.json").read_text())
+  runs = report["runs"]
+  own = swept.folder / "runs" / runs["best_run"]
+  for name, value in json.loads((own / "eval_report.json").read_text()).items():
+    if name != "findings":
+      assert report[name] == value
+  assert runs["swept"] == ["learning_rate"]
+  assert sum(one["is_best"] for one in runs["settings"]) == 1
+  page = (swept.folder / "eval_report.html").read_text()
+  assert "chosen among 2 by these very examples" in page
+  assert 'aria-label="F1' in page
+  errors = "eval_errors.tsv"
+  assert (swept.folder / errors).read_text() == (own / errors).read_text()
+
+
+@pytest.mark.parametrize(
+  ("changes", "sentence"),
+  [
+    (dict(num_runs=2, init_checkpoint=None), "would begin with random weights"),
+    (dict(label_smoothing=0.1), "label_smoothing was 0.0 and is 0.1"),
+    (dict(output_dir="{run}"), "holds a run by itself"),
+  ],
+)
+def test_runs_that_do_not_go_together_are_refused(
+  swept, classify, flags, changes, sentence
+):
+  command = dict(flags, output_dir=swept.folder, sweep=SWEEP)
+  run = swept.folder / "runs" / NAMES[0]
+  changes = {
+    name: value.format(run=run) if isinstance(value, str) else value
+    for name, value in changes.items()
+  }
+  outcome = classify(**{**command, **changes})
+  assert outcome.status == 1
+  assert sentence in outcome.log
+
+
+def test_the_folder_of_runs_says_that_it_holds_runs(swept, classify):
+  outcome = classify("--do_eval", **dict(ALONE, output_dir=swept.folder))
+  assert outcome.status == 1
+  assert "holds several runs: give the folder of one of them" in outcome.log
