@@ -82,7 +82,7 @@ def _divide_machine(options):
     UserError: the batch, the GPUs or the command cannot be divided.
   """
   device, number = options.device, options.device.num_workers
-  options.several.check(options.run, cluster=f"--num_workers={number}")
+  options.several.check(options.run, f"--num_workers={number}")
   if clusters.read(os.environ.get(clusters.VARIABLE)):
     raise UserError(
       f"--num_workers={number} starts processes on this machine alone, but the"

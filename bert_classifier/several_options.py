@@ -49,12 +49,12 @@ class SeveralOptions:
     """Returns whether a command has several runs, or one of a sweep."""
     return self.num_runs > 1 or self.sweep is not None
 
-  def check(self, run, *, cluster=None):
+  def check(self, run, elsewhere=None):
     """Checks that the options go with what is asked for.
 
     Args:
       run: `options.RunOptions`.
-      cluster: what names several machines or processes, or None.
+      elsewhere: what names other devices than this process has, or None.
 
     Raises:
       UserError: they do not.
@@ -67,10 +67,11 @@ class SeveralOptions:
     if not self.are_asked:
       return
     flags = " and ".join(self._name_flags())
-    if cluster:
+    if elsewhere:
       raise UserError(
-        f"{flags}: several runs are made by one process, one after the other,"
-        f" and {cluster} names more: leave one of the two out"
+        f"{flags}: several runs are made one after the other by one process,"
+        " on the CPU or the GPUs of this machine, and"
+        f" {elsewhere} names others: leave one of the two out"
       )
     if not (run.do_train and run.do_eval):
       raise UserError(

@@ -98,8 +98,10 @@ def plan_runs(options):
     UserError: the flags make no sense, or do not go with others.
   """
   several = options.several
-  cluster = clusters.read(os.environ.get(clusters.VARIABLE))
-  several.check(options.run, cluster=cluster and clusters.VARIABLE)
+  elsewhere = "--use_tpu" if options.device.use_tpu else None
+  if clusters.read(os.environ.get(clusters.VARIABLE)):
+    elsewhere = clusters.VARIABLE
+  several.check(options.run, elsewhere)
   if not several.are_asked:
     return []
   if not options.run.output_dir:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bert_classifier import options, sweep
+from bert_classifier import launcher, options, sweep
 from bert_classifier.errors import UserError
 
 ALL = dict(output_dir="out", do_train=True, do_eval=True)
@@ -114,8 +114,16 @@ def test_flags_that_do_not_go_with_several_runs_are_a_sentence(flags, sentence):
 def test_several_machines_are_refused(monkeypatch):
   cluster = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker",'
   monkeypatch.setenv("TF_CONFIG", f'{cluster} "index": 0}}}}')
-  with pytest.raises(UserError, match="by one process.*TF_CONFIG names more"):
+  with pytest.raises(UserError, match="by one process.*TF_CONFIG names others"):
     plan(num_runs=2)
+
+
+def test_several_processes_and_a_tpu_are_refused():
+  asked = options.make_options(**ALL, num_runs=2, num_workers=2)
+  with pytest.raises(UserError, match="--num_workers=2 names others"):
+    launcher.run_workers(asked)
+  with pytest.raises(UserError, match="--use_tpu names others"):
+    plan(num_runs=2, use_tpu=True)
 
 
 def test_the_docs_list_the_flags_that_can_be_swept(pytestconfig):
