@@ -119,12 +119,13 @@ def derive_all(prepared, plans):
   Raises:
     UserError: as `derive`, or runs that are there are not comparable.
   """
+  for one in plans:
+    _check_dev_set(one, prepared)
   runs = [
     derive(prepared, one.apply(prepared.options, **_TRAIN)) for one in plans
   ]
   for run in runs:
     _check_origin(run, runs)
-    _check_dev_set(run)
   return runs
 
 
@@ -146,20 +147,28 @@ def _check_origin(run, runs):
       )
 
 
-def _check_dev_set(run):
+def _check_dev_set(plan, prepared):
   """Raises a UserError where a run would be evaluated on what it learned."""
-  if not run.found.checkpoint:
-    return
+  found = output_dir.inspect(plan.folder)
   before, now = (
     settings.get("data", {}).get("dev_split")
-    for settings in (run.found.settings, run.settings)
+    for settings in (found.settings, prepared.settings)
   )
-  if before != now:
+  if found.checkpoint and before != now:
     raise errors.UserError(
-      f"{run.found.path} was trained with the dev set {before}, and all runs"
-      f" here have {now}, which has examples that it knows: give the --seed and"
-      " --dev_fraction of before, or another --output_dir"
+      f"{plan.folder} was trained with {_name_dev_set(before)}, and these runs"
+      f" have {_name_dev_set(now)}, all the same, so it knows some of the"
+      " examples: give the first --seed and the --dev_fraction of before, or"
+      " another --output_dir"
     )
+
+
+def _name_dev_set(split):
+  if split is None:
+    return "a dev set of its own file"
+  return "the dev set of --dev_fraction={dev_fraction}, seed {seed}".format(
+    **split
+  )
 
 
 # ---------------------------------------------------------------------------
@@ -480,4 +489,5 @@ def _describe_stage(run, stage, step):
       split: features.sha256 for split, features in run.features.items()
     },
     "flags": flags,
+    "temperature": getattr(run.task.target, "temperature", None),
   }

@@ -7,7 +7,13 @@ from pathlib import Path
 import shutil
 from typing import NamedTuple
 
-from conftest import ALONE, read_checkpoint, read_results, read_table
+from conftest import (
+  ALONE,
+  read_checkpoint,
+  read_results,
+  read_table,
+  write_text,
+)
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -259,3 +265,21 @@ def test_the_folder_of_runs_says_that_it_holds_runs(swept, classify):
   outcome = classify("--do_eval", **dict(ALONE, output_dir=swept.folder))
   assert outcome.status == 1
   assert "holds several runs: give the folder of one of them" in outcome.log
+
+
+def test_a_run_that_knows_the_dev_set_is_refused(classify, flags, tmp_path):
+  rows = "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(20))
+  own = write_text(tmp_path / "train.csv", f"text,label\n{rows}")
+  known = tmp_path / "runs" / "seed=42"
+  known.mkdir(parents=True)
+  (known / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-8"\n')
+  split = {"dev_fraction": 0.2, "seed": 42}
+  (known / "run_manifest.json").write_text(
+    json.dumps({"settings": {"data": {"dev_split": split}}})
+  )
+  changes = dict(task_name=None, data_dir=None, train_file=own, seed=41)
+  command = {**flags, **changes, "output_dir": tmp_path, "dev_fraction": 0.2}
+  outcome = classify(**command, num_runs=2)
+  assert outcome.status == 1
+  assert "seed=42 was trained with the dev set of" in outcome.log
+  assert "so it knows some of the examples" in outcome.log
