@@ -1,10 +1,10 @@
 """Every flag, once: name, type, default, help, range and group.
 
 A group of flags is a frozen dataclass, here or in `data_options`,
-`device_options`, `step_options` or `choice_options`; a flag is a field of it.
-From them come the absl flags, --help, docs/flags.md and the settings of the run
-manifest. `read` is the only place that reads absl's FLAGS; it gives the groups,
-of which every function takes those that it needs.
+`device_options`, `step_options`, `choice_options` or `several_options`; a flag
+is a field of it. From them come the absl flags, --help, docs/flags.md and the
+settings of the run manifest. `read` is the only place that reads absl's FLAGS;
+it gives the groups, of which every function takes those that it needs.
 
   python -m bert_classifier.options > docs/flags.md
 """
