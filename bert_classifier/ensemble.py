@@ -75,12 +75,10 @@ def copy_predictions(run, folder):
       paths.append(output_dir.submission_path(own, name))
     copies = [os.path.join(folder, os.path.basename(path)) for path in paths]
     files.announce_replacement(copies)
-    written = []
-    for path, copy in zip(paths, copies):
-      if tf.io.gfile.exists(path):
-        files.copy(path, copy)
-        written.append(copy)
-      elif tf.io.gfile.exists(copy):  # of an earlier command
-        tf.io.gfile.remove(copy)
+    written = [
+      copy
+      for path, copy in zip(paths, copies)
+      if files.copy_or_remove(path, copy)
+    ]
     lines.append(f"{split}: predictions: {' '.join(written)}")
   return lines

@@ -305,10 +305,19 @@ def write_text(path, lines):
       writer.write(line)
 
 
-def copy(source, path):
-  """Copies a file; the copy appears whole or not at all."""
-  with atomic_write(path) as temporary:
-    tf.io.gfile.copy(source, temporary, overwrite=True)
+def copy_or_remove(source, path):
+  """Copies a file, whole or not at all; removes `path` where there is none.
+
+  Returns:
+    Whether there is a copy.
+  """
+  if tf.io.gfile.exists(source):
+    with atomic_write(path) as temporary:
+      tf.io.gfile.copy(source, temporary, overwrite=True)
+    return True
+  if tf.io.gfile.exists(path):  # of an earlier command
+    tf.io.gfile.remove(path)
+  return False
 
 
 def read_text(path):

@@ -191,8 +191,7 @@ def write_with_runs(source, folder, split, runs):
   """
   own = output_dir.report_paths(source, split)
   paths = output_dir.report_paths(folder, split)
-  if tf.io.gfile.exists(own["errors"]):
-    files.copy(own["errors"], paths["errors"])
+  files.copy_or_remove(own["errors"], paths["errors"])
   report = files.read_json(own["json"])
   findings = [runs["warning"], *report["findings"]]
   return _write_files(paths, {**report, "findings": findings, "runs": runs})

@@ -276,6 +276,22 @@ def carry_out(prepared, asked, plans, do):
       lines += _use(prepared, asked, compared, chosen, do)
     for line in (*lines, f"all runs: {output_dir.runs_path(folder)}"):
       logging.info("%s", line)
+    if compared.best is None and _asks_more(prepared.options.run):
+      raise errors.UserError(
+        f"no run can be chosen to go on with, for eval_{compared.metric} is"
+        " undefined for a run of each setting, as the log says: give the folder"
+        f" of a run as --output_dir. {output_dir.runs_path(folder)} lists them"
+      )
+
+
+def _asks_more(asked):
+  """Returns whether more is asked for than training and evaluation.
+
+  Args:
+    asked: `options.RunOptions`.
+  """
+  more = asked.do_predict, asked.do_embed, asked.do_export, asked.export_hf
+  return any(more) or asked.answers
 
 
 def _train_and_evaluate(prepared, one, run, do):
@@ -291,7 +307,7 @@ def _train_and_evaluate(prepared, one, run, do):
   """
   run = preparation.convert(run)
   stage = "evaluated"
-  if _is_done(run, stage):
+  if run.is_finished and _is_done(run, stage):
     logging.info("it is done, and not done again")
   else:
     to_do = run
@@ -327,7 +343,7 @@ def _use(prepared, asked, compared, chosen, do):
     derive(prepared, one.plan.apply(prepared.options, **_USE)) for one in chosen
   ]
   asks = uses[0].options.run
-  if not (asks.fills_folder or asks.uses_head):
+  if not _asks_more(asks):
     return lines
   for number, run in enumerate(uses):
     with _explain_end(run, "all runs are trained"):
@@ -336,7 +352,7 @@ def _use(prepared, asked, compared, chosen, do):
     options = {**prepared.options.given_values(), "output_dir": folder}
     lines += ensemble.write_mean(
       prepared._replace(options=make_options(**options)),
-      [run.found.path for run in uses],
+      [run.options.run.output_dir for run in uses],
       uses[0].found.step,
     )
   elif asks.do_predict:
@@ -356,7 +372,8 @@ def _use_one(run, is_kept, do):
   if run.options.run.fills_folder:
     run = preparation.convert(run)
   if is_kept and _is_done(run, stage):
-    logging.info("%s: predicted before, and not again", run.found.path)
+    folder = run.options.run.output_dir
+    logging.info("%s: predicted before, and not again", folder)
     return run
   _do(run, do)
   if is_kept:
@@ -369,14 +386,16 @@ def _do(run, do):
   run.weights.log()
   registered = ops.gradient_registry._registry  # which has no way to forget
   before = set(registered)
-  do(run)
-  # Those of tf.custom_gradient hold the graphs that they were made for.
-  for name in set(registered) - before:
-    if name.startswith("CustomGradient-"):
-      del registered[name]
-  # A writer of TensorBoard's events has a thread for each folder.
-  tf.summary.FileWriterCache.clear()
-  gc.collect()  # graphs refer to themselves
+  try:
+    do(run)
+  finally:
+    # Those of tf.custom_gradient hold the graphs that they were made for.
+    for name in set(registered) - before:
+      if name.startswith("CustomGradient-"):
+        del registered[name]
+    # A writer of TensorBoard's events has a thread for each folder.
+    tf.summary.FileWriterCache.clear()
+    gc.collect()  # graphs refer to themselves
 
 
 def _write_reports(prepared, folder, best, compared):
@@ -437,7 +456,7 @@ def _is_done(run, stage):
   if run.options.inference.eval_report:
     for split in run.splits("dev"):
       results += output_dir.report_paths(folder, split).values()
-  return kept == _describe_stage(run, stage, run.found.step) and all(
+  return kept == _describe_stage(run, stage) and all(
     map(tf.io.gfile.exists, results)
   )
 
@@ -445,8 +464,7 @@ def _is_done(run, stage):
 def _keep_done(run, stage):
   """Keeps that a stage of a run is done; args as of `_is_done`."""
   folder = run.options.run.output_dir
-  step = output_dir.inspect(folder).step
-  stages = {**_read_done(folder), stage: _describe_stage(run, stage, step)}
+  stages = {**_read_done(folder), stage: _describe_stage(run, stage)}
   files.write_json(
     output_dir.done_path(folder), {"format_version": 1, "stages": stages}
   )
@@ -465,7 +483,7 @@ def _read_done(folder):
   return stages if isinstance(stages, dict) else {}
 
 
-def _describe_stage(run, stage, step):
+def _describe_stage(run, stage):
   """Returns all that decides the files of a stage, for JSON.
 
   Settings of training are not among it: those of the folder are held against
@@ -473,7 +491,6 @@ def _describe_stage(run, stage, step):
 
   Args:
     run, stage: as of `_is_done`.
-    step: that training has reached.
   """
   flags = dataclasses.asdict(run.options.inference)
   if stage == "evaluated":
@@ -483,7 +500,7 @@ def _describe_stage(run, stage, step):
       if not name.startswith(_OF_PREDICTIONS)
     }
   return {
-    "step": step,
+    "step": output_dir.inspect(run.options.run.output_dir).step,
     "steps": run.schedule and run.schedule.steps,
     "features": {
       split: features.sha256 for split, features in run.features.items()

@@ -78,11 +78,6 @@ class SeveralOptions:
         f"{flags}: several runs are trained and compared by the dev set: give"
         " --do_train and --do_eval. A run that is done is not done again"
       )
-    if run.resume:
-      raise UserError(
-        f"{flags}: runs of known settings are compared, and --resume lets them"
-        " differ: leave it out; runs that were stopped go on without it"
-      )
     if not self.ensemble:
       return
     if not run.do_predict:

@@ -283,3 +283,41 @@ def test_a_run_that_knows_the_dev_set_is_refused(classify, flags, tmp_path):
   assert outcome.status == 1
   assert "seed=42 was trained with the dev set of" in outcome.log
   assert "so it knows some of the examples" in outcome.log
+
+
+def test_where_the_metric_is_undefined_no_run_is_chosen(
+  swept, classify, flags, tmp_path
+):
+  folder = shutil.copytree(swept.folder, tmp_path / "copy")
+  for name in NAMES:
+    path = folder / "runs" / name / "eval_results.txt"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(one for one in lines if "eval_f1" not in one))
+  command = dict(flags, output_dir=folder, sweep=SWEEP)
+  assert classify(**command).status == 0
+  outcome = classify("--do_predict", **command)
+  assert outcome.status == 1
+  assert "No setting is chosen: eval_f1 is undefined" in outcome.log
+  assert "no run can be chosen to go on with" in outcome.log
+  assert "not done again" in outcome.log  # nothing is computed
+
+
+def test_a_dry_run_tells_of_all_runs(swept, classify, flags, tmp_path, capsys):
+  before = sorted(swept.folder.rglob("*"))
+  path = tmp_path / "report.json"
+  more = dict(sweep=f"{SWEEP},1e-2,3e-2", dry_run_file=path)
+  command = dict(flags, output_dir=swept.folder, **more)
+  assert classify("--dry_run", **command).status == 0
+  report = json.loads(path.read_text())
+  assert report["runs"]["shown"] == "learning_rate=0.01,seed=42"
+  parts = report["time"]
+  assert report["runs"]["seconds"] == pytest.approx(
+    2 * (parts["train"]["seconds"] + parts["dev"]["seconds"])
+  )
+  size = (swept.folder / "runs" / NAMES[0]).glob("model.ckpt-9.data*")
+  (size,) = (one.stat().st_size for one in size)
+  # Two runs of 9 steps keep one checkpoint, and one more while it is saved.
+  assert report["files"]["disk"] == pytest.approx(2 * 2 * size, rel=0.1)
+  text = " ".join(capsys.readouterr().out.split())
+  assert "runs 4, 4 settings of 1 seed, 2 of them trained before" in text
+  assert sorted(swept.folder.rglob("*")) == before

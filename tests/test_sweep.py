@@ -96,7 +96,6 @@ def test_a_sweep_that_makes_no_sense_is_a_sentence(text, sentence):
   [
     (dict(num_runs=2, do_eval=False), "give --do_train and --do_eval"),
     (dict(num_runs=2, do_train=False), "give --do_train and --do_eval"),
-    (dict(num_runs=2, resume=True), "--resume lets them differ: leave it out"),
     (dict(num_runs=2, output_dir=None), "--output_dir is needed"),
     (dict(ensemble=True, do_predict=True), "give --num_runs=5 or the like"),
     (dict(num_runs=2, ensemble=True), "add --do_predict"),
