@@ -51,6 +51,7 @@ from bert_classifier import (
   process,
   progress,
   report,
+  runs,
   saving,
   schedule,
   selection,
@@ -504,18 +505,28 @@ def main(argv):
       return
     launcher.take_over(asked)  # of a script that imports this one
     with advice.explain_interruption(asked.run):
-      run = preparation.prepare(asked)
+      plans = runs.plan(asked)
+      run = preparation.prepare(runs.choose_first(asked, plans))
       run.placement.prepare_process()
       tf.enable_resource_variables()  # which XLA and strategies need
       with saving.sessions_end_at_errors():
-        if asked.run.dry_run:
+        if asked.run.dry_run and plans:
+          runs.report_dry_run(run, asked, plans, make_model_fn)
+        elif asked.run.dry_run:
           inspection.report_dry_run(run, make_model_fn)
-          return
-        with (
-          sharing.claim_weights(run) as (run, init_checkpoint),
-          run.placement.together(),
-        ):
-          carry_out(run, init_checkpoint)
+        elif plans:
+          runs.carry_out(run, asked, plans, claim_and_carry_out)
+        else:
+          claim_and_carry_out(run)
+
+
+def claim_and_carry_out(run):
+  """Does what a run asks for, while its output_dir is kept from others."""
+  with (
+    sharing.claim_weights(run) as (run, init_checkpoint),
+    run.placement.together(),
+  ):
+    carry_out(run, init_checkpoint)
 
 
 def carry_out(run, init_checkpoint):

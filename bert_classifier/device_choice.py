@@ -59,6 +59,22 @@ def prepare_placement(options, cluster):
     batch_size = options.training.train_batch_size
     part = batch_size // options.step.gradient_accumulation_steps
   placement = make_placement(options.device, cluster, part)
+  check_batches(options, placement)
+  precision.warn_where_slower(options.step.precision, placement)
+  logging.info("%s", placement.report(batch_size, options.step.precision))
+  return placement
+
+
+def check_batches(options, placement):
+  """Makes sure that a placement can compute the batches.
+
+  Args:
+    options: `options.Options`.
+    placement: see `devices`.
+
+  Raises:
+    UserError: it cannot.
+  """
   placement.check_batches(
     {
       "train_batch_size": options.training.train_batch_size,
@@ -68,9 +84,6 @@ def prepare_placement(options, cluster):
     options.run.do_train,
   )
   options.step.check(options.training, options.device, placement.replicas)
-  precision.warn_where_slower(options.step.precision, placement)
-  logging.info("%s", placement.report(batch_size, options.step.precision))
-  return placement
 
 
 def make_placement(options, cluster=None, batch_size=None):

@@ -252,6 +252,12 @@ def format_results(results):
   return [f"{key} = {results[key]!s}" for key in sorted(results)]
 
 
+def read_results(path):
+  """Returns {name: text of the number} of a file of `format_results`."""
+  lines = files.read_text(path).splitlines()
+  return dict(line.split(" = ", 1) for line in lines if " = " in line)
+
+
 def describe_results(split, results, path):
   """Returns the results of a split and where they are, in a line."""
   line = ", ".join(format_results(results)).replace(" = ", " ")

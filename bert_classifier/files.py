@@ -305,6 +305,21 @@ def write_text(path, lines):
       writer.write(line)
 
 
+def copy_or_remove(source, path):
+  """Copies a file, whole or not at all; removes `path` where there is none.
+
+  Returns:
+    Whether there is a copy.
+  """
+  if tf.io.gfile.exists(source):
+    with atomic_write(path) as temporary:
+      tf.io.gfile.copy(source, temporary, overwrite=True)
+    return True
+  if tf.io.gfile.exists(path):  # of an earlier command
+    tf.io.gfile.remove(path)
+  return False
+
+
 def read_text(path):
   """Returns the text of a UTF-8 file, its line ends as they are."""
   with tf.io.gfile.GFile(path, "rb") as reader:

@@ -408,7 +408,7 @@ def describe_files(run):
       for split in run.counts
     },
     "free disk": _free_disk(folder),
-    "disk": _disk_needed(run),
+    "disk": estimate_disk(run),
   }
 
 
@@ -422,7 +422,7 @@ def _free_disk(folder):
   return shutil.disk_usage(at).free
 
 
-def _disk_needed(run):
+def estimate_disk(run):
   """Returns the bytes of the checkpoints that lie there at a time."""
   if run.schedule is None or run.is_finished:
     return 0
@@ -460,18 +460,19 @@ def check_request(options):
     raise UserError(f"--dry_run_file={path} is a folder: give a file in it")
 
 
-def report_dry_run(run, make_model_fn):
+def report_dry_run(run, make_model_fn, complete=None):
   """Inspects what a command asks for, and prints the report.
 
   Args:
     run: `preparation.Run`, without features.
     make_model_fn: function of run, init_checkpoint and placement that gives the
       model_fn.
+    complete: function that adds to the report what is said of other runs.
 
   Raises:
     UserError: what training would refuse.
   """
-  report = inspect(run, make_model_fn)
+  report = inspect(run, make_model_fn, complete)
   process.print_to_the_end(inspection_page.render(report))
   path = run.options.run.dry_run_file
   if path:
@@ -479,7 +480,7 @@ def report_dry_run(run, make_model_fn):
     logging.info("the same as JSON: %s", path)
 
 
-def inspect(run, make_model_fn):
+def inspect(run, make_model_fn, complete=None):
   """Returns the report, a dictionary for JSON.
 
   Args and errors as of `report_dry_run`.
@@ -508,6 +509,7 @@ def inspect(run, make_model_fn):
     "shared texts": find_shared(readings),
     "model": describe_model(run),
     "training": steps,
+    "runs": {},
     "memory": {},
     "time": {},
     "peak memory measured": None,
@@ -525,6 +527,8 @@ def inspect(run, make_model_fn):
       report["time"], report["peak memory measured"] = measure(
         run, make_model_fn, computed, steps
       )
+  if complete:
+    complete(report)
   report["warnings"] = inspection_page.list_warnings(report)
   return report
 

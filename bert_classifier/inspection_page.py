@@ -32,6 +32,8 @@ def render(report):
   paragraphs.append(("model", _describe_model(report["model"])))
   if report["training"]:
     paragraphs.append(("steps", _describe_steps(report["training"])))
+  if report["runs"]:
+    paragraphs.append(("runs", _describe_runs(report["runs"])))
   if report["time"]:
     paragraphs.append(("time", _describe_time(report["time"])))
   if report["memory"]:
@@ -123,6 +125,19 @@ def _describe_steps(steps):
     f" {plain_texts.count(steps['batch'])}, {steps['warmup steps']} of them"
     " warmup."
   )
+
+
+def _describe_runs(runs):
+  """Returns sentences on several runs, of which one is described."""
+  text = (
+    f"{runs['runs']}, {plain_texts.count(runs['settings'], 'setting')} of"
+    f" {plain_texts.count(runs['seeds'], 'seed')}, {runs['trained']} of them"
+    f" trained before, in {runs['folder']}"
+  )
+  if runs["seconds"] is not None:
+    duration = progress.format_duration(runs["seconds"])
+    text += f"; their batches together take about {duration}"
+  return f"{text}. Steps, time, memory and files are those of {runs['shown']}."
 
 
 def _describe_time(times):

@@ -86,6 +86,7 @@ def check(options):
     UserError: it cannot.
   """
   device, number = options.device, options.device.num_workers
+  options.several.check(options.run, f"--num_workers={number}")
   if clusters.read(os.environ.get(clusters.VARIABLE)):
     raise UserError(
       f"--num_workers={number} starts processes on this machine alone, but the"

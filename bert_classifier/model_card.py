@@ -9,7 +9,7 @@ import os
 
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import files, output_dir, plain_texts, targets
+from bert_classifier import evaluation, output_dir, plain_texts, targets
 
 NAME = "README.md"
 _HEADER = """\
@@ -62,8 +62,7 @@ def find_results(folder, step):
   for split in _SPLITS:
     path = output_dir.results_path(folder, split)
     if tf.io.gfile.exists(path):
-      lines = files.read_text(path).splitlines()
-      results = dict(line.split(" = ", 1) for line in lines if " = " in line)
+      results = evaluation.read_results(path)
       if results.pop("global_step", None) == str(step):
         found[split] = results
   return found

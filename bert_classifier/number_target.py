@@ -152,6 +152,10 @@ class Number:
 
   result_cells = prediction_cells
 
+  def outputs_of(self, cells):
+    """Returns `value` <float32>[] and `logits` <float32>[1] by a number."""
+    return {"value": cells[0], "logits": cells}
+
   def answer(self, outputs):
     """Returns the number as `value`."""
     return {"value": as_printed(outputs["value"])}

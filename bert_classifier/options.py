@@ -1,10 +1,10 @@
 """Every flag, once: name, type, default, help, range and group.
 
 A group of flags is a frozen dataclass, here or in `data_options`,
-`device_options`, `step_options` or `choice_options`; a flag is a field of it.
-From them come the absl flags, --help, docs/flags.md and the settings of the run
-manifest. `read` is the only place that reads absl's FLAGS; it gives the groups,
-of which every function takes those that it needs.
+`device_options`, `step_options`, `choice_options` or `several_options`; a flag
+is a field of it. From them come the absl flags, --help, docs/flags.md and the
+settings of the run manifest. `read` is the only place that reads absl's FLAGS;
+it gives the groups, of which every function takes those that it needs.
 
   python -m bert_classifier.options > docs/flags.md
 """
@@ -32,6 +32,7 @@ from bert_classifier.flag_fields import (
   flag,
   kind_of,
 )
+from bert_classifier.several_options import SeveralOptions
 from bert_classifier.step_options import StepOptions
 
 FLAGS = flags.FLAGS
@@ -334,6 +335,7 @@ class Options(NamedTuple):
   run: RunOptions
   training: TrainingOptions
   choice: ChoiceOptions
+  several: SeveralOptions
   inference: InferenceOptions
   step: StepOptions
   device: DeviceOptions
@@ -388,6 +390,7 @@ GROUPS = (
   RunOptions,
   TrainingOptions,
   ChoiceOptions,
+  SeveralOptions,
   InferenceOptions,
   StepOptions,
   DeviceOptions,

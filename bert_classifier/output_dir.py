@@ -33,6 +33,8 @@ CONFIG, VOCABULARY = "bert_config.json", "vocab.txt"
 CONVERTED_WEIGHTS = "converted_weights"
 
 _HISTORY, _CALIBRATION = "history.jsonl", "calibration.json"
+# Of several runs: their table, and in each one's folder what of it is done.
+_RUNS, _DONE = "runs.tsv", "run_done.json"
 # Exports stay when the folder is trained anew: each is a model by itself, which
 # a server may be reading.
 _EXPORT = "export"
@@ -66,6 +68,8 @@ WRITTEN = "|".join(
     MANIFEST,
     _HISTORY,
     _CALIBRATION,
+    _RUNS,
+    _DONE,
     *_RESULTS.values(),
     *_REPORTS.values(),
     *_OF_TEST,
@@ -116,6 +120,16 @@ def history_path(output_dir):
 def calibration_path(output_dir):
   """Returns the path of the temperature that --calibrate fitted."""
   return os.path.join(output_dir, _CALIBRATION)
+
+
+def runs_path(output_dir):
+  """Returns the path of the table of several runs."""
+  return os.path.join(output_dir, _RUNS)
+
+
+def done_path(output_dir):
+  """Returns the path of what is done of one of several runs."""
+  return os.path.join(output_dir, _DONE)
 
 
 def prediction_paths(output_dir, split):

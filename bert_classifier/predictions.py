@@ -63,7 +63,7 @@ def write_of_run(run, splits, batches, weights, step):
   lines, gone = [], []
   for split in splits:
     try:
-      lines += _write_split(run, split, outputs, weights, step)
+      lines += write_split(run, split, outputs, weights, step)
     except TextsGoneError as error:
       gone.append(error)
       folder = run.options.run.output_dir
@@ -75,8 +75,22 @@ def write_of_run(run, splits, batches, weights, step):
   return lines
 
 
-def _write_split(run, split, outputs, weights, step):
-  """Writes the predictions of a split; returns lines on what was written."""
+def write_split(run, split, outputs, weights, step):
+  """Writes the predictions of a split, and measures them where it can.
+
+  Args:
+    run: `preparation.Run`.
+    split: the test set.
+    outputs: iterable of the outputs of each example, dictionaries of arrays.
+    weights: of what weights they are, for the log.
+    step: of the training that they are from.
+
+  Returns:
+    List of lines on what was written.
+
+  Raises:
+    TextsGoneError: the texts cannot be read again.
+  """
   folder, task = run.options.run.output_dir, run.task
   truth = TrueLabels(task.target)
   paths = write_predictions(

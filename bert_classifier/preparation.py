@@ -32,6 +32,7 @@ from bert_classifier import (
   progress,
   run_settings,
   selection,
+  sweep,
 )
 from bert_classifier.catalogue import PROCESSORS
 from bert_classifier.errors import UserError
@@ -210,6 +211,23 @@ def check(options, trained, placement):
   )
   splits = choose_splits(options.run, task.data)
   cache = prepare_cache(options, placement, task, model) if splits else None
+  return check_run(options, placement, task, model, cache)
+
+
+def check_run(options, placement, task, model, cache):
+  """Returns the `Run` of what is open already, before features are made.
+
+  Writes nothing.
+
+  Args:
+    options: `options.Options`.
+    placement: see `devices`.
+    task, model, cache: as of `Run`.
+
+  Raises:
+    UserError, OSError: as `prepare`.
+  """
+  splits = choose_splits(options.run, task.data)
   settings = run_settings.make_settings(options, task, model)
   found = check_output_dir(options, task, model, settings)
   weights = model_files.check_weights(options, model, found)
@@ -384,10 +402,19 @@ def check_there_is_a_model(run, model):
     model: `options.ModelOptions`.
 
   Raises:
-    UserError: output_dir is not there, and no other weights are given.
+    UserError: output_dir is not there or holds several runs, and no other
+      weights are given.
   """
   folder = run.output_dir
-  if not (run.do_train or model.init_checkpoint or tf.io.gfile.exists(folder)):
+  if run.do_train or model.init_checkpoint:
+    return
+  table = output_dir.runs_path(folder)
+  if tf.io.gfile.exists(table) and not checkpoints.read_state(folder):
+    raise UserError(
+      f"--output_dir={folder} holds several runs: give the folder of one of"
+      f" them, below {os.path.join(folder, sweep.FOLDER)}; {table} lists them"
+    )
+  if not tf.io.gfile.exists(folder):
     raise UserError(
       f"there are no trained weights: --output_dir={folder} is not there, and"
       " --init_checkpoint is not given. Give the folder of a training, or"
@@ -467,9 +494,7 @@ def choose_task(options, trained):
     max_train_examples=options.choice.max_train_examples,
   )
   if options.run.do_train:
-    options.choice.check_target(task.target.has_classes, task.name)
-    if options.choice.class_weights:
-      class_weights.parse(options.choice.class_weights, task.target.labels)
+    check_choices(options.choice, task)
   if options.inference.glue_submission and not options.run.do_predict:
     raise UserError(
       "--glue_submission is made of the predictions of the test set: add"
@@ -481,6 +506,21 @@ def choose_task(options, trained):
   onnx_export.check_request(options.run)
   inspection.check_request(options.run)
   return task
+
+
+def check_choices(options, task):
+  """Checks that training choices suit what is predicted.
+
+  Args:
+    options: `options.ChoiceOptions`.
+    task: `Task`.
+
+  Raises:
+    UserError: they do not.
+  """
+  options.check_target(task.target.has_classes, task.name)
+  if options.class_weights:
+    class_weights.parse(options.class_weights, task.target.labels)
 
 
 def choose_splits(options, data):

@@ -168,14 +168,39 @@ def write(folder, evaluation):
   Returns:
     The path of the page.
   """
-  from bert_classifier import report_page  # loads what draws
-
   paths = output_dir.report_paths(folder, evaluation.split)
   kind = report_kinds.kind_of(evaluation)
   report = {
     **describe(evaluation, kind),
     "mistakes": _report_mistakes(evaluation, kind, paths["errors"]),
   }
+  return _write_files(paths, report)
+
+
+def write_with_runs(source, folder, split, runs):
+  """Writes the report of one of several runs again, with all of them in it.
+
+  Args:
+    source: output_dir of the run.
+    folder: where the report goes.
+    split: what was evaluated.
+    runs: what `comparison.describe` gives.
+
+  Returns:
+    The path of the page.
+  """
+  own = output_dir.report_paths(source, split)
+  paths = output_dir.report_paths(folder, split)
+  files.copy_or_remove(own["errors"], paths["errors"])
+  report = files.read_json(own["json"])
+  findings = [runs["warning"], *report["findings"]]
+  return _write_files(paths, {**report, "findings": findings, "runs": runs})
+
+
+def _write_files(paths, report):
+  """Writes a report as JSON, text and page; returns the path of the page."""
+  from bert_classifier import report_page  # loads what draws
+
   files.write_json(paths["json"], report)
   files.write_text(paths["txt"], [report_page.format_text(report)])
   files.write_text(paths["html"], [report_page.format_page(report)])

@@ -53,6 +53,8 @@ def format_page(report):
       {**metric, "words": name_metric_of(report, metric["name"])}
       for metric in report["metrics"]
     ],
+    runs_by="runs" in report
+    and name_metric_of(report, report["runs"]["metric"]),
     ruler=_lay_out_ruler(report["metrics"][0]),
     pictures=pictures,
     settings=_flatten(report["settings"]),
@@ -140,12 +142,20 @@ def format_text(report):
     *_format_metrics(report),
     *_format_classes(report),
     *_format_mistakes(report),
+    *_format_runs(report),
   ]
   if report["findings"]:
     lines.append("")
   for sentence in report["findings"]:
-    lines += textwrap.wrap(f"- {sentence}", _WIDTH, subsequent_indent="  ")
+    lines += _wrap(sentence)
   return "".join(f"{line}\n" for line in lines)
+
+
+def _wrap(sentence):
+  """Returns the lines of a sentence in a list."""
+  return textwrap.wrap(
+    f"- {sentence}", _WIDTH, subsequent_indent="  ", break_on_hyphens=False
+  )
 
 
 def _align(first, *cells):
@@ -185,6 +195,23 @@ def _format_classes(report):
     yield _align(one["label"], *figures, f"{one['support']:,}")
   if len(classes) > len(shown):
     yield f"and {len(classes) - len(shown)} more classes"
+
+
+def _format_runs(report):
+  runs = report.get("runs")
+  if runs is None:
+    return
+  yield ""
+  words = name_metric_of(report, runs["metric"])
+  yield _align(f"runs by {words}", "mean", "deviation", "lowest", "highest")
+  for one in runs["settings"]:
+    figures = (one[n] for n in ("mean", "standard_deviation", "from", "to"))
+    cells = ("-" if f is None else f"{f:.4f}" for f in figures)
+    yield _align(", ".join(one["values"]) or "all", *cells)
+  if runs["swept"]:
+    yield shorten(f"a line: {', '.join(runs['swept'])}", _WIDTH)
+  for sentence in runs["sentences"]:
+    yield from _wrap(sentence)
 
 
 def _format_mistakes(report):

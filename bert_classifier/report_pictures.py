@@ -19,7 +19,7 @@ from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 import numpy as np
 
-from bert_classifier.report_findings import percent, shorten
+from bert_classifier.report_findings import name_metric_of, percent, shorten
 
 # Stand-ins by the names of the page's variables.
 _COLOURS = {
@@ -62,6 +62,7 @@ _POINTS_AN_INCH = 72  # of the SVG's unit
 _NARROW, _WIDE = 300, 640
 _SHADE = 0.6  # of the darkest cell, on which text can be read
 _POINT, _LARGEST_POINT = 14, 280  # areas in a scatter, in square points
+_MOST_SETTINGS = 20  # of several runs
 _SMOOTHED = 10  # points of a learning curve that a mean leaves of many
 # Classes of a confusion matrix that is narrow, has numbers, has names.
 _MOST_NARROW, MOST_COUNTED, _MOST_NAMED = 6, 20, 40
@@ -539,7 +540,57 @@ def _draw_rate(report):
   )
 
 
+# ---------------------------------------------------------------------------
+# Several runs
+
+
+def _draw_runs(report):
+  found = report.get("runs")
+  if found is None:
+    return None
+  known = [s for s in found["settings"] if s["mean"] is not None]
+  sign = -1 if found["higher_is_better"] else 1
+  best = sorted(known, key=lambda s: sign * s["mean"])[:_MOST_SETTINGS]
+  shown = [s for s in known if s in best]
+  figure = _figure(70 + 22 * len(shown))
+  axes = figure.subplots()
+  for place, setting in enumerate(shown):
+    figures = setting["figures"]
+    stands_out = setting["is_best"] and len(known) > 1
+    axes.plot(
+      figures,
+      [place] * len(figures),
+      "o",
+      color=_WARM if stands_out else _ACCENT,
+      alpha=0.6,
+      markersize=6,
+      markeredgewidth=0,
+    )
+    if len(figures) > 1:
+      axes.plot([setting["mean"]] * 2, [place - 0.35, place + 0.35], color=_INK)
+  names = [", ".join(s["values"]) or "all runs" for s in shown]
+  axes.set_yticks(range(len(shown)), [shorten(name, 18) for name in names])
+  words = name_metric_of(report, found["metric"])
+  axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=words)
+  axes.xaxis.set_major_locator(MaxNLocator(5))
+  axes.grid(axis="y", visible=False)
+  means = "; ".join(f"{n}: {s['mean']:.4f}" for n, s in zip(names, shown))
+  left_out = len(found["settings"]) - len(shown)
+  return Picture(
+    "Runs by setting",
+    figure,
+    f"{words} of {report['split']}, mean by setting: {means}.",
+    "Each point is a run"
+    + (", each line the mean of a setting" if found["repeats"] else "")
+    + (
+      f"; settings are {', '.join(found['swept'])}." if found["swept"] else "."
+    )
+    + (f" {left_out} more are in the table." if left_out else ""),
+  )
+
+
 _PICTURES = {
+  "runs": _draw_runs,
   "confusion": _draw_confusion,
   "calibration": _draw_calibration,
   "scatter": _draw_scatter,

@@ -39,6 +39,9 @@ kind of target asks an object of this interface:
   prediction_header()   columns of test_predictions.tsv behind the texts
   prediction_cells(outputs)    the cells of one example in these columns
   result_cells(outputs)        the cells of one example in test_results.tsv
+  outputs_of(cells)     the outputs of one example by the numbers that its
+                        `result_cells` show, <float32>[L] or [1]: with logits
+                        that give these numbers
   answer(outputs)       what is predicted of one example by name, for JSON
   calibrated(temperature)      of classes alone: the same target, its logits
                         divided by that before they become probabilities
@@ -59,6 +62,8 @@ from bert_classifier.errors import UserError
 from bert_classifier.number_target import Number, as_printed
 
 NO_LABEL = "(no label)"
+# As if a probability of 0 were this, where its logarithm is taken.
+_LEAST_PROBABILITY = np.finfo(np.float32).tiny
 
 
 class UnknownLabelError(ValueError):
@@ -117,6 +122,10 @@ class _Classes:
   def result_cells(self, outputs):
     """Returns the probability of each label as `str` prints a float32."""
     return [str(probability) for probability in outputs["probabilities"]]
+
+  def outputs_of(self, cells):
+    """Returns `probabilities` and `logits` <float32>[L] by probabilities."""
+    return {"probabilities": cells, "logits": self._logits_of(cells)}
 
   def _named_probabilities(self, outputs):
     return dict(zip(self.labels, map(as_printed, outputs["probabilities"])))
@@ -279,6 +288,10 @@ class OneClass(_Classes):
     """Returns the probabilities <float32>[n, L] by logits [n, L]."""
     exponents = np.exp(_shift(self._temper(logits)))
     return np.float32(exponents / exponents.sum(axis=-1, keepdims=True))
+
+  def _logits_of(self, probabilities):
+    """Returns logits whose softmax are the probabilities."""
+    return np.log(np.maximum(probabilities, _LEAST_PROBABILITY))
 
   def decide(self, logits):
     """Returns the id of the likeliest label <int64>[n] by logits [n, L]."""
@@ -467,6 +480,14 @@ class SeveralClasses(_Classes):
     """Returns the probabilities <float32>[n, L] by logits [n, L]."""
     logits = self._temper(np.float64(logits))
     return np.float32(np.exp(-np.logaddexp(0, -logits)))
+
+  def _logits_of(self, probabilities):
+    """Returns logits whose sigmoid are the probabilities."""
+    held, not_held = (
+      np.log(np.maximum(p, _LEAST_PROBABILITY))
+      for p in (np.float64(probabilities), 1 - np.float64(probabilities))
+    )
+    return np.float32(held - not_held)
 
   def decide(self, logits):
     """Returns which labels hold, <int64>[n, L] of 0 and 1, by logits [n, L]."""
