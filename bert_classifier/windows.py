@@ -54,7 +54,8 @@ def check_request(options, task):
     if options.window_pooling != choice_options.MEAN:
       raise UserError(
         f"--window_pooling={options.window_pooling} is nothing without"
-        " --stride, which cuts texts into windows: give both, or neither"
+        " --stride, which cuts texts into windows: give --stride, or"
+        f" --window_pooling={choice_options.MEAN}"
       )
     return
   has_pairs = task.expects_pairs is not False
@@ -70,8 +71,8 @@ def check_request(options, task):
   if not has_pairs and options.truncation != choice_options.HEAD:
     raise UserError(
       f"--truncation={options.truncation} says which tokens of a long text"
-      f" stay, and with --stride={stride} all of them do: leave out one of the"
-      " two"
+      f" stay, and with --stride={stride} all of them do: give"
+      f" --truncation={choice_options.HEAD}, or --stride=0"
     )
 
 
@@ -252,7 +253,7 @@ def lay_out(first, second, max_seq_length, stride):
 
   Returns:
     The text of each window <int32>[W]; and of the first and of the second text
-    in it a tuple of <int32>[W] each: the tokens before those in question, how
+    in it a list of <int32>[W] each: the tokens before those in question, how
     many these are, and how many of them stay.
   """
   room = max_seq_length - 2 - tf.cast(second > 0, tf.int32)
@@ -273,13 +274,11 @@ def lay_out(first, second, max_seq_length, stride):
   of_longer = skipped, in_window, in_window
   of_other = skipped * 0, tf.gather(other, text), tf.gather(kept, text)
   cuts_first = tf.gather(first > second, text)
-  places = tuple(
-    tf.where_v2(cuts_first, *pair) for pair in zip(of_longer, of_other)
-  )
-  others = tuple(
-    tf.where_v2(cuts_first, *pair) for pair in zip(of_other, of_longer)
-  )
-  return text, places, others
+
+  def choose(*of_both):
+    return [tf.where_v2(cuts_first, *pair) for pair in zip(*of_both)]
+
+  return text, choose(of_longer, of_other), choose(of_other, of_longer)
 
 
 def pool_in_graph(logits, texts, number, pooling):
