@@ -125,8 +125,8 @@ def _describe_steps(steps):
     return f"none: all {steps['steps']} are done."
   return (
     f"{steps['first step']} to {steps['steps']} of"
-    f" {plain_texts.count(steps['batch'])}, {steps['warmup steps']} of them"
-    " warmup."
+    f" {plain_texts.count(steps['batch'], steps['unit'])},"
+    f" {steps['warmup steps']} of them warmup."
   )
 
 
