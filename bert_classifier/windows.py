@@ -76,6 +76,20 @@ def check_request(options, task):
     )
 
 
+def describe(options):
+  """Returns how texts are cut into windows, text by name; {} if they are not.
+
+  Args:
+    options: `options.ModelOptions`.
+  """
+  if not options.stride:
+    return {}
+  return {
+    "stride": str(options.stride),
+    "window_pooling": options.window_pooling,
+  }
+
+
 # ---------------------------------------------------------------------------
 # Cutting
 

@@ -9,6 +9,7 @@ import re
 from conftest import (
   ALONE,
   AS_BUILT,
+  read_records,
   read_results,
   read_table,
   small_config,
@@ -164,6 +165,24 @@ def test_a_window_is_the_record_of_its_own_text_but_for_their_number(tokenizer):
   assert tally["tokens"] - tally["repeated"] == len(tokens) + 2
   assert (tally["examples"], tally["records"]) == (1, len(parts))
   assert tally["truncated"] == 0
+
+
+def test_a_cache_counts_examples_and_windows(cache, info):
+  kept = cache(length=16, stride=5)
+  number, counted = kept.count("dev"), kept.count_records("dev")
+  found = kept.features("dev")
+  assert (found.examples, found.records) == (number, counted)
+  assert counted > number == len(list(kept.converted_examples("dev")))
+  records = read_records(found.path)
+  numbers = [record.get("num_windows", [1])[0] for record in records]
+  assert sum(1 / n for n in numbers) == pytest.approx(number)
+  lengths = [sum(record["input_mask"]) for record in records]
+  assert kept.lengths("dev").tolist() == lengths
+  tokens, _ = kept.count_tokens("dev")
+  assert len(tokens) == number and sum(tokens) == sum(lengths)
+  assert cache(length=16, stride=5).features("dev") == found
+  assert f"dev: {number} examples, {counted} windows, conv" in info.text
+  assert cache(length=16).features("dev").path != found.path
 
 
 @pytest.mark.parametrize(("length", "stride"), [(8, 1), (9, 3), (14, 4)])
