@@ -348,7 +348,7 @@ def log_example(example, features, tokenizer):
   """
   shown = [("guid", getattr(example, "guid", "padding"))]
   if features.num_windows > 1:
-    shown.append(("windows", f"{features.num_windows}, of which the first is"))
+    shown.append(("windows", f"the first of {features.num_windows}"))
   if hasattr(tokenizer, "convert_ids_to_tokens"):
     ids = list(itertools.compress(features.input_ids, features.input_mask))
     tokens = tokenizer.convert_ids_to_tokens(ids)

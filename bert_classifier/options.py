@@ -22,8 +22,8 @@ from bert_classifier import flagfiles, process
 from bert_classifier.choice_options import (
   HEAD,
   HEAD_TAIL,
-  MAX,
-  MEAN,
+  MAX_LOGITS,
+  MEAN_LOGITS,
   TAIL,
   ChoiceOptions,
 )
@@ -99,11 +99,11 @@ class ModelOptions:
     setting="model",
   )
   window_pooling: str = flag(
-    MEAN,
+    MEAN_LOGITS,
     "What the logits of a text are of those of its windows: for each label the"
     " mean, or the greatest (Sun et al. 2019,"
     " https://arxiv.org/abs/1905.05583). A trained folder remembers it.",
-    Choice((MEAN, MAX)),
+    Choice((MEAN_LOGITS, MAX_LOGITS)),
     setting="model",
   )
   allow_partial_init: bool = flag(

@@ -23,7 +23,7 @@ _BEFORE_RECORDED = {
   "head_dropout": modeling.BertForSequenceClassification.HEAD_DROPOUT,
   "truncation": choice_options.HEAD,
   "stride": 0,
-  "window_pooling": choice_options.MEAN,
+  "window_pooling": choice_options.MEAN_LOGITS,
   **dataclasses.asdict(choice_options.ChoiceOptions()),
 }
 

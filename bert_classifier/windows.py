@@ -36,7 +36,10 @@ from bert_classifier.records import NUM_WINDOWS
 
 # What a graph's windows have beside the model's inputs: the text of each.
 TEXT_OF_WINDOW = "text_of_window"
-_POOL = {choice_options.MEAN: np.add, choice_options.MAX: np.maximum}
+_POOL = {
+  choice_options.MEAN_LOGITS: np.add,
+  choice_options.MAX_LOGITS: np.maximum,
+}
 
 
 def check_request(options, task):
@@ -51,11 +54,11 @@ def check_request(options, task):
   """
   stride, size = options.stride, options.max_seq_length
   if not stride:
-    if options.window_pooling != choice_options.MEAN:
+    if options.window_pooling != choice_options.MEAN_LOGITS:
       raise UserError(
         f"--window_pooling={options.window_pooling} is nothing without"
         " --stride, which cuts texts into windows: give --stride, or"
-        f" --window_pooling={choice_options.MEAN}"
+        f" --window_pooling={choice_options.MEAN_LOGITS}"
       )
     return
   has_pairs = task.expects_pairs is not False
@@ -186,7 +189,7 @@ def find_starts(num_windows):
   return np.array(starts, np.int64)
 
 
-def pool(values, starts, pooling=choice_options.MEAN):
+def pool(values, starts, pooling=choice_options.MEAN_LOGITS):
   """Returns what a text's windows give together: <float32>[n, ...].
 
   Args:
@@ -195,13 +198,13 @@ def pool(values, starts, pooling=choice_options.MEAN):
     pooling: "mean", or "max" of each of the values.
   """
   pooled = _POOL[pooling].reduceat(np.float64(values), starts)
-  if pooling == choice_options.MEAN:
+  if pooling == choice_options.MEAN_LOGITS:
     numbers = np.diff(starts, append=len(values))
     pooled /= numbers.reshape([-1, *[1] * (pooled.ndim - 1)])
   return np.float32(pooled)
 
 
-def pool_one(values, pooling=choice_options.MEAN):
+def pool_one(values, pooling=choice_options.MEAN_LOGITS):
   """Returns what the windows of one text give together; see `pool`.
 
   Args:
@@ -305,7 +308,7 @@ def pool_in_graph(logits, texts, number, pooling):
     pooling: see `pool`.
   """
   reduce = {
-    choice_options.MEAN: tf.math.unsorted_segment_mean,
-    choice_options.MAX: tf.math.unsorted_segment_max,
+    choice_options.MEAN_LOGITS: tf.math.unsorted_segment_mean,
+    choice_options.MAX_LOGITS: tf.math.unsorted_segment_max,
   }[pooling]
   return reduce(logits, texts, number)

@@ -12,7 +12,6 @@ from conftest import (
   read_records,
   read_results,
   read_table,
-  small_config,
 )
 import numpy as np
 import pytest
@@ -20,20 +19,15 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   choices,
-  device_choice,
   embeddings,
   evaluation,
   features,
   targets,
-  training_loss,
-  training_step,
   windows,
 )
 from bert_classifier.errors import UserError
 from bert_classifier.examples import InputExample
 from bert_classifier.graph_tokenization import TextEncoder
-from bert_classifier.options import DeviceOptions
-import modeling
 
 # ---------------------------------------------------------------------------
 # Cutting
@@ -237,37 +231,6 @@ def test_loss_and_gradient_of_a_batch_equal_those_weighed_by_hand(graph):
   shares = 1 / (3 * numbers)  # of a window in the mean over the texts
   wanted = (odds - np.eye(2)[labels]) * shares[:, np.newaxis]
   np.testing.assert_allclose(gradient, wanted, rtol=1e-5, atol=1e-7)
-
-
-def test_losses_of_the_parts_of_a_batch_have_the_mean_of_the_whole(graph):
-  config = small_config(
-    hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
-  )
-  model = modeling.BertForSequenceClassification(config, 2, head_dropout=0.0)
-  batch = {
-    "input_ids": tf.constant([[1, 2], [3, 4], [5, 6], [7, 8]]),
-    "input_mask": tf.ones([4, 2], tf.int32),
-    "segment_ids": tf.zeros([4, 2], tf.int32),
-    "label_ids": tf.constant([0, 0, 0, 1]),
-    "num_windows": tf.constant([1, 3, 3, 3]),
-  }
-  smooth = training_loss.choose_loss(targets.OneClass("ab"), 0.1)
-  loss = windows.weigh(smooth, 2.0)
-  key = modeling.dropout_key(0, tf.constant(0, tf.int64), 0)
-  placement = device_choice.make_placement(DeviceOptions())
-
-  def compute(number, parts):
-    with tf.variable_scope("", reuse=tf.AUTO_REUSE):
-      return training_step.compute_loss(
-        model, loss, placement, batch, key, number, parts
-      )
-
-  losses = [compute(0, 1), compute(0, 2), compute(1, 2)]
-  with tf.Session() as session:
-    session.run(tf.global_variables_initializer())
-    whole, *parts = session.run(losses)
-  assert whole == pytest.approx(np.mean(parts), rel=1e-5)
-  assert parts[0] != pytest.approx(parts[1], rel=0.1)
 
 
 # ---------------------------------------------------------------------------
