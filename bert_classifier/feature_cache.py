@@ -445,7 +445,7 @@ def _write_to_cache(records, converter, base, inputs, total):
     "sha256": digest,
   }
   if "stride" in inputs:
-    manifest["examples"] = tally["examples"]
+    manifest["examples"] = tally["records"] - tally["added"]
     manifest["windowed"] = tally["windowed"]
   if inputs["split"] == "train":
     manifest["doubt"] = converter.target.doubt(converter.label_values)

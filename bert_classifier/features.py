@@ -126,13 +126,14 @@ class Converter:
       examples only: the memory begins with a look at the whole vocabulary.
 
   Attributes:
-    tally: `collections.Counter` of "examples", "records", "windowed" (examples
-      of several), "truncated" (examples that lost tokens), "truncated_tokens"
-      (tokens lost), "tokens" (those in the records, special ones included),
-      "repeated" (those of them that stand in a window before, or are special,
-      beyond the first), "unknown" (those of "tokens" that are [UNK]) and
-      "longest" (tokens of the longest example before it was cut). What of the
-      words it has is for `commonest_unknown_words`.
+    tally: `collections.Counter` of "records", "windowed" (examples of several
+      records), "added" (records beyond the first of each example), "truncated"
+      (examples that lost tokens), "truncated_tokens" (tokens lost), "tokens"
+      (those in the records, special ones included), "repeated" (those of them
+      that are in a record of the same example before), "unknown" (those of
+      "tokens" that are [UNK]) and "longest" (tokens of the longest example
+      before it was cut). What of the words it has is for
+      `commonest_unknown_words`.
     label_values: `collections.Counter` of what the target made of the labels of
       the examples that `inputs` was given.
   """
@@ -186,7 +187,6 @@ class Converter:
 
   def _padding(self):
     """Returns features that fill a batch, and counts them."""
-    self.tally["examples"] += 1
     self.tally["records"] += 1
     return padding_features(self.max_seq_length, self.target)
 
@@ -244,25 +244,27 @@ class Converter:
     first = self._ids(text_a)
     second = self._ids(text_b) if text_b else []
     length = len(first) + len(second) + (3 if second else 2)
-    tally = self.tally
-    tally["examples"] += 1
-    if length > tally["longest"]:
-      tally["longest"] = length
-    if length > self.max_seq_length:
-      texts, lost = self._cut(first, second, length)
+    if length > self.tally["longest"]:
+      self.tally["longest"] = length
+    if length <= self.max_seq_length:
+      parts, unknown = self._arrange([(first, second)])
     else:
-      texts, lost = [(first, second)], 0
-    parts = [self._arrange(*pair) for pair in texts]
-    if len(parts) > 1:
-      tally["windowed"] += 1
-      tally["repeated"] += sum(len(ids) for ids, _ in parts) - length + lost
-    tally["records"] += len(parts)
-    if sum(self._count(ids) for ids, _ in parts):
+      texts, lost = self._cut(first, second, length)
+      parts, unknown = self._arrange(texts)
+      if lost:
+        self.tally["truncated"] += 1
+        self.tally["truncated_tokens"] += lost
+      if len(parts) > 1:
+        self.tally["windowed"] += 1
+        self.tally["added"] += len(parts) - 1
+        whole = length - lost
+        self.tally["repeated"] += sum(len(ids) for ids, _ in parts) - whole
+    if unknown:
       self._search_unknown_words(text_a, text_b)
     return parts, value
 
   def _cut(self, first, second, length):
-    """Returns the pairs of texts that records are made of, and tokens lost.
+    """Returns the pairs of lists that records are made of, and tokens lost.
 
     Args:
       first, second: lists of tokens.
@@ -271,31 +273,34 @@ class Converter:
     size, how = self.max_seq_length, self._truncation
     if self._stride:
       texts = windows.cut(first, second, size, self._stride, how)
-      lost = windows.count_lost(first, second, texts)
-    else:
-      texts, lost = [truncate(first, second, size, how)], length - size
-    if lost:
-      self.tally["truncated"] += 1
-      self.tally["truncated_tokens"] += lost
-    return texts, lost
+      return texts, windows.count_lost(first, second, texts)
+    return [truncate(first, second, size, how)], length - size
 
-  def _arrange(self, first, second):
-    """Returns the ids of a pair, or a text, and how many are of segment 0."""
-    ids = [self.cls, *first, self.sep]
-    in_first = len(ids)
-    if second:
-      ids += second
-      ids.append(self.sep)
-    return ids, in_first
+  def _arrange(self, texts):
+    """Returns ids and their number in segment 0 for each pair, and [UNK]s.
 
-  def _count(self, ids):
-    """Counts the tokens of a record; returns how many are [UNK]."""
-    self.tally["tokens"] += len(ids)
-    if self._unknown not in ids:
-      return 0
-    unknown = ids.count(self._unknown)
-    self.tally["unknown"] += unknown
-    return unknown
+    The tokens are counted.
+
+    Args:
+      texts: list of pairs of lists, the second empty of a single text.
+    """
+    parts, tokens, unknown = [], 0, 0
+    for first, second in texts:
+      ids = [self.cls, *first, self.sep]
+      in_first = len(ids)
+      if second:
+        ids += second
+        ids.append(self.sep)
+      parts.append((ids, in_first))
+      tokens += len(ids)
+      if self._unknown in ids:
+        unknown += ids.count(self._unknown)
+    tally = self.tally
+    tally["records"] += len(parts)
+    tally["tokens"] += tokens
+    if unknown:
+      tally["unknown"] += unknown
+    return parts, unknown
 
   def _search_unknown_words(self, *texts):
     """Counts the words of texts that become [UNK], in the first examples."""
