@@ -340,9 +340,8 @@ def measure(run, make_model_fn, readings, steps):
         size,
       )
     trial = trials[is_training, size]
-    batches = steps["left"]
-    if not is_training:
-      batches = run.count_records(split) / size
+    records = run.features[split].records
+    batches = steps["left"] if is_training else records / size
     parts[split] = {
       "seconds a batch": trial.seconds,
       "batches measured": trial.steps,

@@ -554,3 +554,17 @@ def test_answers_of_the_folder_are_in_windows_and_pooled_as_asked(
   changed = [one != other for one, other in zip(found, greatest)]
   assert not np.any(np.array(changed) & ~several)
   assert any(changed)
+
+
+def test_a_dry_run_counts_windows(classify, trained, texts, tmp_path):
+  folder, _ = trained
+  path = tmp_path / "report.json"
+  flags = {**ALONE, "output_dir": folder, "dry_run_file": path}
+  done = classify("--do_predict", "--dry_run", **flags)
+  assert done.status == 0, done.log
+  found = json.loads(path.read_text())["splits"]["test"]
+  assert found["examples"] == len(texts) and found["cut"] == 0
+  several = [len(parts) for parts in cut_all(texts) if len(parts) > 1]
+  assert found["in windows"] == len(several)
+  assert found["windows"] == sum(several) + len(texts) - len(several)
+  assert found["tokens"]["100%"] == max(LENGTHS) + 2
