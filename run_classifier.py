@@ -109,6 +109,7 @@ def file_based_input_fn_builder(
   start=0,
   make_ahead=None,
   index=None,
+  in_windows=False,
 ):
   """Returns an input_fn over a TFRecord file of features.
 
@@ -134,6 +135,7 @@ def file_based_input_fn_builder(
     index: path of the index of a single file, see `record_index`. Training then
       shuffles the whole file without holding it in memory, in another order
       than without an index, and begins at once wherever it resumes.
+    in_windows: as of `feature_spec`.
 
   Returns:
     A function of `params`, whose "batch_size" is B, giving a `tf.data.Dataset`
@@ -144,7 +146,7 @@ def file_based_input_fn_builder(
   Raises:
     ValueError: `num_examples` is 0, or not given with a `start`.
   """
-  spec = feature_spec(seq_length, target)
+  spec = feature_spec(seq_length, target, in_windows=in_windows)
   if start and not num_examples:
     raise ValueError("start needs num_examples, the number of examples")
   if num_examples == 0:
@@ -346,10 +348,11 @@ def input_fn_for(run, *splits):
     target=run.task.target,
     seed=run.options.training.seed,
     shuffle_buffer_size=run.schedule.buffer_size if is_training else None,
-    num_examples=run.count(*splits),
+    num_examples=run.count_records(*splits),
     start=step * run.options.training.train_batch_size,
     make_ahead=layouts.choose_addition(run, is_training),
     index=run.features["train"].index if is_training else None,
+    in_windows=run.options.model.stride > 0,
   )
 
 
@@ -434,7 +437,9 @@ def run_evaluation(estimator, run, split):
   with memory.explain_exhaustion(run, split):
     return estimator.evaluate(
       input_fn_for(run, split),
-      run.placement.evaluation_steps(run.count(split), run.eval_batch_size),
+      run.placement.evaluation_steps(
+        run.count_records(split), run.eval_batch_size
+      ),
       hooks=progress.evaluation_hooks(run, split),
       checkpoint_path=run.weights.to_read,
       name=output_dir.evaluation_name(split),
@@ -581,6 +586,7 @@ def compute_splits(run, init_checkpoint):
     run.task.target,
     run.task.metrics,
     run.options.inference.eval_batch_size,
+    run.options.model.stride and run.options.model.window_pooling,
   )
   model_fn = make_model_fn(run, init_checkpoint, run.placement, collector)
   estimator = make_estimator(run, model_fn)

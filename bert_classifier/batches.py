@@ -199,22 +199,23 @@ def parse(records, spec, make_ahead=None):
   return records.map(parse_batch, num_parallel_calls=AHEAD)
 
 
-def stack(features, seq_length):
+def stack(features, seq_length, *, in_windows=False):
   """Returns the features of n examples as arrays, by name.
 
   Args:
     features: list of n `features.InputFeatures` of one target.
-    seq_length: S.
+    seq_length, in_windows: as of `features.feature_spec`.
 
   Returns:
     Dictionary: `input_ids`, `input_mask`, `segment_ids` <int32>[n, S],
     `is_real_example` <int32>[n] and the target's features.
   """
-  spec = feature_spec(seq_length, features[0].target)
+  spec = feature_spec(seq_length, features[0].target, in_windows=in_windows)
   examples = [example.as_dict() for example in features]
   return {
     name: np.reshape(
-      [example[name] for example in examples], [-1, *feature.shape]
+      [example.get(name, [feature.default_value]) for example in examples],
+      [-1, *feature.shape],
     ).astype(np.int32 if feature.dtype == tf.int64 else np.float32)
     for name, feature in spec.items()
   }

@@ -13,6 +13,7 @@ from bert_classifier.flag_fields import Choice, Range, flag
 
 LINEAR, COSINE, CONSTANT = "linear", "cosine", "constant"
 HEAD, TAIL, HEAD_TAIL = "head", "tail", "head_tail"
+MEAN_LOGITS, MAX_LOGITS = "mean", "max"  # of a text's windows
 
 
 @dataclasses.dataclass(frozen=True)

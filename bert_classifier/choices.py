@@ -10,7 +10,7 @@ from typing import NamedTuple, Optional
 from absl import logging
 import numpy as np
 
-from bert_classifier import class_weights, training_loss
+from bert_classifier import class_weights, training_loss, windows
 from bert_classifier.choice_options import ChoiceOptions
 
 
@@ -20,10 +20,13 @@ class Choices(NamedTuple):
   Attributes:
     options: `choice_options.ChoiceOptions`.
     class_weights: what `class_weights.make_weights` gives, or None.
+    windows_per_text: mean number of windows of a text, see `windows.weigh`;
+      None where texts are not cut into windows.
   """
 
   options: ChoiceOptions = ChoiceOptions()
   class_weights: Optional[np.ndarray] = None
+  windows_per_text: Optional[float] = None
 
   def loss(self, target):
     """Returns the function that gives training's losses.
@@ -31,9 +34,12 @@ class Choices(NamedTuple):
     Args:
       target: see `targets`.
     """
-    return training_loss.choose_loss(
+    loss = training_loss.choose_loss(
       target, self.options.label_smoothing, self.class_weights
     )
+    if self.windows_per_text is None:
+      return loss
+    return windows.weigh(loss, self.windows_per_text)
 
   def optimizer_changes(self, num_layers, count_updates):
     """Returns what is to be changed of `optimization.make_optimizer`'s.
@@ -58,12 +64,13 @@ class Choices(NamedTuple):
     return changes
 
 
-def make_choices(options, task):
+def make_choices(options, task, windows_per_text):
   """Returns the `Choices` of a run; of one that does not train, the default.
 
   Args:
     options: `options.Options`.
     task: `task_choice.Task`.
+    windows_per_text: see `Choices`.
   """
   text, weights = options.choice.class_weights, None
   if not options.run.do_train:
@@ -78,7 +85,7 @@ def make_choices(options, task):
       text,
       class_weights.describe(weights, target.labels),
     )
-  return Choices(options.choice, weights)
+  return Choices(options.choice, weights, windows_per_text)
 
 
 def apply_to_weights(options, weights, model, found):

@@ -30,7 +30,7 @@ CHUNK_EXAMPLES = 512
 
 
 def make_records(examples, converter, num_processes):
-  """Yields the record of each example, in order; the first five are logged.
+  """Yields the records of each example, in order; the first five are logged.
 
   Args:
     examples: iterable of `examples.InputExample`.
@@ -69,7 +69,8 @@ def _records_of_processes(inputs, converter, num_processes):
   except (ImportError, OSError) as error:  # no /dev/shm, for its locks
     logging.warning("converting in this process alone: %s", error)
     for chunk in itertools.chain([first], chunks):
-      yield from map(converter.record, chunk)
+      for one in chunk:
+        yield from converter.records(one)
     return
   under_way = collections.deque()
   with _forked(pool, num_processes):
@@ -148,4 +149,5 @@ def _end_with(parent):
 def _convert_chunk(inputs):
   """Returns the records of a chunk and its own tally."""
   _converter.tally = collections.Counter()
-  return list(map(_converter.record, inputs)), _converter.tally
+  records = [record for one in inputs for record in _converter.records(one)]
+  return records, _converter.tally

@@ -26,6 +26,7 @@ from bert_classifier import (
   output_dir,
   predictions,
   progress,
+  windows,
 )
 from bert_classifier.coverage import HEAD
 from bert_classifier.options import POOLED
@@ -33,6 +34,7 @@ import modeling
 
 _OUTPUT = "embeddings"
 _POOLER = "bert/pooler/"
+_LEAST_LENGTH = 1e-6  # as TensorFlow's l2_normalize has it
 
 
 def select_variables(shapes, pooling):
@@ -70,7 +72,7 @@ def model_fn_builder(run, init_checkpoint):
     )
     return tf.estimator.tpu.TPUEstimatorSpec(
       mode=mode,
-      predictions={_OUTPUT: embedded},
+      predictions=windows.keep_number(features, {_OUTPUT: embedded}),
       scaffold_fn=checkpoints.scaffold_fn_builder(init_checkpoint, ()),
     )
 
@@ -152,8 +154,10 @@ def write_of_run(run, splits, batches, weights, step):
       converted.
   """
   del step
-  counter = progress.Counter("embedded", run.count(*splits))
+  counter = progress.Counter("embedded", run.count_records(*splits), run.unit)
   outputs = predictions.split_batches(batches, weights, counter)
+  if run.options.model.stride:
+    outputs = pool_windows(outputs, run.options.inference.embed_normalize)
   lines = []
   for split in splits:
     paths = output_dir.embedding_paths(run.options.run.output_dir, split)
@@ -167,6 +171,20 @@ def write_of_run(run, splits, batches, weights, step):
   collections.deque(outputs, maxlen=0)  # lets the session end properly
   logging.info("%s", counter)
   return lines
+
+
+def pool_windows(outputs, normalize):
+  """Yields the mean of the vectors of each text's windows.
+
+  Args:
+    outputs: iterable of what is computed of each window.
+    normalize: see `embed`; of the vectors of the windows, and of their mean.
+  """
+  for group in windows.group_by_text(outputs):
+    vector = windows.pool_one([output[_OUTPUT] for output in group])
+    if normalize and len(group) > 1:
+      vector /= max(np.linalg.norm(vector), _LEAST_LENGTH)
+    yield {_OUTPUT: vector}
 
 
 def write_embeddings(paths, examples, vectors, shape):

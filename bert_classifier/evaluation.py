@@ -15,9 +15,11 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import (
   files,
   output_dir,
+  windows,
 )
 from bert_classifier.errors import UserError
 from bert_classifier.metrics import METRICS, UndefinedError, measure
+from bert_classifier.records import NUM_WINDOWS
 import estimator_bridge  # noqa: F401 - tf.estimator
 
 # The result that is written as `loss`, of which name the Estimator has its own.
@@ -50,10 +52,12 @@ class Collector(tf.train.SessionRunHook):
     target: see `targets`.
     metrics: names in `metrics.METRICS` beside those of the target.
     loss_batch_size: examples of a batch as `loss` sees it.
+    pooling: of the logits of a text's windows, see `windows.pool`; None where
+      no text is cut into windows.
   """
 
-  def __init__(self, target, metrics=(), loss_batch_size=8):
-    self.target = target
+  def __init__(self, target, metrics=(), loss_batch_size=8, pooling=None):
+    self.target, self._pooling = target, pooling
     self._metrics = list_metrics(target, metrics)
     self._loss_batch_size = loss_batch_size
     self._batches = []
@@ -97,7 +101,10 @@ class Collector(tf.train.SessionRunHook):
     if real is None:
       real = tf.ones(tf.shape(losses), tf.int32)
     labels = features[self.target.label_feature]
-    return self._metric_fn, [losses, logits, labels, real]
+    tensors = [losses, logits, labels, real]
+    if self._pooling:
+      tensors.append(features[NUM_WINDOWS])
+    return self._metric_fn, tensors
 
   def _metric_fn(self, *tensors):
     """Returns {name: (value, update)}; the tensors are those of `add`.
@@ -115,7 +122,7 @@ class Collector(tf.train.SessionRunHook):
     values.append(tf.reshape(mean, [1]))
     return {name: (value, update) for name, value in zip(names, values)}
 
-  def add(self, losses, logits, labels, is_real_example):
+  def add(self, losses, logits, labels, is_real_example, *num_windows):
     """Adds a batch, less the examples that only fill it up; returns 0.
 
     Args:
@@ -123,14 +130,28 @@ class Collector(tf.train.SessionRunHook):
       logits: <float32>[B, width].
       labels: [B] or [B, ...].
       is_real_example: <int32>[B].
+      num_windows: <int32>[B], of the text of each, where there are windows.
     """
     real = is_real_example != 0
-    self._batches.append((losses[real], logits[real], labels[real]))
+    columns = losses, logits, labels, *num_windows
+    self._batches.append([column[real] for column in columns])
     return np.float32(0)
 
   def evaluated(self):
-    """Returns the `Evaluated` of all batches so far."""
-    return Evaluated(*map(np.concatenate, zip(*self._batches)))
+    """Returns the `Evaluated` of all batches so far, of texts in windows, too.
+
+    The loss of such a text is that of its pooled logits.
+    """
+    columns = list(map(np.concatenate, zip(*self._batches)))
+    if not self._pooling:
+      return Evaluated(*columns)
+    losses, logits, labels, num_windows = columns
+    starts = windows.find_starts(num_windows)
+    several = num_windows[starts] > 1
+    logits = windows.pool(logits, starts, self._pooling)
+    losses, labels = losses[starts], labels[starts]
+    losses[several] = self.target.losses(logits[several], labels[several])
+    return Evaluated(losses, logits, labels)
 
   def compute(self):
     """Returns the results in the order of `_metric_fn`.
@@ -282,7 +303,8 @@ def inference_spec(make_spec, mode, model, features, collector):
   """
   logits = model.logits(features)
   if mode == tf.estimator.ModeKeys.PREDICT:
-    return make_spec(predictions=collector.target.outputs(logits))
+    outputs = collector.target.outputs(logits)
+    return make_spec(predictions=windows.keep_number(features, outputs))
   losses = collector.target.per_example_loss(logits, features)
   return make_spec(
     loss=tf.reduce_mean(losses),

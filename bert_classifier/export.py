@@ -31,6 +31,7 @@ from bert_classifier import (
   output_dir,
   predictions,
   tokenizer_files,
+  windows,
 )
 from bert_classifier.graph_tokenization import TextEncoder
 
@@ -105,15 +106,23 @@ def _build(run, model_fn):
   longest = run.model.config.max_position_embeddings
   specs, signatures = [], {}
   for name, (inputs, given) in _make_inputs(run).items():
+    texts = given.pop(windows.TEXT_OF_WINDOW, None)
     with tf.variable_scope(tf.get_variable_scope(), reuse=tf.AUTO_REUSE):
       number = tf.shape(given["input_ids"])[0]
       given = _make_computable(given, number, longest)
       specs.append(model_fn(given, None, tf.estimator.ModeKeys.PREDICT, {}))
     outputs = {
-      key: tf.identity(value[:number], f"{name}_{key}")
-      for key, value in specs[-1].predictions.items()
+      key: value[:number] for key, value in specs[-1].predictions.items()
     }
-    signatures[name] = inputs, outputs
+    if texts is not None:
+      number = tf.size(inputs["text_a"])
+      pooling = run.options.model.window_pooling
+      logits = windows.pool_in_graph(outputs["logits"], texts, number, pooling)
+      outputs = run.task.target.outputs(logits)
+    signatures[name] = (
+      inputs,
+      {key: tf.identity(outputs[key], f"{name}_{key}") for key in outputs},
+    )
   return signatures, specs[-1].scaffold_fn()
 
 
@@ -127,7 +136,10 @@ def _make_inputs(run):
     names.remove("text_b")
   *texts, examples = (tf.placeholder(tf.string, [None], name) for name in names)
   encode = TextEncoder(
-    run.model.tokenizer, length, run.options.model.truncation
+    run.model.tokenizer,
+    length,
+    run.options.model.truncation,
+    run.options.model.stride,
   )
   spec = features.feature_spec(length)
   parsed = tf.io.parse_example(examples, {name: spec[name] for name in INPUTS})

@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import json
 import os
-import re
 import time
 from typing import NamedTuple, Optional
 
@@ -28,23 +27,24 @@ from bert_classifier import (
   choice_options,
   conversion,
   errors,
+  feature_manifest,
   files,
   machine,
-  plain_texts,
+  progress,
   record_index,
+  windows,
 )
 from bert_classifier.features import (
   Converter,
   commonest_unknown_words,
+  feature_spec,
   unknown_id,
   write_records,
 )
+from bert_classifier.records import NUM_WINDOWS
 
 # Raise it when the same inputs give other records than before.
 FORMAT_VERSION = 1
-# Share of [UNK] from which on the vocabulary is not that of the language. Of
-# English texts in the English vocabularies less than one token in 1000 is.
-MANY_UNKNOWN = 0.03
 _RECORDS_AT_A_TIME = 1024
 _MOST_PROCESSES = 4  # what more would gain was not measured
 _ON_CPU = tf.ConfigProto(device_count={"GPU": 0})
@@ -55,8 +55,9 @@ class Features(NamedTuple):
 
   Attributes:
     path: the TFRecord file.
-    records: number of examples in it.
+    records: number of records in it.
     tokens: number of real tokens in them.
+    examples: number of examples that they are of; more records are windows.
     sha256: of the file, in hexadecimal digits; "" before it is made.
     index: path of its index, see `record_index`; None where none was asked for.
   """
@@ -64,6 +65,7 @@ class Features(NamedTuple):
   path: str
   records: int
   tokens: int
+  examples: int
   sha256: str = ""
   index: Optional[str] = None
 
@@ -73,11 +75,16 @@ class Features(NamedTuple):
 
     Args:
       base: path of both files without ending.
-      manifest: dictionary with `records` and `tokens`.
+      manifest: dictionary with `records`, `tokens` and, where there are
+        windows, `examples`.
     """
-    path = f"{base}.tf_record"
+    records = manifest["records"]
     return cls(
-      path, manifest["records"], manifest["tokens"], manifest["sha256"]
+      f"{base}.tf_record",
+      records,
+      manifest["tokens"],
+      manifest.get("examples", records),
+      manifest["sha256"],
     )
 
 
@@ -94,7 +101,7 @@ class FeatureCache:
       the vocabulary, casing).
     tokenizer: a `tokenization.FullTokenizer`.
     num_processes: worker processes for a large set; see `conversion`.
-    truncation: see `features.truncate`.
+    truncation, stride: see `features.Converter`.
   """
 
   def __init__(
@@ -109,14 +116,16 @@ class FeatureCache:
     num_processes=1,
     read_only=None,
     truncation=choice_options.HEAD,
+    stride=0,
   ):
     self._read_only = read_only
     self._data, self._task, self._cache_dir = data, task, cache_dir
     self._target = data.processor.get_target()
-    self._max_seq_length, self._truncation = max_seq_length, truncation
+    self._max_seq_length = max_seq_length
+    self._truncation, self._stride = truncation, stride
     self._tokenizer_inputs = tokenizer_inputs
     self._tokenizer, self._num_processes = tokenizer, num_processes
-    self._known, self._counts = {}, {}
+    self._known, self._counts, self._windows = {}, {}, {}
 
   def count(self, split):
     """Returns the number of a split's examples that have or get a record.
@@ -128,29 +137,54 @@ class FeatureCache:
     """
     cached = self.lookup(split)
     if cached is not None:
-      return cached.records
+      return cached.examples
     if split not in self._counts:
       self._counts[split] = self._data.count(split)
     return self._counts[split]
+
+  def count_records(self, split):
+    """Returns the number of a split's records.
+
+    Windows are counted by converting examples that are not cached yet.
+
+    Raises:
+      UserError: what is wrong with the task's file.
+    """
+    cached = self.lookup(split)
+    if cached is not None:
+      return cached.records
+    if not self._stride:
+      return self.count(split)
+    if split not in self._windows:
+      converter = self._make_converter()
+      counter = progress.Counter("counted windows of", self.count(split))
+      examples = self._data.examples(split)
+      for one in progress.count_examples(examples, counter):
+        converter.records(converter.inputs(one))
+      self._windows[split] = converter.tally["records"]
+    return self._windows[split]
+
+  def _make_converter(self):
+    """Returns a `features.Converter` that has counted nothing yet."""
+    return Converter(
+      self._target,
+      self._max_seq_length,
+      self._tokenizer,
+      self._truncation,
+      stride=self._stride,
+    )
 
   def lookup(self, split):
     """Returns the `Features` of a split, or None if they are not cached."""
     if split not in self._known:
       base, _ = self._base_and_inputs(split)
-      manifest = _usable_manifest(base)
+      manifest = feature_manifest.read(base)
       if manifest is None and self._read_only:
         base = os.path.join(self._read_only, os.path.basename(base))
-        manifest = _usable_manifest(base)
+        manifest = feature_manifest.read(base)
       known = manifest and Features.from_manifest(base, manifest)
       if known is not None:
-        logging.info(
-          "%s: %s, converted before, in %s",
-          split,
-          plain_texts.count(known.records),
-          known.path,
-        )
-        _report_unknown(manifest)
-        _report_doubt(manifest)
+        feature_manifest.report_found(manifest, known.path)
       self._known[split] = known
     return self._known[split]
 
@@ -163,16 +197,15 @@ class FeatureCache:
     cached = self.lookup(split)
     if cached is None:
       base, inputs = self._base_and_inputs(split)
-      _explain(base, inputs)
-      converter = Converter(
-        self._target, self._max_seq_length, self._tokenizer, self._truncation
-      )
+      feature_manifest.explain_difference(base, inputs)
+      converter = self._make_converter()
       examples = self._data.examples(split, converter.tally)
       records = conversion.make_records(
         examples, converter, self._num_processes
       )
+      known = self._windows if self._stride else self._counts
       manifest = _write_to_cache(
-        records, converter, base, inputs, self._counts.get(split)
+        records, converter, base, inputs, known.get(split)
       )
       cached = Features.from_manifest(base, manifest)
       self._known[split] = cached
@@ -192,7 +225,7 @@ class FeatureCache:
     return features._replace(index=path)
 
   def lengths(self, split):
-    """Returns the tokens of each record: <uint16>[n], as of `count_tokens`.
+    """Returns the tokens of each record: <uint16>[R].
 
     They are kept in a file once they are counted.
     """
@@ -201,7 +234,7 @@ class FeatureCache:
       features,
       record_index.LENGTHS,
       features.records,
-      lambda: [self.count_tokens(split)[0]],
+      lambda: [self._count_tokens(split)[0]],
     )
     return record_index.read_array(path, record_index.LENGTHS)
 
@@ -219,20 +252,28 @@ class FeatureCache:
     )
 
   def count_tokens(self, split):
-    """Returns how many tokens the records of a split have, and [UNK]s.
+    """Returns how many tokens the examples of a split have, and [UNK]s.
 
     Both are <int32>[n], in the order of the examples. Special tokens are
-    counted, padding is not.
+    counted, padding is not; of an example in windows the tokens of all of them,
+    so that those which two windows share count twice.
     """
+    *counts, num_windows = self._count_tokens(split)
+    if self._stride:
+      starts = windows.find_starts(num_windows)
+      counts = [np.add.reduceat(count, starts) for count in counts]
+    return tuple(counts)
+
+  def _count_tokens(self, split):
+    """Returns tokens, [UNK]s and `num_windows` of the records: <int32>[R]."""
     path, length = self.features(split).path, self._max_seq_length
     unknown = unknown_id(self._tokenizer)
-    sequence = tf.FixedLenFeature([length], tf.int64)
+    spec = feature_spec(length, self._target, in_windows=True)
+    names = "input_ids", "input_mask", NUM_WINDOWS
     with tf.Graph().as_default(), tf.Session(config=_ON_CPU) as session:
       records = tf.data.TFRecordDataset(path).batch(_RECORDS_AT_A_TIME)
       record = tf.data.make_one_shot_iterator(records).get_next()
-      values = tf.io.parse_example(
-        record, {"input_ids": sequence, "input_mask": sequence}
-      )
+      values = tf.io.parse_example(record, {name: spec[name] for name in names})
       mask = tf.not_equal(values["input_mask"], 0)
       is_unknown = tf.equal(
         values["input_ids"], -1 if unknown is None else unknown
@@ -241,6 +282,7 @@ class FeatureCache:
         tf.reduce_sum(tf.cast(tokens, tf.int32), axis=-1)
         for tokens in (mask, mask & is_unknown)
       ]
+      counts.append(tf.cast(values[NUM_WINDOWS], tf.int32))
       parts = []
       with contextlib.suppress(tf.errors.OutOfRangeError):
         while True:
@@ -255,9 +297,9 @@ class FeatureCache:
     Raises:
       UserError: the examples are no longer those; names the file.
     """
-    records = self.features(split).records
+    examples = self.features(split).examples
     for number, example in enumerate(self._data.examples(split), 1):
-      if number > records:
+      if number > examples:
         raise self._data.changed(split)
       yield example
 
@@ -271,6 +313,8 @@ class FeatureCache:
     choices = {}
     if self._truncation != choice_options.HEAD:
       choices["truncation"] = self._truncation
+    if self._stride:
+      choices["stride"] = self._stride
     if split == "train" and self._data.max_train_examples:
       choices["max_train_examples"] = self._data.max_train_examples
     return {
@@ -338,6 +382,7 @@ def prepare_cache(options, placement, task, model):
     tokenizer=model.tokenizer,
     num_processes=min(_MOST_PROCESSES, num_threads),
     truncation=options.model.truncation,
+    stride=options.model.stride,
   )
 
 
@@ -399,11 +444,13 @@ def _write_to_cache(records, converter, base, inputs, total):
     "bytes": size,
     "sha256": digest,
   }
+  if "stride" in inputs:
+    manifest["examples"] = tally["records"] - tally["added"]
+    manifest["windowed"] = tally["windowed"]
   if inputs["split"] == "train":
     manifest["doubt"] = converter.target.doubt(converter.label_values)
-  manifest[_OWN_DIGEST] = _hash_manifest(manifest)
-  files.write_json(f"{base}.json", manifest)
-  _report(manifest, path, time.monotonic() - began)
+  feature_manifest.write(manifest, base)
+  feature_manifest.report(manifest, path, time.monotonic() - began)
   return manifest
 
 
@@ -414,180 +461,3 @@ def _refuse_folders(*paths):
       f"{path} is a folder, where the file of that name is to be written:"
       " remove or rename it, or give another --cache_dir"
     )
-
-
-_OWN_DIGEST = "sha256 of the other lines"
-
-
-def _hash_manifest(manifest):
-  """Returns the SHA-256 of a manifest without its own digest."""
-  rest = {key: manifest[key] for key in manifest if key != _OWN_DIGEST}
-  return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _report(manifest, path, seconds):
-  """Logs how many examples were converted, cut and left out."""
-  split = manifest["inputs"]["split"]
-  records, truncated = manifest["records"], manifest["truncated"]
-  logging.info(
-    "%s: converted %s in %.1f s into %s",
-    split,
-    plain_texts.count(records),
-    seconds,
-    path,
-  )
-  if truncated:
-    logging.info(
-      "%s: %d of %s had over %d tokens (the longest %d) and lost %d in all",
-      split,
-      truncated,
-      plain_texts.count(records),
-      manifest["inputs"]["max_seq_length"],
-      manifest["longest"],
-      manifest["truncated_tokens"],
-    )
-  if manifest["blank"]:
-    logging.info(
-      "%s: %s left out for want of a text",
-      split,
-      plain_texts.count(manifest["blank"]),
-    )
-  _report_unknown(manifest)
-  _report_doubt(manifest)
-
-
-def _report_doubt(manifest):
-  """Warns of what is odd about the labels of a training set."""
-  if manifest.get("doubt"):
-    logging.warning("%s", manifest["doubt"])
-
-
-def _report_unknown(manifest):
-  """Logs the share of [UNK] of a split, as a warning where it is large."""
-  unknown, tokens = manifest.get("unknown"), manifest["tokens"]
-  if unknown is None:  # a cache of the version before
-    return
-  split = manifest["inputs"]["split"]
-  if unknown < MANY_UNKNOWN * tokens:
-    share = 100 * unknown / max(tokens, 1)
-    logging.info("%s: %.2f%% of the %d tokens are [UNK]", split, share, tokens)
-  else:
-    warn_of_unknown(split, unknown, tokens, manifest["unknown_words"])
-
-
-def warn_of_unknown(name, unknown, tokens, words):
-  """Warns where many tokens are [UNK].
-
-  Args:
-    name: of the texts.
-    unknown, tokens: numbers of them.
-    words: list of the commonest words that became [UNK].
-  """
-  if not unknown or unknown < MANY_UNKNOWN * tokens:
-    return
-  logging.warning(
-    "%s: %.1f%% of the %d tokens are [UNK]: the model cannot tell these words"
-    " apart. Commonest among them: %s. Are --vocab_file and --do_lower_case"
-    " those of a model of this language?",
-    name,
-    100 * unknown / tokens,
-    tokens,
-    " ".join(words),
-  )
-
-
-def _usable_manifest(base):
-  """Returns the manifest of a cached file; None where it is not usable."""
-  manifest = _read_manifest(f"{base}.json")
-  if manifest is None:
-    return None
-  path = f"{base}.tf_record"
-  if not tf.io.gfile.exists(path) or tf.io.gfile.isdir(path):
-    return None
-  size = tf.io.gfile.stat(path).length
-  if size != manifest["bytes"] or files.hash_file(path) != manifest["sha256"]:
-    logging.warning(
-      "%s is damaged (%s): converting anew",
-      path,
-      "its content changed"
-      if size == manifest["bytes"]
-      else f"{size} bytes, {manifest['bytes']} were written",
-    )
-    return None
-  if manifest.get(_OWN_DIGEST) != _hash_manifest(manifest) and not (
-    _is_of_the_version_before(manifest, path)
-  ):
-    logging.warning("%s.json is damaged: converting anew", base)
-    return None
-  return manifest
-
-
-def _is_of_the_version_before(manifest, path):
-  """Returns True for a manifest that has no digest, but numbers that are right.
-
-  Args:
-    manifest: the manifest.
-    path: the records, which are whole.
-  """
-  numbers = ("records", "tokens", "blank", "truncated", "bytes")
-  return (
-    _OWN_DIGEST not in manifest
-    and all(type(manifest[n]) is int and manifest[n] >= 0 for n in numbers)
-    and manifest["records"] == _count_records(path)
-  )
-
-
-def _count_records(path):
-  """Returns the number of records in a whole TFRecord file.
-
-  The end of the last is among the offsets.
-  """
-  return sum(map(len, record_index.scan_offsets(path))) - 1
-
-
-def _read_manifest(path):
-  """Returns a manifest, or None where it is missing or broken."""
-  keys = {"inputs", "records", "tokens", "blank", "truncated"}
-  keys |= {"bytes", "sha256"}
-  try:
-    manifest = files.read_json(path)
-  except tf.errors.OpError:  # another user's, or a folder
-    return None
-  if not isinstance(manifest, dict) or not keys <= manifest.keys():
-    return None
-  return manifest if isinstance(manifest["inputs"], dict) else None
-
-
-# Inputs whose keys in the manifest say too little to a reader of the log.
-_IN_WORDS = {"source": "the data file"}
-
-
-def _explain(base, inputs):
-  """Logs which inputs differ from those of the newest file of the same name."""
-  folder, name = os.path.split(base)
-  pattern = re.escape(name.rpartition("_")[0]) + r"_[0-9a-f]{12}\.json"
-  paths = files.list_matching(folder, pattern)
-  others = [(_modified(p), p) for p in paths if tf.io.gfile.exists(p)]
-  for _, path in sorted(others, reverse=True):
-    manifest = _read_manifest(path)
-    if manifest is None:
-      continue
-    before = manifest["inputs"]
-    differing = sorted(
-      key
-      for key in inputs.keys() | before.keys()
-      if inputs.get(key) != before.get(key)
-    )
-    if differing:
-      logging.info(
-        "%s: not the features of %s, for these differ: %s",
-        inputs["split"],
-        path,
-        ", ".join(_IN_WORDS.get(key, key) for key in differing),
-      )
-    return
-
-
-def _modified(path):
-  """Returns the time of a file's last change, in nanoseconds."""
-  return tf.io.gfile.stat(path).mtime_nsec

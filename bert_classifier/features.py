@@ -9,6 +9,7 @@ the first [SEP] and 1 from there on, padded with zeros to S positions:
   segment_ids      0   0   0  0     0 0     0     0     0
 
 The label's features beside them are those of the task's target; see `targets`.
+With --stride an example that is too long becomes several; see `windows`.
 """
 
 import collections
@@ -25,9 +26,11 @@ from bert_classifier import (
   files,
   progress,
   targets,
+  windows,
 )
 from bert_classifier.examples import PaddingInputExample
-from bert_classifier.records import RecordEncoder, serialize
+from bert_classifier.records import NUM_WINDOWS, RecordEncoder, serialize
+from bert_classifier.truncation import truncate
 import tokenization
 
 LOGGED_EXAMPLES = 5
@@ -40,7 +43,7 @@ _UnknownWord = collections.namedtuple("_UnknownWord", "word")
 ONE_CLASS = targets.OneClass(())
 
 
-def feature_spec(seq_length, target=ONE_CLASS):
+def feature_spec(seq_length, target=ONE_CLASS, *, in_windows=False):
   """Returns the features of a record, by name: written, parsed and served.
 
   All but the label's are int64 in the file: `input_ids`, `input_mask` and
@@ -49,19 +52,23 @@ def feature_spec(seq_length, target=ONE_CLASS):
   Args:
     seq_length: S.
     target: see `targets`; says what the label's features are.
+    in_windows: whether there is `num_windows`, too, 1 where a record lacks it;
+      see `windows`.
   """
   positions = tf.FixedLenFeature([seq_length], tf.int64)
+  number = tf.FixedLenFeature([], tf.int64, default_value=1)
   return {
     "input_ids": positions,
     "input_mask": positions,
     "segment_ids": positions,
     **target.feature_spec(),
     "is_real_example": tf.FixedLenFeature([], tf.int64),
+    **({NUM_WINDOWS: number} if in_windows else {}),
   }
 
 
 class InputFeatures:
-  """One example as ids.
+  """One example as ids, or one of its windows.
 
   Args and attributes:
     input_ids, input_mask, segment_ids: lists of S whole numbers.
@@ -69,6 +76,7 @@ class InputFeatures:
       other than one class, the value that it makes of the label.
     is_real_example: False for what only fills a batch.
     target: what is predicted; see `targets`.
+    num_windows: of the example; see `windows`.
   """
 
   def __init__(
@@ -80,19 +88,26 @@ class InputFeatures:
     is_real_example=True,
     *,
     target=ONE_CLASS,
+    num_windows=1,
   ):
     self.input_ids, self.input_mask = input_ids, input_mask
     self.segment_ids, self.label_id = segment_ids, label_id
     self.is_real_example, self.target = is_real_example, target
+    self.num_windows = num_windows
 
   def as_dict(self):
-    """Returns lists of numbers by the names of `feature_spec`."""
+    """Returns lists of numbers by the names of `feature_spec`.
+
+    The number of windows is among them where there are several.
+    """
+    several = {NUM_WINDOWS: [self.num_windows]} if self.num_windows > 1 else {}
     return {
       "input_ids": self.input_ids,
       "input_mask": self.input_mask,
       "segment_ids": self.segment_ids,
       **self.target.features(self.label_id),
       "is_real_example": [int(self.is_real_example)],
+      **several,
     }
 
 
@@ -104,16 +119,21 @@ class Converter:
     max_seq_length: S, at least 3; a pair needs 5 to show both its texts.
     tokenizer: a `tokenization.FullTokenizer`, or anything with `tokenize` and
       `convert_tokens_to_ids`.
-    truncation: see `truncate`.
+    truncation: see `truncation.truncate`.
+    stride: tokens from one window of an example to the next, see `windows`; 0
+      cuts off what is too long.
     remember_words: whether to remember the ids of words, which pays for many
       examples only: the memory begins with a look at the whole vocabulary.
 
   Attributes:
-    tally: `collections.Counter` of "records", "truncated" (examples that lost
-      tokens), "truncated_tokens" (tokens lost), "tokens" (those in the records,
-      special ones included), "unknown" (those of them that are [UNK]) and
-      "longest" (tokens of the longest example before it was cut). What of the
-      words it has is for `commonest_unknown_words`.
+    tally: `collections.Counter` of "records", "windowed" (examples of several
+      records), "added" (records beyond the first of each example), "truncated"
+      (examples that lost tokens), "truncated_tokens" (tokens lost), "tokens"
+      (those in the records, special ones included), "repeated" (those of them
+      that are in a record of the same example before), "unknown" (those of
+      "tokens" that are [UNK]) and "longest" (tokens of the longest example
+      before it was cut). What of the words it has is for
+      `commonest_unknown_words`.
     label_values: `collections.Counter` of what the target made of the labels of
       the examples that `inputs` was given.
   """
@@ -125,10 +145,12 @@ class Converter:
     tokenizer,
     truncation=choice_options.HEAD,
     *,
+    stride=0,
     remember_words=True,
   ):
     self.target, self.max_seq_length = target, max_seq_length
     self.tokenizer, self._truncation = tokenizer, truncation
+    self._stride = stride
     self.cls, self.sep = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
     self.tally = collections.Counter()
     self.label_values = collections.Counter()
@@ -141,16 +163,35 @@ class Converter:
     self._encode = RecordEncoder(max_seq_length, target)
 
   def __call__(self, example):
-    """Returns the `InputFeatures` of one example.
+    """Returns the `InputFeatures` of one example, of which nothing is a window.
+
+    Raises:
+      UserError: a label that the target refuses.
+    """
+    (features,) = self.windows(example)
+    return features
+
+  def windows(self, example):
+    """Returns the list of the `InputFeatures` of one example.
+
+    There is one, but of an example in windows one for each.
 
     Raises:
       UserError: a label that the target refuses.
     """
     inputs = self.inputs(example)
     if inputs is None:
-      self.tally["records"] += 1
-      return padding_features(self.max_seq_length, self.target)
-    ids, in_first, value = self._numbers(inputs)
+      return [self._padding()]
+    parts, value = self._numbers(inputs)
+    return [self._features(*part, value, len(parts)) for part in parts]
+
+  def _padding(self):
+    """Returns features that fill a batch, and counts them."""
+    self.tally["records"] += 1
+    return padding_features(self.max_seq_length, self.target)
+
+  def _features(self, ids, in_first, value, num_windows):
+    """Returns `InputFeatures`; arguments as of `records.RecordEncoder`."""
     padding = [0] * (self.max_seq_length - len(ids))
     return InputFeatures(
       ids + padding,
@@ -158,6 +199,7 @@ class Converter:
       [0] * in_first + [1] * (len(ids) - in_first) + padding,
       value,
       target=self.target,
+      num_windows=num_windows,
     )
 
   def _ids_of_tokens(self, text):
@@ -183,42 +225,82 @@ class Converter:
     self.label_values[value] += 1
     return example.text_a, example.text_b, value
 
-  def record(self, inputs):
-    """Returns the bytes of the `tf.train.Example` of `inputs`.
+  def records(self, inputs):
+    """Returns the list of the bytes of the `tf.train.Example`s of `inputs`.
 
-    They are those that `serialize` gives.
+    They are those that `serialize` gives of the features of `windows`.
     """
     if inputs is None:
-      self.tally["records"] += 1
-      return serialize(padding_features(self.max_seq_length, self.target))
-    return self._encode(*self._numbers(inputs))
+      return [serialize(self._padding())]
+    parts, value = self._numbers(inputs)
+    return [self._encode(*part, value, len(parts)) for part in parts]
 
   def _numbers(self, inputs):
-    """Returns the ids, how many of them are of segment 0, and the value."""
+    """Returns a list of a pair for each record, and the label's value.
+
+    A pair is the ids, and how many of them are of segment 0.
+    """
     text_a, text_b, value = inputs
     first = self._ids(text_a)
     second = self._ids(text_b) if text_b else []
     length = len(first) + len(second) + (3 if second else 2)
-    tally = self.tally
-    tally["records"] += 1
-    if length > tally["longest"]:
-      tally["longest"] = length
-    if length > self.max_seq_length:
-      tally["truncated"] += 1
-      tally["truncated_tokens"] += length - self.max_seq_length
-      first, second = truncate(
-        first, second, self.max_seq_length, self._truncation
-      )
-    ids = [self.cls, *first, self.sep]
-    in_first = len(ids)
-    if second:
-      ids += second
-      ids.append(self.sep)
-    tally["tokens"] += len(ids)
-    if self._unknown in ids:
-      tally["unknown"] += ids.count(self._unknown)
+    if length > self.tally["longest"]:
+      self.tally["longest"] = length
+    if length <= self.max_seq_length:
+      parts, unknown = self._arrange([(first, second)])
+    else:
+      texts, lost = self._cut(first, second, length)
+      parts, unknown = self._arrange(texts)
+      if lost:
+        self.tally["truncated"] += 1
+        self.tally["truncated_tokens"] += lost
+      if len(parts) > 1:
+        self.tally["windowed"] += 1
+        self.tally["added"] += len(parts) - 1
+        whole = length - lost
+        self.tally["repeated"] += sum(len(ids) for ids, _ in parts) - whole
+    if unknown:
       self._search_unknown_words(text_a, text_b)
-    return ids, in_first, value
+    return parts, value
+
+  def _cut(self, first, second, length):
+    """Returns the pairs of lists that records are made of, and tokens lost.
+
+    Args:
+      first, second: lists of tokens.
+      length: how many they are, with the special ones.
+    """
+    size, how = self.max_seq_length, self._truncation
+    if self._stride:
+      texts = windows.cut(first, second, size, self._stride, how)
+      return texts, windows.count_lost(first, second, texts)
+    return [truncate(first, second, size, how)], length - size
+
+  def _arrange(self, texts):
+    """Returns ids and their number in segment 0 for each pair, and [UNK]s.
+
+    The tokens are counted.
+
+    Args:
+      texts: list of pairs of lists, the second empty of a single text.
+    """
+    parts, tokens, unknown = [], 0, 0
+    for first, second in texts:
+      ids = [self.cls, *first, self.sep]
+      in_first = len(ids)
+      if second:
+        ids += second
+        ids.append(self.sep)
+      parts.append((ids, in_first))
+      tokens += len(ids)
+      if self._unknown in ids:
+        unknown += ids.count(self._unknown)
+    tally = self.tally
+    tally["records"] += len(parts)
+    tally["tokens"] += tokens
+    if unknown:
+      tally["unknown"] += unknown
+    return parts, unknown
 
   def _search_unknown_words(self, *texts):
     """Counts the words of texts that become [UNK], in the first examples."""
@@ -261,96 +343,17 @@ def padding_features(max_seq_length, target=ONE_CLASS):
   return InputFeatures(zeros, zeros, zeros, value, False, target=target)
 
 
-def truncate(first, second, max_seq_length, truncation=choice_options.HEAD):
-  """Cuts a pair, or a single text, to fit between the special tokens.
-
-  A single text keeps its first S - 2 tokens. Of a pair the longer loses its
-  last token, the second on a tie, until both fit in S - 3. A second text that
-  loses everything leaves the single form.
-
-    >>> truncate([1, 2, 3, 4], [5, 6], 7)
-    ([1, 2], [5, 6])
-    >>> truncate([1, 2, 3, 4], [], 5)
-    ([1, 2, 3], [])
-    >>> truncate([1, 2, 3, 4], [], 5, "tail")
-    ([2, 3, 4], [])
-    >>> truncate([1, 2, 3, 4, 5], [], 6, "head_tail")
-    ([1, 3, 4, 5], [])
-
-  Args:
-    first, second: lists of tokens.
-    max_seq_length: S.
-    truncation: which tokens of a text stay, as many as said above: "head" the
-      first, "tail" the last, "head_tail" 128 of each 510, rounded down, from
-      its beginning and the others from its end.
-
-  Returns:
-    The two lists.
-  """
-  of_first, of_second = _count_kept(len(first), len(second), max_seq_length)
-  return (
-    _keep(first, of_first, truncation),
-    _keep(second, of_second, truncation),
-  )
-
-
-# Of 512 positions, as the paper of --truncation has it.
-_HEAD_TOKENS, _ALL_TOKENS = 128, 510
-
-
-def count_head(number, truncation):
-  """Returns how many of the tokens that stay are from a text's beginning.
-
-  Args:
-    number: of tokens that stay of a text that is cut, an int or <int32>[...].
-    truncation: see `truncate`.
-  """
-  return {
-    choice_options.HEAD: number,
-    choice_options.TAIL: number * 0,
-    choice_options.HEAD_TAIL: number * _HEAD_TOKENS // _ALL_TOKENS,
-  }[truncation]
-
-
-def _keep(tokens, number, truncation):
-  """Returns so many of a text's tokens; see `truncate`."""
-  if number >= len(tokens):
-    return tokens
-  of_head = count_head(number, truncation)
-  return tokens[:of_head] + tokens[len(tokens) - number + of_head :]
-
-
-def _count_kept(first, second, max_seq_length):
-  """Returns how many tokens of a pair stay; see `truncate`.
-
-  Args:
-    first, second: how many there are.
-    max_seq_length: S.
-  """
-  if not second:
-    return min(first, max_seq_length - 2), 0
-  excess = first + second - (max_seq_length - 3)
-  if excess <= 0:
-    return first, second
-  # Even out the two, then take from both in turn, the second first.
-  uneven = first - second
-  from_longer = min(excess, abs(uneven))
-  from_first, from_second = (from_longer, 0) if uneven > 0 else (0, from_longer)
-  rest = excess - from_longer
-  from_second += (rest + 1) // 2
-  from_first += rest // 2
-  return first - from_first, second - from_second
-
-
 def log_example(example, features, tokenizer):
   """Logs an example and its features, so that a person can check them.
 
   Args:
     example: `InputExample` or `PaddingInputExample`.
-    features: its `InputFeatures`.
+    features: its `InputFeatures`, or those of its first window.
     tokenizer: the tokens are logged if it has `convert_ids_to_tokens`.
   """
   shown = [("guid", getattr(example, "guid", "padding"))]
+  if features.num_windows > 1:
+    shown.append(("windows", f"the first of {features.num_windows}"))
   if hasattr(tokenizer, "convert_ids_to_tokens"):
     ids = list(itertools.compress(features.input_ids, features.input_mask))
     tokens = tokenizer.convert_ids_to_tokens(ids)
@@ -415,7 +418,7 @@ def convert_examples_to_features(
   converter = Converter(target, max_seq_length, tokenizer)
   examples = iter(examples)
   first = itertools.islice(examples, LOGGED_EXAMPLES)
-  logged = (_convert_and_log(example, converter) for example in first)
+  logged = (_convert_and_log(example, converter)[0] for example in first)
   rest = map(converter, examples)
   counter = progress.Counter("converted")
   return list(progress.count_examples(itertools.chain(logged, rest), counter))
@@ -435,7 +438,7 @@ def file_based_convert_examples_to_features(
 
 
 def make_records(examples, converter):
-  """Yields the record of each example; the first five are logged.
+  """Yields the records of each example; the first five are logged.
 
   Args:
     examples: iterable of `InputExample` or `PaddingInputExample`.
@@ -443,8 +446,9 @@ def make_records(examples, converter):
   """
   examples = iter(examples)
   for example in itertools.islice(examples, LOGGED_EXAMPLES):
-    yield serialize(_convert_and_log(example, converter))
-  yield from map(converter.record, map(converter.inputs, examples))
+    yield from map(serialize, _convert_and_log(example, converter))
+  for inputs in map(converter.inputs, examples):
+    yield from converter.records(inputs)
 
 
 def write_records(records, path, total=None):
@@ -465,7 +469,7 @@ def write_records(records, path, total=None):
 
 
 def _convert_and_log(example, converter):
-  """Returns the `InputFeatures` of an example, and logs them."""
-  features = converter(example)
-  log_example(example, features, converter.tokenizer)
+  """Returns the list of an example's `InputFeatures`; the first are logged."""
+  features = converter.windows(example)
+  log_example(example, features[0], converter.tokenizer)
   return features

@@ -28,7 +28,7 @@ import re
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import features
+from bert_classifier import truncation, windows
 from bert_classifier.choice_options import HEAD
 from bert_classifier.graph_characters import (
   END,
@@ -44,12 +44,13 @@ class TextEncoder:
 
   Args:
     tokenizer: `tokenization.FullTokenizer`.
-    max_seq_length, truncation: as of `features.Converter`.
+    max_seq_length, truncation, stride: as of `features.Converter`.
   """
 
-  def __init__(self, tokenizer, max_seq_length, truncation=HEAD):
+  def __init__(self, tokenizer, max_seq_length, truncation=HEAD, stride=0):
     self._tokenizer = GraphTokenizer(tokenizer)
     self._max_seq_length, self._truncation = max_seq_length, truncation
+    self._stride = stride
     self._special = tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]"])
 
   def __call__(self, text_a, text_b=None):
@@ -60,7 +61,8 @@ class TextEncoder:
         no token, an example has the form of a single text.
 
     Returns:
-      Dictionary of `input_ids`, `input_mask`, `segment_ids` <int32>[B, S].
+      Dictionary of `input_ids`, `input_mask`, `segment_ids` <int32>[B, S]. Of
+      windows each is <int32>[W, S], and `windows.TEXT_OF_WINDOW` <int32>[W].
     """
     batch = tf.size(text_a)
     texts = text_a if text_b is None else tf.concat([text_a, text_b], 0)
@@ -70,17 +72,35 @@ class TextEncoder:
       starts = tf.cumsum(counts, exclusive=True)
       first = starts[:batch], counts[:batch]
       second = None if text_b is None else (starts[batch:], counts[batch:])
-      return self._arrange(ids, first, second or (first[0], first[1] * 0))
+      second = second or (first[0], first[1] * 0)
+      if self._stride:
+        return self._arrange_windows(ids, first, second)
+      kept = self._truncate(first[1], second[1])
+      return self._arrange(ids, (*first, kept[0]), (*second, kept[1]))
+
+  def _arrange_windows(self, ids, first, second):
+    """Returns the features of windows; arguments as of `_arrange`."""
+    text, *places = windows.lay_out(
+      first[1], second[1], self._max_seq_length, self._stride
+    )
+    first, second = (
+      (tf.gather(starts, text) + skipped, count, kept)
+      for (starts, _), (skipped, count, kept) in zip((first, second), places)
+    )
+    return {
+      **self._arrange(ids, first, second),
+      windows.TEXT_OF_WINDOW: text,
+    }
 
   def _arrange(self, ids, first, second):
     """Returns the features.
 
     Args:
       ids: <int32>[P], of all texts.
-      first, second: where the ids of each text begin in them, and how many
-        they are, <int32>[B] each.
+      first, second: where the ids of each text begin in them, how many they
+        are, and how many of them stay, <int32>[B] each.
     """
-    in_first, in_second = self._truncate(first[1], second[1])
+    in_first, in_second = first[2], second[2]
     both = tf.cast(in_second > 0, tf.int32)
     length = in_first + in_second + 2 + both  # [B]
     width = tf.reduce_max(tf.concat([length, [2]], 0))
@@ -89,12 +109,12 @@ class TextEncoder:
     # What stands at a place: in the order of the places, the last that holds.
     index = tf.where_v2(
       place < _column(in_first + 1),
-      self._find_ids(*first, in_first, place - 1),
+      self._find_ids(*first, place - 1),
       sep,
     )
     index = tf.where_v2(place < 1, cls, index)
     begin = _column(in_first + 2)
-    from_second = self._find_ids(*second, in_second, place - begin)
+    from_second = self._find_ids(*second, place - begin)
     is_second = (place >= begin) & (place < begin + _column(in_second))
     index = tf.where_v2(is_second, from_second, index)
     real = place < _column(length)  # [B, S]
@@ -117,7 +137,7 @@ class TextEncoder:
     found = _column(starts) + number
     if self._truncation == HEAD:
       return found
-    is_behind = number >= _column(features.count_head(kept, self._truncation))
+    is_behind = number >= _column(truncation.count_head(kept, self._truncation))
     return found + tf.where_v2(is_behind, _column(counts - kept), 0)
 
   def _truncate(self, first, second):

@@ -74,7 +74,8 @@ class Reading(NamedTuple):
   def features(self):
     """Returns the `feature_cache.Features` that would be made."""
     tokens = self.converter.tally["tokens"]
-    return feature_cache.Features(None, len(self.lengths), tokens)
+    records = self.converter.tally["records"]
+    return feature_cache.Features(None, records, tokens, len(self.lengths))
 
 
 def read_split(run, split, kept):
@@ -87,7 +88,11 @@ def read_split(run, split, kept):
   """
   model = run.options.model
   converter = Converter(
-    run.task.target, model.max_seq_length, run.model.tokenizer, model.truncation
+    run.task.target,
+    model.max_seq_length,
+    run.model.tokenizer,
+    model.truncation,
+    stride=model.stride,
   )
   tally, blank = converter.tally, collections.Counter()
   draw = random.Random(run.options.training.seed)
@@ -96,8 +101,8 @@ def read_split(run, split, kept):
   counter = progress.Counter("read", run.count(split))
   examples = run.task.data.examples(split, blank)
   for number, example in enumerate(progress.count_examples(examples, counter)):
-    converter.record(converter.inputs(example))
-    after = tally["tokens"] + tally["truncated_tokens"]
+    converter.records(converter.inputs(example))
+    after = tally["tokens"] - tally["repeated"] + tally["truncated_tokens"]
     length, before = after - before, after
     lengths.append(length)
     texts += _digest(f"{example.text_a}\0{example.text_b or ''}")
@@ -144,6 +149,8 @@ def describe_split(reading):
       f"{percent}%": _length_for(lengths, percent / 100)
       for percent in _PERCENTS
     },
+    "in windows": tally["windowed"],
+    "windows": tally["records"],
     "cut": tally["truncated"],
     "tokens lost": tally["truncated_tokens"],
     "length that cuts 1%": _length_for(lengths, 1 - _CUT_SHARE),
@@ -269,6 +276,7 @@ def describe_steps(run):
     "steps": run.schedule.steps,
     "warmup steps": run.schedule.warmup_steps,
     "batch": run.options.training.train_batch_size,
+    "unit": run.unit,
     "left": 0 if run.is_finished else run.schedule.steps - run.first_step,
   }
 
@@ -284,6 +292,8 @@ def describe_memory(run, readings):
   for reading in readings:
     size = memory.batch_size(run, reading.split)
     longest = np.sort(reading.lengths)[::-1][:size]
+    if run.options.model.stride:  # at the worst all of them are full
+      longest = np.full(size, longest[0])
     cut = np.minimum(longest, run.options.model.max_seq_length)
     estimates.append(
       resources.estimate_memory(run, cut, reading.split == "train")
@@ -336,7 +346,8 @@ def measure(run, make_model_fn, readings, steps):
       )
     trial = trials[is_training, size]
     times = selection.count_evaluations(run) if split == "dev" else 1
-    batches = steps["left"] if is_training else run.count(split) / size * times
+    records = run.features[split].records
+    batches = steps["left"] if is_training else records / size * times
     parts[split] = {
       "seconds a batch": trial.seconds,
       "batches measured": trial.steps,

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from bert_classifier import feature_cache, plain_texts, progress
+from bert_classifier import feature_manifest, plain_texts, progress
 from bert_classifier.plain_texts import show_bytes
 
 _WIDTH = 79
@@ -76,12 +76,18 @@ def _describe_split(report, split):
   )
   length = report["max_seq_length"]
   yield f"Tokens: {tokens}."
+  if found["in windows"]:
+    yield (
+      f"{_share(found['in windows'], number)} are cut into windows of {length},"
+      f" which makes {plain_texts.count(found['windows'], 'window')} of"
+      f" {plain_texts.count(number, 'text')}."
+    )
   if found["cut"]:
     yield (
       f"{_share(found['cut'], number)} are cut at {length};"
       f" {found['length that cuts 1%']} would cut 1%."
     )
-  else:
+  elif not found["in windows"]:
     yield (
       f"None is cut at {length}, and {found['length that cuts 1%']} would cut"
       " 1%."
@@ -122,8 +128,8 @@ def _describe_steps(steps):
     return f"none: {done} of {steps['steps']} are done."
   return (
     f"{steps['first step']} to {steps['steps']} of"
-    f" {plain_texts.count(steps['batch'])}, {steps['warmup steps']} of them"
-    " warmup."
+    f" {plain_texts.count(steps['batch'], steps['unit'])},"
+    f" {steps['warmup steps']} of them warmup."
   )
 
 
@@ -267,7 +273,7 @@ def _warn_of_split(split, found):
       f"{split}: {found['texts with different labels']} texts come with"
       f" different labels (examples {first})"
     )
-  if found["share of [UNK]"] >= feature_cache.MANY_UNKNOWN:
+  if found["share of [UNK]"] >= feature_manifest.MANY_UNKNOWN:
     yield (
       f"{split}: {found['share of [UNK]']:.1%} of the tokens are [UNK]: are"
       " --vocab_file and --do_lower_case those of a model of this language?"

@@ -15,6 +15,7 @@ answer; lines that are there already are computed together.
 
 import codecs
 import contextlib
+import itertools
 import json
 import os
 import sys
@@ -25,15 +26,17 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   devices,
-  feature_cache,
+  feature_manifest,
   files,
   plain_texts,
   predictions,
   process,
   progress,
+  windows,
 )
 from bert_classifier.errors import MissingFileError, UserError
 from bert_classifier.features import Converter, commonest_unknown_words
+from bert_classifier.records import NUM_WINDOWS
 from bert_classifier.tasks import InputExample
 
 STANDARD_INPUT = "-"
@@ -194,9 +197,11 @@ class Predictor:
       options.model.max_seq_length,
       run.model.tokenizer,
       options.model.truncation,
+      stride=options.model.stride,
       # Which pays for many texts only.
       remember_words=options.run.predict_file is not None,
     )
+    self._target, self._pooling = run.task.target, options.model.window_pooling
     self._weights = checkpoint or run.weights.init_checkpoint.path
     config = devices.session_config(options.device)
     with tf.Graph().as_default():
@@ -219,7 +224,9 @@ class Predictor:
     self._session.close()
 
   def predict(self, examples):
-    """Yields what is predicted of each example, a dictionary of arrays.
+    """Returns an iterator of what is predicted of each example.
+
+    That is a dictionary of arrays.
 
     Args:
       examples: list of `InputExample`s.
@@ -227,8 +234,15 @@ class Predictor:
     Raises:
       UserError: a number is not finite.
     """
+    outputs = self._predict_windows(
+      itertools.chain.from_iterable(map(self.converter.windows, examples))
+    )
+    return windows.pool_outputs(outputs, self._target, self._pooling)
+
+  def _predict_windows(self, converted):
+    """Yields what is predicted of each of some `InputFeatures`."""
     batch, longest = [], 0
-    for features in map(self.converter, examples):
+    for features in converted:
       longest = max(longest, sum(features.input_mask))
       if batch and (len(batch) + 1) * longest > _MOST_TOKENS:
         yield from self._compute(batch)
@@ -237,15 +251,16 @@ class Predictor:
     yield from self._compute(batch)
 
   def _compute(self, batch):
-    """Yields the outputs of a batch, a list of `InputFeatures`."""
+    """Yields the outputs of a batch of `InputFeatures`, with their windows."""
     # Positions that are padding in the whole batch need not be there.
     length = max(sum(features.input_mask) for features in batch)
     arrays = [
       np.array([getattr(f, name)[:length] for f in batch], np.int32)
       for name in _INPUTS
     ]
-    outputs = self._run(*arrays)
-    return predictions.split_outputs(outputs, self._weights)
+    outputs = predictions.split_outputs(self._run(*arrays), self._weights)
+    for features, output in zip(batch, outputs):
+      yield {**output, NUM_WINDOWS: features.num_windows}
 
 
 class Answers:
@@ -348,11 +363,13 @@ def answer(options, task, predictor):
   except KeyboardInterrupt as interruption:
     said = f"{plain_texts.count(answers.lines, 'line')} had been read"
     raise type(interruption)(said) from interruption
+  tally = predictor.converter.tally
   logging.info(
-    "answered %s, of which %d had over %d tokens and were cut",
+    "answered %s, of which %d had over %d tokens and were cut%s",
     plain_texts.count(answers.lines - answers.mistakes, "line"),
-    predictor.converter.tally["truncated"],
+    max(tally["truncated"], tally["windowed"]),
     predictor.converter.max_seq_length,
+    " into windows" if tally["windowed"] else "",
   )
   _warn_of_unknown(
     f"--predict_file={options.predict_file}", predictor.converter
@@ -367,6 +384,6 @@ def answer(options, task, predictor):
 def _warn_of_unknown(name, converter):
   """Warns where many tokens of the texts that were answered are [UNK]."""
   tally = converter.tally
-  feature_cache.warn_of_unknown(
+  feature_manifest.warn_of_unknown(
     name, tally["unknown"], tally["tokens"], commonest_unknown_words(tally)
   )

@@ -110,8 +110,9 @@ def batch_size(run, split):
 def describe_work(run, split):
   """Returns what is computed at a time, and by which model."""
   weights = resources.count_weights(run.model.config, run.task.target.width)
+  size = batch_size(run, split)
   return (
-    f"{plain_texts.count(batch_size(run, split))} of {split} at a time, of up"
+    f"{plain_texts.count(size, run.unit)} of {split} at a time, of up"
     f" to {run.options.model.max_seq_length} positions, and a model of"
     f" {weights / 1e6:.1f} million weights need about"
   )
@@ -141,7 +142,7 @@ def suggest(run, split):
     more = next(n for n in range(2, size + 1) if size % n == 0) * parts
     return (
       f"Next, try --gradient_accumulation_steps={more}: the same update, by"
-      f" {plain_texts.count(size * parts // more)} at a time."
+      f" {plain_texts.count(size * parts // more, run.unit)} at a time."
     )
   elif not run.options.step.gradient_checkpointing:
     return (

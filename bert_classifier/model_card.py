@@ -101,10 +101,15 @@ def _explain_use(run):
     'classify = pipeline("text-classification", model="FOLDER")',
     f"classify({text}, truncation=True, {how})",
   ]
-  length = run.options.model.max_seq_length
-  after = (
-    f"Texts are cut at {plain_texts.count(length, 'token')}, as they were."
-  )
+  model = run.options.model
+  length = plain_texts.count(model.max_seq_length, "token")
+  after = f"Texts are cut at {length}, as they were."
+  if model.stride:
+    after = (
+      f"Texts are cut at {length}. In training, longer ones were in windows of"
+      f" as many, each beginning {model.stride} after the one before; the"
+      f" {model.window_pooling} of their logits is the prediction of a text."
+    )
   return "\n".join(
     ["## Use", "", *_fence("python", "\n".join(code)), "", after, ""]
   )

@@ -19,7 +19,14 @@ from typing import NamedTuple, Optional
 from absl import flags
 
 from bert_classifier import flagfiles, process
-from bert_classifier.choice_options import HEAD, HEAD_TAIL, TAIL, ChoiceOptions
+from bert_classifier.choice_options import (
+  HEAD,
+  HEAD_TAIL,
+  MAX_LOGITS,
+  MEAN_LOGITS,
+  TAIL,
+  ChoiceOptions,
+)
 from bert_classifier.data_options import DataOptions
 from bert_classifier.device_options import DeviceOptions
 from bert_classifier.errors import UserError
@@ -81,6 +88,23 @@ class ModelOptions:
     " first quarter and the rest from its end (Sun et al. 2019,"
     " https://arxiv.org/abs/1905.05583). A trained folder remembers it.",
     Choice((HEAD, TAIL, HEAD_TAIL)),
+    setting="model",
+  )
+  stride: int = flag(
+    0,
+    "Cut a text that is too long into windows of max_seq_length positions, each"
+    " beginning this many tokens after the one before, and predict from all of"
+    " them (Pappagari et al. 2019, https://arxiv.org/abs/1910.10781); 0 cuts"
+    " off what is too long. A trained folder remembers it.",
+    Range(0),
+    setting="model",
+  )
+  window_pooling: str = flag(
+    MEAN_LOGITS,
+    "What the logits of a text are of those of its windows: for each label the"
+    " mean, or the greatest (Sun et al. 2019,"
+    " https://arxiv.org/abs/1905.05583). A trained folder remembers it.",
+    Choice((MEAN_LOGITS, MAX_LOGITS)),
     setting="model",
   )
   allow_partial_init: bool = flag(

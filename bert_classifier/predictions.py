@@ -18,6 +18,7 @@ from bert_classifier import (
   output_dir,
   progress,
   submissions,
+  windows,
 )
 from bert_classifier.errors import UserError, describe
 
@@ -58,8 +59,12 @@ def write_of_run(run, splits, batches, weights, step):
       are written.
     UserError: a number is not finite.
   """
-  counter = progress.Counter("predicted", run.count(*splits))
+  counter = progress.Counter("predicted", run.count_records(*splits), run.unit)
   outputs = split_batches(batches, weights, counter)
+  if run.options.model.stride:
+    outputs = windows.pool_outputs(
+      outputs, run.task.target, run.options.model.window_pooling
+    )
   lines, gone = [], []
   for split in splits:
     try:

@@ -33,6 +33,7 @@ from bert_classifier import (
   run_settings,
   selection,
   sweep,
+  windows,
 )
 from bert_classifier.catalogue import PROCESSORS
 from bert_classifier.errors import UserError
@@ -51,7 +52,7 @@ from bert_classifier.schedule import (
 )
 from bert_classifier.task_choice import Task, check_task_flags, prepare_task
 
-_CUTTING = "max_seq_length", "truncation"
+_CUTTING = "max_seq_length", "truncation", "stride", "window_pooling"
 
 
 class Run(NamedTuple):
@@ -122,8 +123,17 @@ class Run(NamedTuple):
     """Returns how many examples the splits have together."""
     return sum(self.counts[split] for split in splits)
 
+  def count_records(self, *splits):
+    """Returns how many records the splits have: with windows, one for each."""
+    return sum(self.features[split].records for split in splits)
+
+  @property
+  def unit(self):
+    """Returns what a record is of: an example, or a window of one."""
+    return "window" if self.options.model.stride else "example"
+
   def batch_size(self, split):
-    """Returns how many examples of a split a step computes."""
+    """Returns how many records of a split a step computes."""
     if split == "train":
       return self.options.training.train_batch_size
     is_dev = split.startswith("dev")
@@ -137,7 +147,7 @@ class Run(NamedTuple):
     """
     return self._replace(
       features=features,
-      counts={split: features[split].records for split in features},
+      counts={split: features[split].examples for split in features},
       eval_batch_size=choose_batch_size(
         "eval_batch_size", self.options, self.placement, features, "dev"
       ),
@@ -229,19 +239,22 @@ def check_run(options, placement, task, model, cache):
   """
   splits = choose_splits(options.run, task.data)
   settings = run_settings.make_settings(options, task, model)
-  found = check_output_dir(options, task, model, settings)
+  found = check_output_dir(options, model, settings, cache)
   weights = model_files.check_weights(options, model, found)
   if options.run.do_train:
     weights = choices.apply_to_weights(options.choice, weights, model, found)
   # Looks at every example of every file before anything is written.
   counts = {split: cache.count(split) for split in splits}
-  schedule = record = None
+  schedule = record = windows_per_text = None
   if options.run.do_train:
     record = selection.read(found.path, task.headline, found.step)
+    records = cache.count_records("train")
+    if options.model.stride:
+      windows_per_text = records / counts["train"]
     schedule = make_schedule(
       options.training,
       options.model.max_seq_length,
-      counts["train"],
+      records,
       found,
       options.choice.lr_schedule,
       placement.reads_here,
@@ -266,7 +279,7 @@ def check_run(options, placement, task, model, cache):
     features={},
     eval_batch_size=options.inference.eval_batch_size,
     predict_batch_size=options.inference.predict_batch_size,
-    choices=choices.make_choices(options, task),
+    choices=choices.make_choices(options, task, windows_per_text),
     record=record,
   )
   return calibration.apply(run)
@@ -500,6 +513,7 @@ def choose_task(options, trained):
       "--glue_submission is made of the predictions of the test set: add"
       " --do_predict, or leave it out"
     )
+  windows.check_request(options.model, task)
   calibration.check_request(options.inference, options.run, task)
   interactive.check_request(options.run, task)
   hugging_face_export.check_request(options.run)
@@ -580,8 +594,14 @@ def read_trained_settings(options):
   return found.settings
 
 
-def check_output_dir(options, task, model, settings):
+def check_output_dir(options, model, settings, cache):
   """Looks at output_dir and makes sure that the run may use it.
+
+  Args:
+    options: `options.Options`.
+    model: `model_files.Model`.
+    settings: what `make_settings` gives.
+    cache: `feature_cache.FeatureCache`; None where no split is asked for.
 
   Returns:
     `output_dir.OutputDir`, as it is, or will be once it is overwritten.
@@ -601,7 +621,7 @@ def check_output_dir(options, task, model, settings):
   selection.check_start(options.run, found)
 
   def find_epochs():
-    examples = task.data.count("train")
+    examples = cache.count_records("train")
     return find_epochs_needed(options.training, examples, found.step)
 
   run_settings.check_settings(

@@ -493,13 +493,15 @@ class EvaluationHook(tf.train.SessionRunHook):
       that the evaluation's session takes is left out of its speed.
   """
 
-  def __init__(self, *, examples, batch_size, training_hook=None):
-    self._examples, self._batch = examples, batch_size
+  def __init__(
+    self, *, examples, batch_size, training_hook=None, unit="example"
+  ):
+    self._examples, self._batch, self._unit = examples, batch_size, unit
     self._training_hook = training_hook
 
   def begin(self):
     self._began = time.monotonic()
-    self._counter = Counter("evaluated", self._examples)
+    self._counter = Counter("evaluated", self._examples, self._unit)
     self._batches = 0
     if self._training_hook:
       self._training_hook.waits = True
@@ -517,7 +519,7 @@ class EvaluationHook(tf.train.SessionRunHook):
       # TensorFlow takes some errors of a file system for the end of the data.
       raise errors.UserError(
         f"the evaluation ended after {self._batches * self._batch} of"
-        f" {self._examples} examples: the file of features cannot be read"
+        f" {self._examples} {self._unit}s: the file of features cannot be read"
       )
     if self._training_hook:
       self._training_hook.waits = False
@@ -574,7 +576,8 @@ def evaluation_hooks(run, split, training_hook=None):
     return []
   return [
     EvaluationHook(
-      examples=run.count(split),
+      examples=run.count_records(split),
+      unit=run.unit,
       batch_size=run.eval_batch_size,
       training_hook=training_hook,
     )

@@ -9,6 +9,8 @@ import struct
 
 from bert_classifier.fast_tokenization import Memory
 
+# The feature that says of a window how many its text has; 1 where it lacks.
+NUM_WINDOWS = "num_windows"
 _MAX_ENTRIES = 1 << 18  # more than a vocabulary has
 
 
@@ -53,15 +55,25 @@ class RecordEncoder:
     self.bytes_of_id = Memory(_varint, _MAX_ENTRIES)
     self.head_of_size = Memory(self._head, _MAX_ENTRIES)
     self.end_of_value = Memory(self._end, _MAX_ENTRIES)
+    self.end_of_number = Memory(_number_of_windows, _MAX_ENTRIES)
     self.mask_head = self._before_values("input_mask")
     self.segments_head = self._before_values("segment_ids")
 
-  def __call__(self, ids, in_first, value):
-    """Returns the record of ids, the first `in_first` of them of segment 0."""
+  def __call__(self, ids, in_first, value, num_windows=1):
+    """Returns the record of ids, the first `in_first` of them of segment 0.
+
+    Args:
+      ids: list of up to S numbers.
+      in_first: number of them.
+      value: what the target makes of the label.
+      num_windows: see `windows`; 1 is left out.
+    """
     values = b"".join(map(self.bytes_of_id.__getitem__, ids))
     blank = self.seq_length - len(ids)
     mask = self.ones_and_zeros[blank : blank + self.seq_length]
     end = self.end_of_value[value]
+    if num_windows > 1:
+      end += self.end_of_number[num_windows]
     return b"".join(
       (
         self.head_of_size[len(values) + blank, len(end)],
@@ -94,6 +106,11 @@ class RecordEncoder:
   def _end(self, value):
     """Returns the bytes of the features behind those of S numbers."""
     return _features({**self.target.features(value), "is_real_example": [1]})
+
+
+def _number_of_windows(number):
+  """Returns the bytes of the feature that is there of several windows alone."""
+  return _features({NUM_WINDOWS: [number]})
 
 
 def _feature(name, kind, values):

@@ -27,6 +27,7 @@ from bert_classifier import (
   output_dir,
   report_findings,
   report_kinds,
+  windows,
 )
 from bert_classifier import report_statistics as statistics
 
@@ -130,7 +131,7 @@ def _state_facts(run, split, settings):
   data, paths = run.task.data, settings.get("paths", {})
   trained_on = paths.get("train_file") or paths.get("data_dir")
   if run.schedule:
-    examples = f"{run.schedule.examples:,} examples"
+    examples = f"{run.schedule.examples:,} {run.unit}s"
     trained_on = f"{data.path('train') or run.task.name}, {examples}"
   begun_with = None
   if "training" in settings:
@@ -147,6 +148,7 @@ def _state_facts(run, split, settings):
     "trained on": trained_on,
     "begun with": begun_with,
     **{name: str(fact) for name, fact in stated.items() if fact is not None},
+    **windows.describe(run.options.model),
     "features": run.features[split].path,
     "device": run.placement.describe(),
     "Python": platform.python_version(),

@@ -272,12 +272,14 @@ def try_steps(run, model_fn, mode, converter, longest, sample, batch_size):
     longest, sample: lists of `InputExample`s.
     batch_size: B.
   """
-  chosen = itertools.chain(
-    itertools.islice(itertools.cycle(longest), batch_size),
-    itertools.islice(itertools.cycle(sample), TRIED_BATCHES * batch_size),
-  )
+  chosen = [
+    *_convert(longest, converter, batch_size),
+    *_convert(sample, converter, TRIED_BATCHES * batch_size),
+  ]
   columns = batches.stack(
-    list(map(converter, chosen)), run.options.model.max_seq_length
+    chosen,
+    run.options.model.max_seq_length,
+    in_windows=run.options.model.stride > 0,
   )
   with tf.Graph().as_default():
     dataset = tf.data.Dataset.from_tensor_slices(columns).batch(
@@ -293,6 +295,12 @@ def try_steps(run, model_fn, mode, converter, longest, sample, batch_size):
       session.run(tf.global_variables_initializer())
       seconds, steps = _time_steps(session.make_callable(fetches))
   return Trial(seconds, steps, peak_memory())
+
+
+def _convert(examples, converter, number):
+  """Returns so many features of examples, which are taken again and again."""
+  converted = map(converter.windows, itertools.cycle(examples))
+  return itertools.islice(itertools.chain.from_iterable(converted), number)
 
 
 def _time_steps(step):

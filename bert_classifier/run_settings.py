@@ -22,6 +22,8 @@ _BEFORE_RECORDED = {
   "layer_norm_eps": modeling.LAYER_NORM_EPSILON,
   "head_dropout": modeling.BertForSequenceClassification.HEAD_DROPOUT,
   "truncation": choice_options.HEAD,
+  "stride": 0,
+  "window_pooling": choice_options.MEAN_LOGITS,
   **dataclasses.asdict(choice_options.ChoiceOptions()),
 }
 
@@ -245,6 +247,8 @@ def _format_value(value):
 _MODEL_SETTINGS_TO_RESUME = (
   "max_seq_length",
   "truncation",
+  "stride",
+  "window_pooling",
   "hidden_dropout_prob",
   "attention_probs_dropout_prob",
 )

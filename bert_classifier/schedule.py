@@ -111,10 +111,10 @@ def announce_training(run):
   """
   logging.info(
     "training on %s: steps %d to %d of %s, %d of warmup, on %s",
-    plain_texts.count(run.schedule.examples),
+    plain_texts.count(run.schedule.examples, run.unit),
     run.first_step + 1,
     run.schedule.steps,
-    plain_texts.count(run.options.training.train_batch_size),
+    plain_texts.count(run.options.training.train_batch_size, run.unit),
     run.schedule.warmup_steps,
     run.placement.describe(),
   )

@@ -440,6 +440,7 @@ def cache(golden_task, tokenizer, tmp_path):
     length=24,
     tokenizer=tokenizer,
     processes=1,
+    stride=0,
     task="mrpc",
     folder=f"{golden_task}/data",
     cache_dir=tmp_path,
@@ -453,6 +454,7 @@ def cache(golden_task, tokenizer, tmp_path):
       tokenizer_inputs={"vocabulary": "v", "do_lower_case": True, **inputs},
       tokenizer=tokenizer,
       num_processes=processes,
+      stride=stride,
     )
 
   return cache

@@ -21,6 +21,7 @@ from bert_classifier import (
   tasks,
   training_loss,
   training_step,
+  truncation,
 )
 from bert_classifier.catalogue import MrpcProcessor
 from bert_classifier.choice_options import ChoiceOptions
@@ -310,9 +311,9 @@ def test_a_choice_differs_from_a_training_that_knew_none():
 @pytest.mark.parametrize("length", [5, 6, 9, 14])
 def test_truncation_keeps_as_many_tokens_at_other_ends(second, length):
   first = list(range(1, 12))
-  head = features.truncate(first, second, length)
-  tail = features.truncate(first, second, length, "tail")
-  both = features.truncate(first, second, length, "head_tail")
+  head = truncation.truncate(first, second, length)
+  tail = truncation.truncate(first, second, length, "tail")
+  both = truncation.truncate(first, second, length, "head_tail")
   for whole, start, end, mixed in zip((first, second), head, tail, both):
     kept = len(start)
     assert start == whole[:kept]
@@ -327,10 +328,10 @@ def test_an_exported_graph_cuts_texts_as_the_converter_does(tokenizer, graph):
   pairs = [(a, b) for a in texts[1:] for b in texts]
   first, second = map(tf.constant, zip(*pairs))
   found, expected = [], []
-  for truncation in ("tail", "head_tail"):
-    encoder = TextEncoder(tokenizer, 9, truncation)
+  for kept in ("tail", "head_tail"):
+    encoder = TextEncoder(tokenizer, 9, kept)
     found.append(encoder(first, second))
-    converter = features.Converter(features.ONE_CLASS, 9, tokenizer, truncation)
+    converter = features.Converter(features.ONE_CLASS, 9, tokenizer, kept)
     expected.append(
       [converter(InputExample("", a, b, None)).as_dict() for a, b in pairs]
     )
@@ -342,7 +343,7 @@ def test_an_exported_graph_cuts_texts_as_the_converter_does(tokenizer, graph):
 
 
 def test_head_tail_is_that_of_the_paper_at_512_positions():
-  kept, _ = features.truncate(list(range(1000)), [], 512, "head_tail")
+  kept, _ = truncation.truncate(list(range(1000)), [], 512, "head_tail")
   assert kept == [*range(128), *range(1000 - 382, 1000)]
 
 

@@ -31,6 +31,17 @@ def small_chunks(monkeypatch):
   monkeypatch.setattr(conversion, "CHUNK_EXAMPLES", 3)
 
 
+@forks
+def test_processes_cut_the_same_windows(cache, small_chunks):
+  alone = cache(length=16, stride=5).features("train")
+  manifest = f"{alone.path[:-9]}json"
+  written = files.hash_file(alone.path), files.read_json(manifest)
+  os.remove(manifest)
+  several = cache(length=16, stride=5, processes=2).features("train")
+  assert several == alone and alone.records > alone.examples
+  assert (files.hash_file(alone.path), files.read_json(manifest)) == written
+
+
 @pytest.mark.parametrize("processes", [2, 3])
 def test_processes_change_no_byte(cache, golden_task, small_chunks, processes):
   alone = cache().features("train")

@@ -21,12 +21,12 @@ import safetensors
 
 from bert_classifier import (
   checkpoints,
-  features,
   files,
   hugging_face_export,
   model_files,
   targets,
   tokenizer_files,
+  truncation,
 )
 import tokenization
 
@@ -382,6 +382,6 @@ def test_a_cut_pair_differs_by_the_odd_token_at_most(
   tokenizer.enable_truncation(6)
   tokens = tokenizer.encode("a " * first, "B " * second).tokens
   assert (tokens.count("a"), tokens.count("B")) == theirs
-  ours = features.truncate(["a"] * first, ["B"] * second, 6)
+  ours = truncation.truncate(["a"] * first, ["B"] * second, 6)
   expected = theirs if first > second or first == 1 else theirs[::-1]
   assert tuple(map(len, ours)) == expected

@@ -78,6 +78,7 @@ def test_steps_are_those_of_the_training(report, golden_task):
     "left": steps,
     "warmup steps": int(steps * 0.1),
     "batch": 8,
+    "unit": "example",
   }
   assert report["time"]["train"]["batches measured"] == resources.TRIED_BATCHES
   seconds = report["time"]["train"]["seconds a batch"]

@@ -206,6 +206,8 @@ def test_settings_of_training_are_the_flags_that_decide_it():
   assert set(options.make_options().settings("model")) == {
     "max_seq_length",
     "truncation",
+    "stride",
+    "window_pooling",
     "do_lower_case",
   }
 

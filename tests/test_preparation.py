@@ -185,7 +185,7 @@ def test_a_trained_folder_remembers_its_threshold(tmp_path):
 def test_the_examples_of_a_batch_are_chosen_by_their_tokens(
   tokens, flags, examples
 ):
-  sets = {"dev": Features("path", 10, 10 * tokens), "test": None}
+  sets = {"dev": Features("path", 10, 10 * tokens, 10), "test": None}
   values = options.make_options(**flags)
   placement = device_choice.make_placement(values.device)
   found = preparation.choose_batch_size(

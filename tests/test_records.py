@@ -54,7 +54,7 @@ def test_a_record_is_what_tensorflow_parses(length):
     label = source.randrange(300)
     example = InputExample("g", text(0), text(0), label)
     parsed = tf.train.Example.FromString(
-      convert.record(convert.inputs(example))
+      convert.records(convert.inputs(example))[0]
     )
     assert parsed == of_tensorflow(convert(example).as_dict())
 
@@ -89,7 +89,7 @@ def test_a_float_target_is_what_tensorflow_parses():
   for label in NUMBERS:
     example = InputExample("g", "5 300", "7", label)
     converted = convert(example)
-    record = convert.record(convert.inputs(example))
+    (record,) = convert.records(convert.inputs(example))
     assert record == records.serialize(converted)
     written = {
       n: list(map(float, v)) if n == "number" else v

@@ -403,6 +403,8 @@ def test_examples_that_fill_up_a_batch_are_not_written(tmp_path, monkeypatch):
     options=options.make_options(output_dir=str(tmp_path)),
     placement=devices.Placement(),
     count=lambda *_: 2,
+    count_records=lambda *_: 2,
+    unit="example",
     cache=SimpleNamespace(converted_examples=lambda _: examples),
     weights=model_files.Weights(None, "model.ckpt-1"),
     task=SimpleNamespace(target=targets.OneClass(["no", "yes"]), metrics=()),
