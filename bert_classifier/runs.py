@@ -32,6 +32,7 @@ from bert_classifier import (
   output_dir,
   preparation,
   report,
+  selection,
   sharing,
   sweep,
 )
@@ -311,7 +312,9 @@ def _train_and_evaluate(prepared, one, run, do):
     logging.info("it is done, and not done again")
   else:
     to_do = run
-    if run.is_finished:  # but for its evaluation
+    # All but an evaluation at its end, which training itself makes up for where
+    # it would decide what is best.
+    if run.is_finished and not selection.is_behind(run):
       options = one.apply(prepared.options, **_EVALUATE)
       to_do = preparation.convert(derive(prepared, options))
     _do(to_do, do)
@@ -501,6 +504,7 @@ def _describe_stage(run, stage):
     }
   return {
     "step": output_dir.inspect(run.options.run.output_dir).step,
+    "use_best": run.options.run.use_best,
     "steps": run.schedule and run.schedule.steps,
     "features": {
       split: features.sha256 for split, features in run.features.items()

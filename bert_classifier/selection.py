@@ -466,6 +466,20 @@ def make_spec(run, input_fn, training_hook, ending):
 # Before and after training
 
 
+def is_behind(run):
+  """Returns whether an evaluation or a copy is to be made before training.
+
+  Args:
+    run: `preparation.Run` with the `Record` of its start.
+  """
+  best = find_best(run.options.run.output_dir)
+  record = run.record
+  return keeps_best(run) and (
+    record.step not in record.steps
+    or record.best != (best and output_dir.step_of(best))
+  )
+
+
 def catch_up(run, evaluate):
   """Makes up for an evaluation, and for a copy, that a kill took away.
 

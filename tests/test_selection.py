@@ -461,6 +461,28 @@ def test_weights_that_cannot_be_kept_end_the_run_and_are_kept_by_the_next(
   assert_equal_variables(folder / "best", chosen / "best")
 
 
+def test_of_several_runs_each_has_its_best(classify, chosen, flags, tmp_path):
+  """One of them lost its last evaluation, and ends by it all the same."""
+  for seed in (2, 3):
+    folder = tmp_path / "runs" / f"seed={seed}"
+    shutil.copytree(chosen, folder)
+    history.drop_after(str(folder / "history.jsonl"), 11)
+  (folder / "run_manifest.json").write_text(
+    (folder / "run_manifest.json").read_text().replace('"seed": 2', '"seed": 3')
+  )
+  several = dict(flags, output_dir=tmp_path, num_runs=2, use_best=True)
+  outcome = classify(**several)
+  assert outcome.status == 0, outcome.log
+  assert outcome.log.count("step 12 is still to be evaluated") == 2
+  assert "training on" not in outcome.log
+  for seed in (2, 3):
+    folder = tmp_path / "runs" / f"seed={seed}"
+    assert read_results(folder / "eval_results.txt")["global_step"] == 8
+    assert list_evaluations(folder) == list_evaluations(chosen)
+  outcome = classify(**dict(several, use_best=False))
+  assert read_results(folder / "eval_results.txt")["global_step"] == 12
+
+
 # ---------------------------------------------------------------------------
 # After a kill
 
