@@ -48,7 +48,9 @@ _USE = dict.fromkeys(
   ("do_train", "do_eval", "calibrate", "overwrite_output_dir", "resume")
 )
 _EVALUATE = {**_TRAIN, **dict.fromkeys(("do_train", "overwrite_output_dir"))}
-_OF_PREDICTIONS = "predict_", "embed_", "glue_"  # flags of inference
+# Beginnings of flags that do not decide what a stage gives.
+_WHEREABOUTS = "output_dir", "overwrite_", "resume"
+_OF_PREDICTIONS = "predict_", "embed_", "glue_"
 
 # ---------------------------------------------------------------------------
 # Preparation
@@ -492,13 +494,15 @@ def _describe_stage(run, stage):
   Args:
     run, stage: as of `_is_done`.
   """
-  flags = dataclasses.asdict(run.options.inference)
+  left_out = _WHEREABOUTS
   if stage == "evaluated":
-    flags = {
-      name: value
-      for name, value in flags.items()
-      if not name.startswith(_OF_PREDICTIONS)
-    }
+    left_out += _OF_PREDICTIONS
+  flags = {
+    name: value
+    for group in (run.options.run, run.options.inference)
+    for name, value in dataclasses.asdict(group).items()
+    if not name.startswith(left_out)
+  }
   return {
     "step": output_dir.inspect(run.options.run.output_dir).step,
     "steps": run.schedule and run.schedule.steps,

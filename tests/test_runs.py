@@ -170,6 +170,28 @@ def test_a_run_is_what_an_ordinary_command_gives(
     assert (folder / name).read_text() == (tmp_path / name).read_text()
 
 
+def shorten_dev_set(golden_task, folder):
+  data = shutil.copytree(f"{golden_task}/data", folder / "data")
+  lines = (data / "dev.tsv").read_text().splitlines(keepends=True)
+  (data / "dev.tsv").write_text("".join(lines[:-1]))
+  return data
+
+
+@pytest.mark.parametrize("change", ["metrics", "dev set"])
+def test_what_would_give_other_results_is_evaluated_again(
+  swept, classify, flags, golden_task, tmp_path, monkeypatch, change
+):
+  command = dict(flags, output_dir=swept.folder, sweep=SWEEP)
+  if change == "metrics":
+    command["metrics"] = "recall"
+  else:
+    command["data_dir"] = shorten_dev_set(golden_task, tmp_path)
+  watch = Watch(monkeypatch)
+  watch.killed_in = NAMES[0], "evaluate"
+  assert classify(**command).status == 130
+  assert watch.calls == list_calls(NAMES[0], "evaluate")
+
+
 def test_the_table_holds_the_results_of_each_run(swept):
   for table, names in zip(swept.tables[2:], (NAMES, [NAMES[1], ADDED])):
     header, *rows = table
