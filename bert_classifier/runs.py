@@ -32,6 +32,7 @@ from bert_classifier import (
   output_dir,
   preparation,
   report,
+  selection,
   sharing,
   sweep,
 )
@@ -103,6 +104,8 @@ def derive(run, options):
     UserError, OSError: as `preparation.prepare`.
   """
   output_dir.check_place(options.run.output_dir)
+  selection.check_best(options.run)
+  options = selection.check_request(options, run.placement)
   device_choice.check_batches(options, run.placement)
   if options.run.do_train:
     preparation.check_choices(options.choice, run.task)
@@ -313,7 +316,8 @@ def _train_and_evaluate(prepared, one, run, do):
     logging.info("it is done, and not done again")
   else:
     to_do = run
-    if run.is_finished:  # but for its evaluation
+    # Finished but for its evaluation, and none is missing that chooses.
+    if run.is_finished and not selection.keeps_best(run):
       options = one.apply(prepared.options, **_EVALUATE)
       to_do = preparation.convert(derive(prepared, options))
     _do(to_do, do)

@@ -343,3 +343,26 @@ def test_a_dry_run_tells_of_all_runs(swept, classify, flags, tmp_path, capsys):
   text = " ".join(capsys.readouterr().out.split())
   assert "runs 4, 4 settings of 1 seed, 2 of them trained before" in text
   assert sorted(swept.folder.rglob("*")) == before
+
+
+def test_a_run_keeps_its_best_weights_and_may_be_judged_by_them(
+  classify, flags, tmp_path, monkeypatch
+):
+  command = dict(flags, output_dir=tmp_path, save_checkpoints_steps=None)
+  command.update(sweep="learning_rate=1e-3", eval_every_steps=3)
+  outcome = classify("--use_best", **command)
+  assert outcome.status == 0, outcome.log
+  (run,) = (tmp_path / "runs").iterdir()
+  entries = history.read(str(run / "history.jsonl"))
+  figures = [
+    (entry["eval_f1"], -entry["step"]) for entry in entries if "split" in entry
+  ]
+  assert len(figures) == 3  # of 9 steps
+  results = read_results(run / "eval_results.txt")
+  assert (results["eval_f1"], -results["global_step"]) == max(figures)
+  watch = Watch(monkeypatch)
+  assert classify("--use_best", **command).status == 0
+  assert not watch.calls
+  watch.killed_in = run.name, "evaluate"
+  assert classify(**command).status == 130  # judged by the last ones, anew
+  assert watch.calls == list_calls(run.name, "evaluate")
