@@ -49,7 +49,9 @@ _USE = dict.fromkeys(
   ("do_train", "do_eval", "calibrate", "overwrite_output_dir", "resume")
 )
 _EVALUATE = {**_TRAIN, **dict.fromkeys(("do_train", "overwrite_output_dir"))}
-_OF_PREDICTIONS = "predict_", "embed_", "glue_"  # flags of inference
+# Beginnings of flags that do not decide what a stage gives.
+_WHEREABOUTS = "output_dir", "overwrite_", "resume"
+_OF_PREDICTIONS = "predict_", "embed_", "glue_"
 
 # ---------------------------------------------------------------------------
 # Preparation
@@ -102,6 +104,8 @@ def derive(run, options):
     UserError, OSError: as `preparation.prepare`.
   """
   output_dir.check_place(options.run.output_dir)
+  selection.check_best(options.run)
+  options = selection.check_request(options, run.placement)
   device_choice.check_batches(options, run.placement)
   if options.run.do_train:
     preparation.check_choices(options.choice, run.task)
@@ -495,16 +499,17 @@ def _describe_stage(run, stage):
   Args:
     run, stage: as of `_is_done`.
   """
-  flags = dataclasses.asdict(run.options.inference)
+  left_out = _WHEREABOUTS
   if stage == "evaluated":
-    flags = {
-      name: value
-      for name, value in flags.items()
-      if not name.startswith(_OF_PREDICTIONS)
-    }
+    left_out += _OF_PREDICTIONS
+  flags = {
+    name: value
+    for group in (run.options.run, run.options.inference)
+    for name, value in dataclasses.asdict(group).items()
+    if not name.startswith(left_out)
+  }
   return {
     "step": output_dir.inspect(run.options.run.output_dir).step,
-    "use_best": run.options.run.use_best,
     "steps": run.schedule and run.schedule.steps,
     "features": {
       split: features.sha256 for split, features in run.features.items()

@@ -462,7 +462,7 @@ def test_padding_is_skipped_unless_it_is_asked_for(
   monkeypatch.setattr(
     fast_modeling,
     "forms",
-    lambda skip, *places: made.append(skip) or forms(skip, *places),
+    lambda skip, **how: made.append(skip) or forms(skip, **how),
   )
   flags = dict(output_dir=output_dir, **small_model)
   losses = []

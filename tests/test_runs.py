@@ -170,6 +170,28 @@ def test_a_run_is_what_an_ordinary_command_gives(
     assert (folder / name).read_text() == (tmp_path / name).read_text()
 
 
+def shorten_dev_set(golden_task, folder):
+  data = shutil.copytree(f"{golden_task}/data", folder / "data")
+  lines = (data / "dev.tsv").read_text().splitlines(keepends=True)
+  (data / "dev.tsv").write_text("".join(lines[:-1]))
+  return data
+
+
+@pytest.mark.parametrize("change", ["metrics", "dev set"])
+def test_what_would_give_other_results_is_evaluated_again(
+  swept, classify, flags, golden_task, tmp_path, monkeypatch, change
+):
+  command = dict(flags, output_dir=swept.folder, sweep=SWEEP)
+  if change == "metrics":
+    command["metrics"] = "recall"
+  else:
+    command["data_dir"] = shorten_dev_set(golden_task, tmp_path)
+  watch = Watch(monkeypatch)
+  watch.killed_in = NAMES[0], "evaluate"
+  assert classify(**command).status == 130
+  assert watch.calls == list_calls(NAMES[0], "evaluate")
+
+
 def test_the_table_holds_the_results_of_each_run(swept):
   for table, names in zip(swept.tables[2:], (NAMES, [NAMES[1], ADDED])):
     header, *rows = table
@@ -321,3 +343,26 @@ def test_a_dry_run_tells_of_all_runs(swept, classify, flags, tmp_path, capsys):
   text = " ".join(capsys.readouterr().out.split())
   assert "runs 4, 4 settings of 1 seed, 2 of them trained before" in text
   assert sorted(swept.folder.rglob("*")) == before
+
+
+def test_a_run_keeps_its_best_weights_and_may_be_judged_by_them(
+  classify, flags, tmp_path, monkeypatch
+):
+  command = dict(flags, output_dir=tmp_path, save_checkpoints_steps=None)
+  command.update(sweep="learning_rate=1e-3", eval_every_steps=3)
+  outcome = classify("--use_best", **command)
+  assert outcome.status == 0, outcome.log
+  (run,) = (tmp_path / "runs").iterdir()
+  entries = history.read(str(run / "history.jsonl"))
+  figures = [
+    (entry["eval_f1"], -entry["step"]) for entry in entries if "split" in entry
+  ]
+  assert len(figures) == 3  # of 9 steps
+  results = read_results(run / "eval_results.txt")
+  assert (results["eval_f1"], -results["global_step"]) == max(figures)
+  watch = Watch(monkeypatch)
+  assert classify("--use_best", **command).status == 0
+  assert not watch.calls
+  watch.killed_in = run.name, "evaluate"
+  assert classify(**command).status == 130  # judged by the last ones, anew
+  assert watch.calls == list_calls(run.name, "evaluate")
