@@ -68,7 +68,7 @@ def test_the_chief_is_the_first_of_the_machines(
 def test_a_dry_run_is_of_one_machine():
   cluster = clusters.Cluster(("a:1", "b:1"), 0)
   with pytest.raises(UserError, match="unset .*TF_CONFIG, which names 2"):
-    preparation.take_place(cluster, RunOptions(dry_run=True))
+    preparation.leave_log_to_chief(cluster, RunOptions(dry_run=True))
 
 
 def test_an_evaluator_is_no_member_of_the_cluster():

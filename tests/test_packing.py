@@ -142,7 +142,7 @@ def test_losses_and_gradients_are_those_of_the_plain_form(
   inputs = features(LENGTHS[name])
   theirs = train(inputs, modeling.Forms(dtype))
   rows = rows_of(LENGTHS[name]) + spare_rows
-  forms = packing.forms(len(LENGTHS[name]), True, dtype)
+  forms = packing.forms(len(LENGTHS[name]), dtype=dtype)
   ours = train(packed(inputs, rows), forms, use_xla)
   assert len(ours) == len(theirs)
   # All scores of an example without a token lie next to -10000 in the plain
