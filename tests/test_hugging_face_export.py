@@ -387,11 +387,9 @@ def test_a_cut_pair_differs_by_the_odd_token_at_most(
   assert tuple(map(len, ours)) == expected
 
 
-@pytest.mark.parametrize(
-  "truncation, side", [("head", "right"), ("tail", "left")]
-)
-def test_their_tokenizer_is_told_which_end_is_cut(cased, truncation, side):
-  config = tokenizer_files.describe_tokenizer_config(cased, 4, truncation)
+@pytest.mark.parametrize("which, side", [("head", "right"), ("tail", "left")])
+def test_their_tokenizer_is_told_which_end_is_cut(cased, which, side):
+  config = tokenizer_files.describe_tokenizer_config(cased, 4, which)
   assert config["truncation_side"] == side
   library = pytest.importorskip("tokenizers")
   tokenizer = library.Tokenizer.from_str(
@@ -399,5 +397,5 @@ def test_their_tokenizer_is_told_which_end_is_cut(cased, truncation, side):
   )
   tokenizer.enable_truncation(config["model_max_length"], direction=side)
   tokens = tokenizer.encode("a B New York").tokens
-  expected, _ = features.truncate(["a", "B", "New York"], [], 4, truncation)
+  expected, _ = truncation.truncate(["a", "B", "New York"], [], 4, which)
   assert tokens == ["[CLS]", *expected, "[SEP]"]
