@@ -93,7 +93,9 @@ def export_of_run(run, init_checkpoint):
     ),
     tokenizer_files.TOKENIZER_CONFIG: _format_json(
       tokenizer_files.describe_tokenizer_config(
-        run.model.tokenizer, run.options.model.max_seq_length
+        run.model.tokenizer,
+        run.options.model.max_seq_length,
+        run.options.model.truncation,
       )
     ),
     model_card.NAME: model_card.format_card(

@@ -9,7 +9,13 @@ import os
 
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import evaluation, output_dir, plain_texts, targets
+from bert_classifier import (
+  choice_options,
+  evaluation,
+  output_dir,
+  plain_texts,
+  targets,
+)
 
 NAME = "README.md"
 _HEADER = """\
@@ -109,6 +115,11 @@ def _explain_use(run):
       f"Texts are cut at {length}. In training, longer ones were in windows of"
       f" as many, each beginning {model.stride} after the one before; the"
       f" {model.window_pooling} of their logits is the prediction of a text."
+    )
+  elif model.truncation == choice_options.HEAD_TAIL:
+    after = (
+      f"Texts are cut at {length}, and their heads are kept, where the training"
+      " kept heads and tails: cut long ones beforehand."
     )
   return "\n".join(
     ["## Use", "", *_fence("python", "\n".join(code)), "", after, ""]

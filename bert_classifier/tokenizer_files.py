@@ -15,6 +15,7 @@ from typing import NamedTuple, Optional
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import errors, files
+from bert_classifier.choice_options import TAIL
 import tokenization
 
 # Names of the files in a model's folder.
@@ -338,12 +339,14 @@ def describe_tokenizer(tokenizer):
   }
 
 
-def describe_tokenizer_config(tokenizer, max_seq_length):
+def describe_tokenizer_config(tokenizer, max_seq_length, truncation):
   """Returns the content of a tokenizer_config.json, a dictionary.
 
   Args:
     tokenizer: `tokenization.FullTokenizer`.
     max_seq_length: S, at which texts are cut.
+    truncation: see `features.truncate`. Of "head_tail", which their library
+      does not have, the head is kept.
   """
   basic = tokenizer.basic_tokenizer
   special = _find_special(tokenizer.vocab)
@@ -353,6 +356,7 @@ def describe_tokenizer_config(tokenizer, max_seq_length):
     "strip_accents": basic.strip_accents,
     "tokenize_chinese_chars": basic.tokenize_chinese_chars,
     "model_max_length": max_seq_length,
+    "truncation_side": "left" if truncation == TAIL else "right",
     "added_tokens_decoder": {
       str(number): token for number, token in _list_declared(tokenizer)
     },

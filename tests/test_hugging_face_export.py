@@ -277,7 +277,7 @@ def write_tokenizer(tokenizer, folder):
     ("tokenizer.json", tokenizer_files.describe_tokenizer(tokenizer)),
     (
       "tokenizer_config.json",
-      tokenizer_files.describe_tokenizer_config(tokenizer, 16),
+      tokenizer_files.describe_tokenizer_config(tokenizer, 16, "head"),
     ),
   ):
     (folder / name).write_text(json.dumps(content))
@@ -385,3 +385,17 @@ def test_a_cut_pair_differs_by_the_odd_token_at_most(
   ours = truncation.truncate(["a"] * first, ["B"] * second, 6)
   expected = theirs if first > second or first == 1 else theirs[::-1]
   assert tuple(map(len, ours)) == expected
+
+
+@pytest.mark.parametrize("which, side", [("head", "right"), ("tail", "left")])
+def test_their_tokenizer_is_told_which_end_is_cut(cased, which, side):
+  config = tokenizer_files.describe_tokenizer_config(cased, 4, which)
+  assert config["truncation_side"] == side
+  library = pytest.importorskip("tokenizers")
+  tokenizer = library.Tokenizer.from_str(
+    json.dumps(tokenizer_files.describe_tokenizer(cased))
+  )
+  tokenizer.enable_truncation(config["model_max_length"], direction=side)
+  tokens = tokenizer.encode("a B New York").tokens
+  expected, _ = truncation.truncate(["a", "B", "New York"], [], 4, which)
+  assert tokens == ["[CLS]", *expected, "[SEP]"]
