@@ -13,7 +13,6 @@ Writes checkpoints, eval_results.txt, test_results.tsv and test_predictions.tsv
 into output_dir. The same command again goes on where a killed run stopped.
 """
 
-import contextlib
 import functools
 import os
 
@@ -34,16 +33,11 @@ from bert_classifier import (
   embeddings,
   errors,
   evaluation,
-  export,
   fast_optimization,
   history,
-  hugging_face_export,
-  inspection,
-  interactive,
   launcher,
   layouts,
   memory,
-  onnx_export,
   options,
   output_dir,
   predictions,
@@ -58,6 +52,7 @@ from bert_classifier import (
   sharing,
   targets,
   training_step,
+  uses,
 )
 from bert_classifier.catalogue import (  # noqa: F401 - the 2018 script's names
   PROCESSORS,
@@ -423,7 +418,7 @@ def evaluate(estimator, run, split, results=None):
   if results is None:
     results = run_evaluation(estimator, run, split)
   results = evaluation.tidy_results(results)
-  weights, _ = weights_in_use(estimator, run)
+  weights, _ = sharing.find_weights_in_use(run)
   evaluation.check_finite(results, weights)
   folder = run.options.run.output_dir
   path = evaluation.write_results(folder, split, results, weights)
@@ -446,14 +441,6 @@ def run_evaluation(estimator, run, split):
     )
 
 
-def weights_in_use(estimator, run):
-  """Returns the weights that are evaluated or predict: path, and their step."""
-  newest = run.weights.checkpoint or estimator.latest_checkpoint()
-  if newest:
-    return newest, output_dir.step_of(newest)
-  return run.model.weights.path, 0
-
-
 def predict(estimator, run, splits, kind=predictions):
   """Predicts the splits in one session and writes a line for each example.
 
@@ -471,22 +458,8 @@ def predict(estimator, run, splits, kind=predictions):
   )
   with memory.explain_exhaustion(run, splits[0]):
     return kind.write_of_run(
-      run, splits, outputs, *weights_in_use(estimator, run)
+      run, splits, outputs, *sharing.find_weights_in_use(run)
     )
-
-
-def use_newest_weights(run, init_checkpoint, use):
-  """Returns what a function of run, model_fn and path of weights gives."""
-  placement = run.placement.of_this_machine()
-  model_fn = make_model_fn(run, init_checkpoint, placement)
-  return sharing.load_newest(run, functools.partial(use, run, model_fn))
-
-
-def answer(run, init_checkpoint):
-  """Predicts texts that are in no split, on standard output."""
-  predictor = use_newest_weights(run, init_checkpoint, interactive.Predictor)
-  with contextlib.closing(predictor):
-    interactive.answer(run.options.run, run.task, predictor)
 
 
 # ---------------------------------------------------------------------------
@@ -515,14 +488,10 @@ def main(argv):
       run.placement.prepare_process()
       tf.enable_resource_variables()  # which XLA and strategies need
       with saving.sessions_end_at_errors():
-        if asked.run.dry_run and plans:
+        if asked.run.dry_run:
           runs.report_dry_run(run, asked, plans, make_model_fn)
-        elif asked.run.dry_run:
-          inspection.report_dry_run(run, make_model_fn)
-        elif plans:
-          runs.carry_out(run, asked, plans, claim_and_carry_out)
         else:
-          claim_and_carry_out(run)
+          runs.carry_out(run, asked, plans, claim_and_carry_out)
 
 
 def claim_and_carry_out(run):
@@ -542,18 +511,11 @@ def carry_out(run, init_checkpoint):
   lines = []
   if run.options.run.reads_data:
     run, lines = compute_splits(run, init_checkpoint)
-  if run.options.run.do_export:
-    lines.append(use_newest_weights(run, init_checkpoint, export.write))
+  lines += uses.export(run, init_checkpoint, make_model_fn)
   for line in lines:
     logging.info("%s", line)
   if run.options.run.answers:
-    answer(run, init_checkpoint)
-  if run.options.run.export_hf:
-    logging.info("%s", hugging_face_export.export_of_run(run, init_checkpoint))
-  if run.options.run.export_onnx:
-    run = onnx_export.compute_every_position(run)
-    line = use_newest_weights(run, init_checkpoint, onnx_export.write)
-    logging.info("%s", line)
+    uses.answer(run, init_checkpoint, make_model_fn)
 
 
 def train_on(estimator, run):
@@ -596,7 +558,7 @@ def compute_splits(run, init_checkpoint):
     collector.target = run.task.target
   for split in run.splits("dev"):
     path, results = evaluate(estimator, run, split, known.get(split))
-    weights, _ = weights_in_use(estimator, run)
+    weights, _ = sharing.find_weights_in_use(run)
     if run.options.inference.calibrate and split == "dev":
       run, results = calibration.calibrate(run, collector, weights, results)
     last_lines.append(evaluation.describe_results(split, results, path))

@@ -20,7 +20,6 @@ from bert_classifier import (
   clusters,
   device_choice,
   devices,
-  heads,
   hugging_face_export,
   inspection,
   interactive,
@@ -33,6 +32,7 @@ from bert_classifier import (
   run_settings,
   selection,
   sweep,
+  trained_settings,
   windows,
 )
 from bert_classifier.catalogue import PROCESSORS
@@ -41,7 +41,6 @@ from bert_classifier.feature_cache import FeatureCache, prepare_cache
 from bert_classifier.options import (
   Options,
   all_flags,
-  make_options,
   recorded_place,
 )
 from bert_classifier.schedule import (
@@ -51,8 +50,6 @@ from bert_classifier.schedule import (
   make_schedule,
 )
 from bert_classifier.task_choice import Task, check_task_flags, prepare_task
-
-_CUTTING = "max_seq_length", "truncation", "stride", "window_pooling"
 
 
 class Run(NamedTuple):
@@ -170,7 +167,7 @@ def prepare(options):
   cluster = clusters.read(os.environ.get(clusters.VARIABLE))
   if cluster is not None:
     leave_log_to_chief(cluster, options.run)
-  options = find_output_dir(options)
+  options = trained_settings.find_output_dir(options)
   check_flags(options.run)
   check_there_is_a_model(options.run, options.model)
   selection.check_best(options.run)
@@ -181,9 +178,9 @@ def prepare(options):
       options.data.cache_dir, "cache_dir", is_read_only=True
     )
   device_choice.check_request(options, cluster)
-  trained = read_trained_settings(options.run)
-  options = take_trained_settings(options, trained)
-  options = take_trained_cutting(options)
+  trained = trained_settings.read(options.run)
+  options = trained_settings.fill_in(options, trained)
+  options = trained_settings.fill_in_cutting(options)
   placement = device_choice.prepare_placement(options, cluster)
   options = selection.check_request(options, placement)
   placement.join()
@@ -203,7 +200,7 @@ def check(options, trained, placement):
 
   Args:
     options: `options.Options`, which go with each other.
-    trained: what `read_trained_settings` gives.
+    trained: what `trained_settings.read` gives.
     placement: see `devices`.
 
   Raises:
@@ -357,23 +354,6 @@ def leave_log_to_chief(cluster, options):
     progress.log_errors_only(name)
 
 
-def find_output_dir(options):
-  """Returns the options, output_dir filled in where nothing is written there.
-
-  To answer or to export, the folder of --init_checkpoint is enough, which may
-  be that of a training.
-
-  Args:
-    options: `options.Options`.
-  """
-  run, weights = options.run, options.model.init_checkpoint
-  is_only_read = run.uses_head and not run.fills_folder
-  if run.output_dir or not (is_only_read and weights):
-    return options
-  folder = os.path.dirname(checkpoints.open_checkpoint(weights).path) or "."
-  return make_options(**{**options.given_values(), "output_dir": folder})
-
-
 def check_flags(options):
   """Checks that `options.RunOptions` are there and go with each other.
 
@@ -435,56 +415,12 @@ def check_there_is_a_model(run, model):
     )
 
 
-def take_trained_settings(options, trained):
-  """Returns the options, those not given as output_dir was trained with.
-
-  Args:
-    options: `options.Options`.
-    trained: what `read_trained_settings` gives.
-  """
-  phases = {"model", "paths", "prediction", "data"}
-  if options.run.do_train:
-    phases.add("training")
-  trained = own_data.forget_files(trained, options)
-  options, found = options.fill_in(trained, phases)
-  if found:
-    logging.info(
-      "flags that are not given are as in %s: %s",
-      os.path.join(options.run.output_dir, output_dir.MANIFEST),
-      " ".join(f"--{name}={value}" for name, value in found.items()),
-    )
-  return options
-
-
-def take_trained_cutting(options):
-  """Returns the options, texts cut as those that init_checkpoint learned from.
-
-  Where --max_seq_length or --truncation is not given, and a manifest beside the
-  weights has it.
-
-  Args:
-    options: `options.Options`.
-
-  Raises:
-    UserError: the weights cannot be opened, or their manifest is damaged.
-  """
-  named = options.model.init_checkpoint
-  if not named or options.given.issuperset(_CUTTING):
-    return options
-  manifest = heads.read_manifest(checkpoints.open_checkpoint(named))
-  cutting = {name: manifest[name] for name in manifest if name in _CUTTING}
-  options, found = options.fill_in({"model": cutting}, {"model"})
-  for name, value in found.items():
-    logging.info("--%s=%s, with which %s was trained", name, value, named)
-  return options
-
-
 def choose_task(options, trained):
   """Returns the `Task` that the flags name, held against the other flags.
 
   Args:
     options: `options.Options`.
-    trained: what `read_trained_settings` gives.
+    trained: what `trained_settings.read` gives.
 
   Raises:
     UserError: a flag is needed, or does not go with the task.
@@ -573,25 +509,6 @@ def choose_batch_size(flag, options, placement, features, kind):
 
 # ---------------------------------------------------------------------------
 # Settings, output_dir
-
-
-def read_trained_settings(options):
-  """Returns the settings of the checkpoint in output_dir that is kept.
-
-  Args:
-    options: `options.RunOptions`.
-
-  Returns:
-    Dictionary by phase; {} where no checkpoint is there, or it is to be
-    overwritten.
-
-  Raises:
-    UserError: its manifest is damaged.
-  """
-  found = output_dir.inspect(output_dir.trained_folder(options))
-  if options.overwrite_output_dir or not found.checkpoint:
-    return {}
-  return found.settings
 
 
 def check_output_dir(options, model, settings, cache):

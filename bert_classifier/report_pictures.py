@@ -1,65 +1,27 @@
-"""The pictures of a report: inline SVG, drawn by matplotlib.
+"""The pictures of a report, drawn by matplotlib; see `drawing`."""
 
-Colours are those of the page, which knows light and dark: matplotlib draws in
-stand-ins, which become CSS variables. Text stays text, so that the reader's
-fonts, which have all scripts, show it.
-"""
-
-import html
-import io
-import re
 from typing import NamedTuple
 import warnings
 
 from matplotlib import rc_context
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
-from matplotlib.patches import PathPatch
-from matplotlib.path import Path
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 import numpy as np
 
+from bert_classifier.drawing import (
+  ACCENT,
+  INK,
+  LINE,
+  NARROW,
+  SOFT,
+  STYLE,
+  WARM,
+  WIDE,
+  fill_cells,
+  make_figure,
+  render,
+)
 from bert_classifier.report_findings import name_metric_of, percent, shorten
 
-# Stand-ins by the names of the page's variables.
-_COLOURS = {
-  "ink": "#010101",
-  "soft": "#020202",
-  "line": "#030303",
-  "accent": "#040404",
-  "warm": "#050505",
-}
-_INK, _SOFT, _LINE, _ACCENT, _WARM = _COLOURS.values()
-_STYLE = {
-  "svg.fonttype": "none",
-  "svg.hashsalt": "report",
-  "text.parse_math": False,
-  "font.family": "DejaVu Sans",  # comes with matplotlib; gives the widths
-  "font.size": 10,
-  "figure.facecolor": "none",
-  "axes.facecolor": "none",
-  "axes.labelsize": 10,
-  "xtick.labelsize": 9,
-  "ytick.labelsize": 9,
-  "axes.edgecolor": _LINE,
-  "axes.labelcolor": _SOFT,
-  "axes.spines.top": False,
-  "axes.spines.right": False,
-  "axes.grid": True,
-  "axes.axisbelow": True,
-  "grid.color": _LINE,
-  "grid.linewidth": 0.6,
-  "text.color": _INK,
-  "xtick.color": _SOFT,
-  "ytick.color": _SOFT,
-  "xtick.major.size": 0,
-  "ytick.major.size": 0,
-  "legend.frameon": False,
-  "legend.fontsize": 9,
-}
-_POINTS_AN_INCH = 72  # of the SVG's unit
-# As wide as a telephone shows it, so that its letters can be read there.
-_NARROW, _WIDE = 300, 640
 _SHADE = 0.6  # of the darkest cell, on which text can be read
 _POINT, _LARGEST_POINT = 14, 280  # areas in a scatter, in square points
 _MOST_SETTINGS = 20  # of several runs
@@ -94,84 +56,15 @@ class Picture(NamedTuple):
 def draw(report):
   """Returns the `Picture`s of a report by name, those that it has data for."""
   pictures = {}
-  with rc_context(_STYLE), warnings.catch_warnings():
+  with rc_context(STYLE), warnings.catch_warnings():
     # Of letters that the font has not: the reader's has them.
     warnings.filterwarnings("ignore", message="Glyph .* missing from")
     for name, function in _PICTURES.items():
       picture = function(report)
       if picture is not None:
-        svg = _finish(picture.svg, f"{name}-", picture.alt)
+        svg = render(picture.svg, f"{name}-", picture.alt)
         pictures[name] = picture._replace(svg=svg)
   return pictures
-
-
-# ---------------------------------------------------------------------------
-# SVG
-
-
-def _figure(height, width=_NARROW):
-  return Figure(
-    figsize=(width / _POINTS_AN_INCH, height / _POINTS_AN_INCH),
-    layout="constrained",
-  )
-
-
-def _finish(figure, prefix, alt):
-  """Returns a figure as an SVG element.
-
-  Args:
-    figure: a Figure.
-    prefix: goes before its ids, which are then the page's only ones.
-    alt: its text.
-  """
-  writer = io.StringIO()
-  FigureCanvasSVG(figure).print_svg(writer, metadata={"Date": None})
-  svg = writer.getvalue()
-  svg = svg[svg.index("<svg") :]
-  svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-  svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
-  box = re.search(r'viewBox="[^"]*"', svg)[0]
-  described = html.escape(alt, quote=True)
-  head = f'<svg {box} role="img" aria-label="{described}">'
-  svg = re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)
-  svg = re.sub(r'\bid="', f'id="{prefix}', svg)
-  svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{prefix}", svg)
-  # The page's font, of the size given here.
-  svg = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font-size: \1", svg)
-  svg = re.sub(r"font-family: [^;\"]*;?", "", svg)
-  for name, colour in _COLOURS.items():
-    svg = svg.replace(colour, f"var(--{name})")
-  return re.sub(r">\s+<", "><", svg)
-
-
-def _fill_cells(axes, x, y, alphas, colour):
-  """Fills the cells of a grid, all of one shade by one path.
-
-  Args:
-    x, y: edges of columns and rows.
-    alphas: opacity of the cells [rows, columns], 0 for none.
-    colour: of all of them.
-  """
-  shades = np.round(alphas, 2)
-  for shade in np.unique(shades[shades > 0]):
-    rows, columns = np.nonzero(shades == shade)
-    cells = [
-      Path(
-        [
-          (x[column], y[row]),
-          (x[column + 1], y[row]),
-          (x[column + 1], y[row + 1]),
-          (x[column], y[row + 1]),
-          (x[column], y[row]),
-        ],
-        closed=True,
-      )
-      for row, column in zip(rows, columns)
-    ]
-    path = Path.make_compound_path(*cells)
-    axes.add_patch(
-      PathPatch(path, color=colour, alpha=float(shade), linewidth=0)
-    )
 
 
 # ---------------------------------------------------------------------------
@@ -184,8 +77,8 @@ def _draw_confusion(report):
   labels = report["confusion"]["labels"]
   counts = np.array(report["confusion"]["counts"])
   many, number = len(labels) > _MOST_NARROW, len(labels)
-  width = _WIDE if many else _NARROW
-  figure = _figure(width * 0.85, width)
+  width = WIDE if many else NARROW
+  figure = make_figure(width * 0.85, width)
   axes = figure.subplots()
   axes.grid(False)
   shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -193,8 +86,8 @@ def _draw_confusion(report):
   alphas = np.where(counts, darkest * (0.1 + 0.9 * shares), 0)
   edges = np.arange(number + 1) - 0.5
   diagonal = np.eye(number, dtype=bool)
-  _fill_cells(axes, edges, edges, np.where(diagonal, alphas, 0), _ACCENT)
-  _fill_cells(axes, edges, edges, np.where(diagonal, 0, alphas), _WARM)
+  fill_cells(axes, edges, edges, np.where(diagonal, alphas, 0), ACCENT)
+  fill_cells(axes, edges, edges, np.where(diagonal, 0, alphas), WARM)
   if number <= MOST_COUNTED:
     size = 11 if not many else 9
     for row, column in np.ndindex(counts.shape):
@@ -264,25 +157,25 @@ def _draw_calibration(report):
   found = report.get("calibration")
   if found is None:
     return None
-  figure = _figure(270)
+  figure = make_figure(270)
   upper, lower = figure.subplots(
     2, 1, sharex=True, gridspec_kw={"height_ratios": [3, 1]}
   )
   of_labels = found["of"] == "labels"
   what = "share of labels that hold" if of_labels else "share right"
-  style = dict(alpha=0.75, edgecolor=_LINE, linewidth=0.6)
-  _draw_bins(upper, found["bins"], "right", color=_ACCENT, label=what, **style)
-  upper.plot([0, 1], [0, 1], color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+  style = dict(alpha=0.75, edgecolor=LINE, linewidth=0.6)
+  _draw_bins(upper, found["bins"], "right", color=ACCENT, label=what, **style)
+  upper.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle=(0, (4, 3)))
   upper.plot(
     [b["confidence"] for b in found["bins"]],
     [b["right"] for b in found["bins"]],
     "o",
-    color=_INK,
+    color=INK,
     markersize=3,
     clip_on=False,
   )
   upper.set(xlim=(0, 1), ylim=(0, 1), ylabel=f"{what} (%)")
-  _draw_bins(lower, found["bins"], "count", color=_SOFT, alpha=0.6)
+  _draw_bins(lower, found["bins"], "count", color=SOFT, alpha=0.6)
   things = "labels" if of_labels else "examples"
   confidence = "probability of a label" if of_labels else "confidence"
   lower.set(ylabel=things, xlabel=f"{confidence} (%)")
@@ -324,7 +217,7 @@ def _draw_scatter(report):
   found = report.get("scatter")
   if found is None:
     return None
-  figure = _figure(270)
+  figure = make_figure(270)
   axes = figure.subplots()
   if "points" in found:
     points, counts = np.unique(found["points"], axis=0, return_counts=True)
@@ -333,7 +226,7 @@ def _draw_scatter(report):
       x,
       y,
       min(_POINT, _LARGEST_POINT / counts.max()) * counts,
-      color=_ACCENT,
+      color=ACCENT,
       alpha=0.45,
       linewidths=0,
       clip_on=False,
@@ -345,12 +238,12 @@ def _draw_scatter(report):
     x, y = (np.array(found[n]) for n in ("label_edges", "predicted_edges"))
     counts = np.array(found["counts"])
     alphas = np.where(counts, 0.12 + 0.88 * np.sqrt(counts / counts.max()), 0)
-    _fill_cells(axes, x, y, alphas.T, _ACCENT)
+    fill_cells(axes, x, y, alphas.T, ACCENT)
     how = "The darker a cell, the more examples it has"
   low, high = min(x.min(), y.min()), max(x.max(), y.max())
   margin = 0.04 * (high - low) or 1.0
   ends = low - margin, high + margin
-  axes.plot(ends, ends, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+  axes.plot(ends, ends, color=INK, linewidth=1, linestyle=(0, (4, 3)))
   axes.set(
     xlim=ends,
     ylim=ends,
@@ -370,7 +263,7 @@ def _draw_residuals(report):
   found = report.get("residuals")
   if found is None:
     return None
-  figure = _figure(210)
+  figure = make_figure(210)
   axes = figure.subplots()
   edges = np.array(found["edges"])
   axes.bar(
@@ -378,12 +271,12 @@ def _draw_residuals(report):
     found["counts"],
     np.diff(edges),
     align="edge",
-    color=_ACCENT,
+    color=ACCENT,
     alpha=0.75,
-    edgecolor=_LINE,
+    edgecolor=LINE,
     linewidth=0.6,
   )
-  axes.axvline(0, color=_INK, linewidth=1, linestyle=(0, (4, 3)))
+  axes.axvline(0, color=INK, linewidth=1, linestyle=(0, (4, 3)))
   axes.set(xlabel="predicted − true (unit of the label)", ylabel="examples")
   axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
   spread = found["standard_deviation"]
@@ -405,14 +298,14 @@ def _draw_groups(report, groups, title, label, caption):
   """Returns the picture of the mean error of groups of examples."""
   if len(groups) < 2:
     return None
-  figure = _figure(210)
+  figure = make_figure(210)
   axes = figure.subplots()
   places = range(len(groups))
   heights = [g["error"] for g in groups]
-  axes.bar(places, heights, 0.7, color=_WARM, alpha=0.7)
+  axes.bar(places, heights, 0.7, color=WARM, alpha=0.7)
   for place, group in zip(places, groups):
     if group["interval"]:
-      axes.plot([place, place], group["interval"], color=_INK, linewidth=1.2)
+      axes.plot([place, place], group["interval"], color=INK, linewidth=1.2)
   turned = len(groups) > 5
   names = [f"{g['group']}\n({g['count']:,})" for g in groups]
   axes.set_xticks(
@@ -473,16 +366,16 @@ def _draw_learning_curve(report):
   ]
   if len(training) < 2:
     return None
-  figure = _figure(210)
+  figure = make_figure(210)
   axes = figure.subplots()
   steps, losses = ([e[name] for e in training] for name in ("step", "loss"))
   width = len(losses) // _SMOOTHED if len(losses) > 2 * _SMOOTHED else 1
   if width > 1:
-    axes.plot(steps, losses, color=_ACCENT, linewidth=0.8, alpha=0.4)
+    axes.plot(steps, losses, color=ACCENT, linewidth=0.8, alpha=0.4)
   axes.plot(
     _smooth(steps, width),
     _smooth(losses, width),
-    color=_ACCENT,
+    color=ACCENT,
     linewidth=1.4,
     label=f"training, mean of {width}" if width > 1 else "training",
   )
@@ -491,7 +384,7 @@ def _draw_learning_curve(report):
       [e["step"] for e in evaluated],
       [e["eval_loss"] for e in evaluated],
       "o-",
-      color=_WARM,
+      color=WARM,
       linewidth=1,
       markersize=4,
       label=report["split"],
@@ -526,9 +419,9 @@ def _draw_rate(report):
   if len(pairs) < 2:
     return None
   steps, rates = zip(*pairs)
-  figure = _figure(210)
+  figure = make_figure(210)
   axes = figure.subplots()
-  axes.plot(steps, rates, color=_ACCENT, linewidth=1.4)
+  axes.plot(steps, rates, color=ACCENT, linewidth=1.4)
   axes.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
   axes.set(ylim=(0, None), xlabel="step", ylabel="learning rate")
   return Picture(
@@ -552,7 +445,7 @@ def _draw_runs(report):
   sign = -1 if found["higher_is_better"] else 1
   best = sorted(known, key=lambda s: sign * s["mean"])[:_MOST_SETTINGS]
   shown = [s for s in known if s in best]
-  figure = _figure(70 + 22 * len(shown))
+  figure = make_figure(70 + 22 * len(shown))
   axes = figure.subplots()
   for place, setting in enumerate(shown):
     figures = setting["figures"]
@@ -561,13 +454,13 @@ def _draw_runs(report):
       figures,
       [place] * len(figures),
       "o",
-      color=_WARM if stands_out else _ACCENT,
+      color=WARM if stands_out else ACCENT,
       alpha=0.6,
       markersize=6,
       markeredgewidth=0,
     )
     if len(figures) > 1:
-      axes.plot([setting["mean"]] * 2, [place - 0.35, place + 0.35], color=_INK)
+      axes.plot([setting["mean"]] * 2, [place - 0.35, place + 0.35], color=INK)
   names = [", ".join(s["values"]) or "all runs" for s in shown]
   axes.set_yticks(range(len(shown)), [shorten(name, 18) for name in names])
   words = name_metric_of(report, found["metric"])

@@ -183,6 +183,8 @@ def _name_dev_set(split):
 def report_dry_run(prepared, asked, plans, make_model_fn):
   """Inspects the first run that is to be trained; prints a report of all.
 
+  Without plans it is the run that was prepared.
+
   Args:
     prepared, asked, plans: as of `carry_out`; without features.
     make_model_fn: as of `inspection.report_dry_run`.
@@ -190,6 +192,9 @@ def report_dry_run(prepared, asked, plans, make_model_fn):
   Raises:
     UserError: what a run would refuse.
   """
+  if not plans:
+    inspection.report_dry_run(prepared, make_model_fn)
+    return
   folder = asked.run.output_dir
   with sharing.lock_for_training(folder):
     pass  # or another command trains there
@@ -248,6 +253,8 @@ def _estimate_time(times, left, asked):
 def carry_out(prepared, asked, plans, do):
   """Trains and evaluates all runs, compares them, and lets the best predict.
 
+  Without plans the run that was prepared does what it is asked for.
+
   Args:
     prepared: `preparation.Run` of `choose_first`, with features.
     asked: `options.Options` of the command.
@@ -257,6 +264,9 @@ def carry_out(prepared, asked, plans, do):
   Raises:
     UserError: a run fails, or none can be chosen.
   """
+  if not plans:
+    do(prepared)
+    return
   folder = asked.run.output_dir
   prepared = calibration.without(prepared)
   runs = derive_all(prepared, plans)

@@ -186,6 +186,19 @@ def convert_weights(folder, checkpoint, *, must_hold=True):
 _MOST_TRIES = 100  # each time a newer checkpoint was there
 
 
+def find_weights_in_use(run):
+  """Returns the weights that are evaluated or predict: path, and their step.
+
+  Args:
+    run: `preparation.Run`, which may have trained.
+  """
+  newest = run.weights.checkpoint
+  newest = newest or checkpoints.read_state(run.options.run.output_dir)
+  if newest:
+    return newest, output_dir.step_of(newest)
+  return run.model.weights.path, 0
+
+
 def load_newest(run, load):
   """Returns what a function makes of the weights in output_dir, or its best/.
 

@@ -20,6 +20,7 @@ from bert_classifier import (
   files,
   options,
   preparation,
+  trained_settings,
 )
 from bert_classifier.errors import UserError
 from bert_classifier.feature_cache import Features
@@ -166,7 +167,7 @@ def test_features_in_a_data_dir_that_became_read_only_are_used(
 def test_a_trained_folder_remembers_its_threshold(tmp_path):
   values = options.make_options(output_dir=str(tmp_path), do_predict=True)
   recorded = {"prediction": {"threshold": 0.4}}
-  found = preparation.take_trained_settings(values, recorded)
+  found = trained_settings.fill_in(values, recorded)
   assert found.inference.threshold == 0.4
   assert "threshold" in found.given
 
@@ -242,13 +243,13 @@ def test_weights_that_are_given_bring_the_length_they_were_trained_with(
 ):
   named = str(trained_weights)
   asked = options.make_options(init_checkpoint=named)
-  taken = preparation.take_trained_cutting(asked)
+  taken = trained_settings.fill_in_cutting(asked)
   assert taken.model.max_seq_length == 24
   assert info.messages == [
     f"--max_seq_length=24, with which {named} was trained"
   ]
   other = options.make_options(init_checkpoint=named, max_seq_length=20)
-  assert preparation.take_trained_cutting(other) == other
+  assert trained_settings.fill_in_cutting(other) == other
 
 
 def test_a_batch_size_that_was_recorded_is_held_against_the_cores(
