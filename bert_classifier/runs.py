@@ -37,18 +37,16 @@ from bert_classifier import (
   sweep,
 )
 from bert_classifier.options import make_options
+from bert_classifier.several_options import OF_ONE_MODEL
 
 # Values of flags by what a run is to do.
-_TRAIN = dict.fromkeys(
-  (
-    *("do_predict", "do_embed", "do_export", "export_hf", "predict_text"),
-    *("predict_text_b", "predict_file", "glue_submission"),
-  )
+TRAIN = dict.fromkeys(
+  ("do_predict", *OF_ONE_MODEL, "predict_text_b", "glue_submission")
 )
 _USE = dict.fromkeys(
   ("do_train", "do_eval", "calibrate", "overwrite_output_dir", "resume")
 )
-_EVALUATE = {**_TRAIN, **dict.fromkeys(("do_train", "overwrite_output_dir"))}
+_EVALUATE = {**TRAIN, **dict.fromkeys(("do_train", "overwrite_output_dir"))}
 # Beginnings of flags that do not decide what a stage gives.
 _WHEREABOUTS = "output_dir", "overwrite_", "resume"
 _OF_PREDICTIONS = "predict_", "embed_", "glue_"
@@ -127,7 +125,7 @@ def derive_all(prepared, plans):
   for one in plans:
     _check_dev_set(one, prepared)
   runs = [
-    derive(prepared, one.apply(prepared.options, **_TRAIN)) for one in plans
+    derive(prepared, one.apply(prepared.options, **TRAIN)) for one in plans
   ]
   for run in runs:
     _check_origin(run, runs)
@@ -305,8 +303,10 @@ def _asks_more(asked):
   Args:
     asked: `options.RunOptions`.
   """
-  more = asked.do_predict, asked.do_embed, asked.do_export, asked.export_hf
-  return any(more) or asked.answers
+  return any(
+    getattr(asked, name) not in (None, False)
+    for name in ("do_predict", *OF_ONE_MODEL)
+  )
 
 
 def _train_and_evaluate(prepared, one, run, do):

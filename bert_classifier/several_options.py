@@ -10,11 +10,12 @@ from typing import Optional
 from bert_classifier.errors import UserError
 from bert_classifier.flag_fields import Range, flag
 
-# What exports or reads one model, which an ensemble is not.
-_OF_ONE_MODEL = (
+# What is done with one model, which an ensemble is not.
+OF_ONE_MODEL = (
   "do_embed",
   "do_export",
   "export_hf",
+  "export_onnx",
   "predict_text",
   "predict_file",
 )
@@ -85,7 +86,7 @@ class SeveralOptions:
         "--ensemble is about the predictions of the test set: add --do_predict,"
         " or leave it out"
       )
-    for name in _OF_ONE_MODEL:
+    for name in OF_ONE_MODEL:
       value = getattr(run, name)
       if value not in (None, False):
         raise UserError(

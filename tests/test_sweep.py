@@ -1,9 +1,12 @@
 """From --num_runs and --sweep to runs: settings, folders, what is refused."""
 
+import dataclasses
+
 import pytest
 
-from bert_classifier import launcher, options, sweep
+from bert_classifier import launcher, options, runs, sweep
 from bert_classifier.errors import UserError
+from bert_classifier.flag_fields import kind_of
 
 ALL = dict(output_dir="out", do_train=True, do_eval=True)
 
@@ -49,6 +52,21 @@ def test_a_run_is_an_ordinary_command_in_a_folder_of_its_own():
   assert one.name == (
     "learning_rate=2e-05,bias_correction=true,freeze_layers=none,seed=42"
   )
+
+
+def test_to_be_compared_a_run_does_nothing_but_train_and_evaluate():
+  group = options.RunOptions
+  everything = {
+    field.name: True if kind_of(field) is bool else "text"
+    for field in dataclasses.fields(group)
+  }
+  asked = options.make_options(**everything, num_runs=2)
+  one = sweep.Plan("out", (), 7).apply(asked, **runs.TRAIN)
+  set_ = {n for n, v in vars(one.run).items() if v != getattr(group, n)}
+  assert set_ == {
+    *("do_train", "do_eval", "output_dir", "use_best", "resume"),
+    *("overwrite_output_dir", "dry_run", "dry_run_file"),
+  }
 
 
 def test_one_run_without_a_sweep_is_no_run_of_several():
