@@ -42,10 +42,12 @@ def begin(module, manual):
 
 
 def _read_command_line(manual):
-  from absl import app
+  from absl import app, logging
 
   from bert_classifier import errors, launcher, options
 
+  logging.use_absl_handler()
+  logging.get_absl_handler().setFormatter(process.LogFormatter())
   app.define_help_flags()
   words = options.parse_flags(sys.argv, manual)
   with errors.exit_with_a_sentence():
