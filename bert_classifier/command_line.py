@@ -50,6 +50,8 @@ def _read_command_line(manual):
   logging.get_absl_handler().setFormatter(process.LogFormatter())
   app.define_help_flags()
   words = options.parse_flags(sys.argv, manual)
+  logging.use_absl_handler()
+  logging.get_absl_handler().setFormatter(process.LogFormatter())
   with errors.exit_with_a_sentence():
     launcher.take_over(options.read())
   return words

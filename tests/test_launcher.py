@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 
+from conftest import LOG_LINE, run_script
 import pytest
 
 from bert_classifier import launcher, machine
@@ -162,6 +163,12 @@ def test_what_cannot_be_divided_is_refused_before_any_starts(
   with pytest.raises(UserError, match=words):
     launch("", **flags)
   assert not (tmp_path / "started").exists()
+
+
+def test_a_batch_that_cannot_be_divided_is_a_line_of_the_log():
+  done = run_script("--do_train", "--num_workers=3", "--output_dir=none")
+  assert done.returncode == 1 and done.stderr.count("\n") == 1
+  assert LOG_LINE.match(done.stderr) and "[ERROR] --train_b" in done.stderr
 
 
 def test_machines_that_are_named_are_not_started_here(launch, monkeypatch):
