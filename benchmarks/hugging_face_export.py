@@ -22,7 +22,6 @@ computes the first of them (--computed), and prints
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import pathlib
@@ -171,9 +170,10 @@ def compute_there(folder, texts, computed):
 
 def compute_pairs(folder, texts):
   """Returns what a CrossEncoder gives for texts, each with an empty one."""
-  if not importlib.util.find_spec("sentence_transformers"):
-    return ["is not installed"]
-  import sentence_transformers
+  try:
+    import sentence_transformers
+  except ImportError:  # it, or what it needs
+    return ["is not installed: nothing"]
 
   encoder = sentence_transformers.CrossEncoder(folder, device="cpu")
   return encoder.predict([(text, "") for text in texts]).tolist()

@@ -25,6 +25,8 @@ import onnxruntime
 import tensorflow.compat.v1 as tf
 import tokenizers
 
+tf.get_logger().setLevel("ERROR")  # that loading in a session is deprecated
+
 NAMES = ("input_ids", "input_mask", "segment_ids")
 
 

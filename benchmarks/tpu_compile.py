@@ -311,19 +311,24 @@ def print_table(work):
   """Prints all results of a folder as a table of Markdown."""
   results = [json.loads(path.read_text()) for path in work.glob("*.json")]
   results.sort(key=lambda one: [one[name] for name in Case._fields])
-  print("| model | positions | examples a core | TPU | arguments | temporaries")
+  print(
+    "| model | positions | examples a core | TPU | arguments | temporaries"
+    " | compiled in |"
+  )
+  print("| --- " * 7 + "|")
   for one in results:
     cells = [f"BERT-{one['size']}", one["length"], one["examples"]]
     cells += [one["generation"], *describe_memory(one)]
-    print("|", *cells, f"{one['processor'] / 60:.1f} min |", sep=" | ")
+    cells.append(f"{one['processor'] / 60:.1f} min")
+    print("|", " | ".join(map(str, cells)), "|")
   print({str(one["versions"]) for one in results})
 
 
 def describe_memory(one):
   """Returns the two cells of memory."""
   if "exhausted" in one:
-    sizes = re.search(r"[\d.]+[GM] of [\d.]+[GM]", one["exhausted"])
-    return "does not fit", sizes[0] if sizes else one["exhausted"]
+    sizes = re.findall(r"\(([\d.]+[GM])\)", one["exhausted"])
+    return "does not fit", " of ".join(sizes[:2]) or one["exhausted"]
   return [f"{one[n] / _GIBIBYTE:.2f}" for n in ("arguments", "temporaries")]
 
 

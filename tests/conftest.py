@@ -271,6 +271,23 @@ def trained(classify, training, tmp_path_factory):
   return folder
 
 
+@pytest.fixture(scope="module")
+def records(trained, classify, tmp_path_factory):
+  """The serialized examples of the test set of `trained`."""
+  cache = tmp_path_factory.mktemp("records")  # others hold features of others
+  flags = {**ALONE, "cache_dir": cache}
+  assert classify("--do_predict", output_dir=trained, **flags).status == 0
+  (path,) = cache.glob("cached_test_24_mrpc_*.tf_record")
+  return list(tf.python_io.tf_record_iterator(str(path)))
+
+
+def read_features(records):
+  """Returns {name: list of lists} of serialized examples."""
+  parsed = [tf.train.Example.FromString(r).features.feature for r in records]
+  names = ("input_ids", "input_mask", "segment_ids")
+  return {n: [list(p[n].int64_list.value) for p in parsed] for n in names}
+
+
 def read_checkpoint(path):
   """Returns {name: array} of a prefix or an output_dir, slots included."""
   reader = tf.train.load_checkpoint(str(path))

@@ -14,6 +14,7 @@ from conftest import (
   ALONE,
   ROOT,
   read_checkpoint,
+  read_features,
   read_table,
   write_checkpoint,
 )
@@ -48,20 +49,10 @@ def exported(trained, classify, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def predicted(trained, classify, tmp_path_factory):
+def predicted(trained, records):
   """The test set's {input: <int32>[n, 24]}, and its probabilities."""
-  cache = tmp_path_factory.mktemp("features")  # others hold features of others
-  flags = {**ALONE, "cache_dir": cache}
-  assert classify("--do_predict", output_dir=trained, **flags).status == 0
-  (path,) = cache.glob("cached_test_24_mrpc_*.tf_record")
-  records = [
-    tf.train.Example.FromString(record).features.feature
-    for record in tf.python_io.tf_record_iterator(str(path))
-  ]
-  inputs = {
-    name: np.int32([one[name].int64_list.value for one in records])
-    for name in export.INPUTS
-  }
+  features = read_features(records)
+  inputs = {name: np.int32(values) for name, values in features.items()}
   rows = read_table(trained / "test_predictions.tsv")[1:]
   return inputs, np.float64([row[6:] for row in rows])
 
