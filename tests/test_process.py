@@ -115,7 +115,7 @@ def test_a_signal_that_is_ignored_stays_so():
 
 
 @pytest.mark.parametrize(
-  "place", ["read", "make_estimator", "train", "evaluate", "predict"]
+  "place", ["read", "make_estimator", "train_on", "evaluate", "predict"]
 )
 def test_sigterm_ends_each_phase_as_ctrl_c_does(
   classify, small_model, tmp_path, monkeypatch, place
@@ -125,7 +125,7 @@ def test_sigterm_ends_each_phase_as_ctrl_c_does(
     time.sleep(10)
 
   # What comes before the place need not be computed.
-  monkeypatch.setattr(run_classifier, "train", lambda *_: None)
+  monkeypatch.setattr(run_classifier, "train_on", lambda _, run: (run, {}, []))
   monkeypatch.setattr(run_classifier, "evaluate", lambda *_: ("", {}))
   at = run_classifier.options if place == "read" else run_classifier
   monkeypatch.setattr(at, place, terminate)

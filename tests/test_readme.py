@@ -61,9 +61,12 @@ def test_every_flag_that_a_page_names_is_a_flag(page):
     "verbosity",
   }
   words = re.sub(r"(?m)^.*\b(pip|pytest|ruff|tensorboard) .*$", "", PAGES[page])
-  # Of containers and of Slurm.
+  # Of containers, Slurm and Google Cloud.
   words = re.sub(
-    r"--gpus all|(?m:^ *(?:#SBATCH|srun) .*$)|--kill-on-bad-exit", "", words
+    r"--gpus all|(?m:^ *(?:#SBATCH|srun) .*$)|--kill-on-bad-exit"
+    r"|gcloud (?:[^\n]*\\\n)*[^\n]*",
+    "",
+    words,
   )
   for name in re.findall(r"(?<![\w-])--(\w+)", words):
     if name not in known and name.removeprefix("no") not in known:

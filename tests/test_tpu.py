@@ -479,10 +479,13 @@ def losses(golden, config, checkpoint, *, compiled, packed=False, **step):
   names = ["input_ids", "input_mask", "segment_ids", "label_ids"]
   arrays = [golden[name] for name in names]
   step_options = options.StepOptions(**step)
-  how = devices.TpuPlacement.on_cpu, precision.DTYPES[step_options.precision]
-  forms = fast_modeling.forms(False, *how)
+  how = dict(
+    on_cpu=devices.TpuPlacement.on_cpu,
+    dtype=precision.DTYPES[step_options.precision],
+  )
+  forms = fast_modeling.forms(False, **how)
   if packed:
-    forms = packing.forms(len(arrays[0]), *how)
+    forms = packing.forms(len(arrays[0]), **how)
     arrays[1] = (np.arange(17) < [[17], [10], [2], [16], [9], [2]]).astype("i4")
     arrays[:3] = packing.pack_arrays(*arrays[:3], 4)
   model_fn = run_classifier.model_fn_builder(
