@@ -9,7 +9,6 @@ import contextlib
 import errno
 import os
 import re
-import sys
 import threading
 import traceback
 
@@ -179,12 +178,12 @@ def exit_with_a_sentence():
   except KeyboardInterrupt as interruption:
     status, sentence = process.describe_end(interruption)
     logging.error("%s", sentence)
-    sys.exit(status)
+    process.exit_with(status)
   except Exception as error:
     sentence = describe(error)
     if sentence is None:
       logging.error("this is a bug: please report it with these lines")
       traceback.print_exc()
-      sys.exit(70)
+      process.exit_with(70)
     logging.error("%s", sentence)
-    sys.exit(1)
+    process.exit_with(1)

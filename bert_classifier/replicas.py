@@ -9,7 +9,7 @@ import contextlib
 import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import kernels
 
-from bert_classifier import devices, workers
+from bert_classifier import devices, process, workers
 from bert_classifier.errors import UserError
 
 _NCCL = "NcclAllReduce"  # the operation, which not every build has
@@ -115,6 +115,7 @@ class WorkersPlacement(ReplicatedPlacement):
     self._team = workers.Team(
       self._cluster, self.session_config(), self.options.worker_timeout
     )
+    process.skip_cleanup()
 
   @contextlib.contextmanager
   def together(self):

@@ -136,6 +136,19 @@ def test_sigterm_ends_each_phase_as_ctrl_c_does(
   assert last == "terminated; the same command begins again"
 
 
+@pytest.mark.parametrize("error", ["UserError('no')", "KeyboardInterrupt"])
+def test_a_member_of_a_team_ends_without_cleanup(error):
+  code = (
+    "import atexit, time; from bert_classifier import errors, process\n"
+    "atexit.register(time.sleep, 600)\n"  # as TensorFlow, for the others
+    "process.skip_cleanup()\n"
+    f"with errors.exit_with_a_sentence(): raise errors.{error}\n"
+  ).replace("errors.Key", "Key")
+  done = run_python("-c", code)
+  assert done.returncode == (130 if error == "KeyboardInterrupt" else 1)
+  assert ("no" if done.returncode == 1 else "interrupted; ") in done.stderr
+
+
 def test_help_may_be_read_in_part():
   done = shell("set -o pipefail; $S --help | head -1")
   assert (done.returncode, done.stderr) == (0, "")

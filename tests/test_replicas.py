@@ -23,8 +23,10 @@ from bert_classifier import (
   machine,
   options,
   precision,
+  process,
   replicas,
   selection,
+  workers,
 )
 from bert_classifier.clusters import Cluster
 from bert_classifier.errors import UserError
@@ -453,3 +455,17 @@ def test_a_tpu_is_not_mixed_with_other_devices(see):
       device_choice.make_placement(
         DeviceOptions(use_tpu=True, **flags), others, 32
       )
+
+
+def test_a_process_that_has_joined_others_ends_without_waiting_for_them(
+  monkeypatch,
+):
+  """Its cleanup would wait for a step that they wait in for this process."""
+  done = []
+  monkeypatch.setattr(workers, "Team", lambda *_: done.append("joined"))
+  monkeypatch.setattr(process, "skip_cleanup", lambda: done.append("skips"))
+  cluster = Cluster(("a:1", "b:1"), 1)
+  placement = replicas.WorkersPlacement(DeviceOptions(), cluster, 0)
+  monkeypatch.setattr(placement, "session_config", tf.ConfigProto)
+  placement.join()
+  assert done == ["joined", "skips"]
