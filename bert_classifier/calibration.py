@@ -149,7 +149,8 @@ def apply(run):
   """Returns the run with the temperature that its weights were calibrated by.
 
   That of `calibration.json` in output_dir or beside the weights. A run that
-  trains, or calibrates anew, begins without one.
+  trains, or calibrates anew, begins without one. The best weights may be those
+  of before a training, so they are asked about when they are chosen.
 
   Args:
     run: `preparation.Run`.
@@ -158,11 +159,12 @@ def apply(run):
     UserError: the file is damaged.
   """
   asked = run.options
-  trains = asked.run.do_train and not run.is_finished
-  if trains or asked.inference.calibrate:
+  if asked.inference.calibrate:
     return run
-  if asked.run.do_train and asked.run.use_best and not run.weights.checkpoint:
-    return run  # which is chosen when the last evaluation is known
+  if asked.run.do_train and not (
+    run.weights.checkpoint if asked.run.use_best else run.is_finished
+  ):
+    return run
   path = run.weights.checkpoint or run.weights.resumed
   if path is None and run.weights.init_checkpoint is None:
     return run

@@ -216,7 +216,7 @@ def _count_near(comparison):
   return sum(
     abs(one.mean - best.mean) <= max(one.deviation, best.deviation)
     for one in comparison.settings
-    if one is not best and one.deviation is not None and best.deviation
+    if one is not best and None not in (one.deviation, best.deviation)
   )
 
 

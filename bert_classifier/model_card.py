@@ -51,10 +51,11 @@ def format_card(run, settings, step):
     _HEADER,
     _describe_task(run),
     _explain_use(run),
+    _name_weights(step, run.options.run.use_best),
     _format_results(results),
     _format_settings(settings),
   ]
-  return "\n".join(parts)
+  return "\n".join(filter(None, parts))
 
 
 def find_results(folder, step):
@@ -109,7 +110,7 @@ def _explain_use(run):
   ]
   model = run.options.model
   length = plain_texts.count(model.max_seq_length, "token")
-  after = f"Texts are cut at {length}, as they were."
+  after = f"Texts are cut at {length}, as in training."
   if model.stride:
     after = (
       f"Texts are cut at {length}. In training, longer ones were in windows of"
@@ -121,9 +122,28 @@ def _explain_use(run):
       f"Texts are cut at {length}, and their heads are kept, where the training"
       " kept heads and tails: cut long ones beforehand."
     )
+  temperature = getattr(run.task.target, "temperature", 1.0)
+  if temperature != 1.0:
+    after += (
+      " The probabilities here are not calibrated: those of the temperature"
+      f" {temperature:g}, which was fitted to the dev set, are of the logits"
+      " divided by it."
+    )
   return "\n".join(
     ["## Use", "", *_fence("python", "\n".join(code)), "", after, ""]
   )
+
+
+def _name_weights(step, is_best):
+  """Returns the section on which weights of a training these are, or ""."""
+  if not step:
+    return ""
+  sentence = f"Those of training step {step}."
+  if is_best:
+    sentence += (
+      " They were chosen by the dev set, so its figures are optimistic."
+    )
+  return "\n".join(["## Weights", "", sentence, ""])
 
 
 def _format_results(results):

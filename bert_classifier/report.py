@@ -227,6 +227,7 @@ def describe(evaluation, kind):
     "problem_type": evaluation.target.problem_type,
     "examples": len(evaluation.losses),
     "checkpoint": evaluation.checkpoint,
+    **_describe_choice(evaluation),
     "facts": {
       name: fact for name, fact in evaluation.facts.items() if fact is not None
     },
@@ -252,6 +253,15 @@ def describe(evaluation, kind):
     "settings": evaluation.settings,
   }
   return {**report, "findings": report_findings.find(report)}
+
+
+def _describe_choice(evaluation):
+  """Returns how many evaluations of the set the weights are the best of."""
+  folder = os.path.basename(os.path.dirname(evaluation.checkpoint))
+  if folder != output_dir.BEST or evaluation.split != "dev":
+    return {}
+  splits = [entry.get("split") for entry in evaluation.history]
+  return {"chosen_of": splits.count("dev")}
 
 
 def _describe_groups(kind, groups):

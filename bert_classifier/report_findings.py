@@ -106,6 +106,17 @@ def _find_baseline(report):
   )
 
 
+def _find_choice(report):
+  evaluations = report.get("chosen_of", 0)
+  if evaluations < 2:
+    return None
+  return (
+    f"The weights are the best of {evaluations:,} evaluations of"
+    f" {report['split']}, so its figures are optimistic: hold them against a"
+    " test set with labels."
+  )
+
+
 def _find_confusion(report):
   commonest = report.get("confusion", {}).get("commonest")
   if not commonest:
@@ -200,6 +211,7 @@ def _compare(report, groups, words):
 
 _FINDERS = (
   _find_baseline,
+  _find_choice,
   _find_confusion,
   _find_classes_never_predicted,
   _find_classes_without_examples,

@@ -408,7 +408,8 @@ class Exporter(tf.estimator.Exporter):
   ):
     del estimator, export_path, checkpoint_path
     results = evaluation.tidy_results(eval_result)
-    if not is_the_final_export:
+    # Those of the last weights are said at the end, unless others are used.
+    if not is_the_final_export or self._run.options.run.use_best:
       evaluation.log_results(results)
     record = keep(self._run, results, self._keeps_best)
     if record:

@@ -79,6 +79,12 @@ def test_settings_near_the_best_are_counted():
   )
   sentences = comparison.describe_choice(comparison.compare(runs, "accuracy"))
   assert "1 other is within one standard deviation" in " ".join(sentences)
+
+
+def test_settings_that_are_equal_for_every_seed_are_near():
+  runs = make_runs(linear=[0.7, 0.7], cosine=[0.7, 0.7])
+  sentences = comparison.describe_choice(comparison.compare(runs, "accuracy"))
+  assert "1 other is within one standard deviation" in " ".join(sentences)
   assert (
     "The choice is by the dev set, so what is chosen looks better"
     in (sentences[-1])

@@ -127,6 +127,8 @@ def test_the_card_tells_task_results_and_settings(trained):
   (accuracy,) = (line for line in results if "eval_accuracy" in line)
   name, value = accuracy.split(" = ")
   assert f"| dev | {name} | {value} |" in card
+  step = (trained / "checkpoint").read_text().split('"')[1].split("-")[-1]
+  assert f"## Weights\n\nThose of training step {step}.\n" in card
   settings = json.loads(re.findall(r"```json\n(.*?)\n```", card, re.S)[-1])
   assert settings["training"]["learning_rate"] == 1e-3
   assert settings["model"]["labels"] == ["0", "1"]

@@ -205,6 +205,26 @@ def test_a_finding_says_what_the_difference_to_the_baseline_shows(
   assert {55: low > 0, 32: low < 0 < high, 5: high < 0}[right]
 
 
+@pytest.mark.parametrize(
+  "folder, evaluations, is_said",
+  [("out/best", 3, True), ("out/best", 1, False), ("out", 3, False)],
+)
+def test_a_finding_says_that_the_weights_were_chosen_by_this_set(
+  write, folder, evaluations, is_said
+):
+  history = [{"step": n, "split": "dev"} for n in range(evaluations)]
+  found = write(
+    make_evaluation(
+      TWO,
+      60,
+      checkpoint=f"{folder}/model.ckpt-8",
+      history=[{"step": 1, "loss": 0.7}, *history],
+    )
+  )["json"]
+  said = "The weights are the best of 3 evaluations of dev, so its figures are"
+  assert any(one.startswith(said) for one in found["findings"]) == is_said
+
+
 def test_calibration_error_of_a_case_computed_by_hand():
   # Of ten bins: 0.95, 0.85 -> (0.8, 0.9] and (0.9, 1]; 0.6 is the end of its.
   found = statistics.calibrate([0.95, 0.91, 0.85, 0.6], [1, 0, 1, 0], bins=10)

@@ -25,6 +25,7 @@ from sklearn.metrics import f1_score
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
+  calibration,
   devices,
   features,
   history,
@@ -400,6 +401,35 @@ def test_a_temperature_of_the_best_is_not_that_of_the_last(classify, used):
       )
     )
     assert run.task.target.temperature == temperature
+
+
+def test_best_weights_that_a_training_leaves_keep_their_temperature(
+  classify, used, flags
+):
+  kept = json.loads((used.folder / "best" / "calibration.json").read_text())
+  given = {**classify.defaults, **flags, "output_dir": used.folder}
+  given.update(early_stopping_patience=2, use_best=True)
+  given = {
+    name: str(value) if isinstance(value, Path) else value
+    for name, value in given.items()
+    if value is not None
+  }
+  run = preparation.prepare(options.make_options(**given))
+  assert not run.is_finished and run.task.target.temperature == 1.0
+  run = calibration.apply(selection.choose_weights(run))
+  assert run.task.target.temperature == kept["temperature"]
+
+
+def test_the_card_says_that_dev_chose_the_weights_and_names_the_temperature(
+  used,
+):
+  card = (used.folder / "hf" / "README.md").read_text()
+  assert (
+    "Those of training step 8. They were chosen by the dev set, so its figures"
+    " are optimistic."
+  ) in card
+  kept = json.loads((used.folder / "best" / "calibration.json").read_text())
+  assert f"those of the temperature {kept['temperature']:g}," in card
 
 
 def test_without_best_weights_use_best_is_refused(classify, alone, tmp_path):
