@@ -422,7 +422,12 @@ def evaluate(estimator, run, split, results=None):
   evaluation.check_finite(results, weights)
   folder = run.options.run.output_dir
   path = evaluation.write_results(folder, split, results, weights)
-  history.add_evaluation(output_dir.history_path(folder), split, results)
+  history.add_evaluation(
+    output_dir.history_path(folder),
+    split,
+    results,
+    replaces=run.options.run.do_train,
+  )
   return path, results
 
 

@@ -54,17 +54,23 @@ def append(path, entry):
     file.write(_line(entry))
 
 
-def add_evaluation(path, split, results):
+def add_evaluation(path, split, results, *, replaces=True):
   """Adds the results of an evaluation, in the place of earlier ones.
 
   Args:
     path: path of the file.
     split: what was evaluated.
     results: dictionary of numbers, with `global_step`.
+    replaces: whether a line of that step and split gives way. One that training
+      wrote must stay when its weights are evaluated on other examples: by it
+      the best weights are chosen.
   """
   others = dict(results)
   entry = {"step": int(others.pop("global_step")), "split": split, **others}
-  kept = [other for other in read(path) if _key(other) != _key(entry)]
+  before = read(path)
+  kept = [other for other in before if _key(other) != _key(entry)]
+  if len(kept) < len(before) and not replaces:
+    return
   with _errors_are_mishaps():
     files.write_text(path, map(_line, [*kept, entry]))
 

@@ -62,6 +62,13 @@ def test_a_line_after_a_torn_one_is_read(path):
   ]
 
 
+def test_what_training_found_stays_when_other_examples_are_evaluated(path):
+  first, other = ({"global_step": 1, "eval_loss": loss} for loss in (0.5, 0.7))
+  for results in (first, other):
+    history.add_evaluation(path, "dev", results, replaces=False)
+  assert lines(path) == [{"step": 1, "split": "dev", "eval_loss": 0.5}]
+
+
 def test_a_line_that_is_nested_too_deep_is_dropped(path):
   Path(path).write_text("[" * 200_000 + '\n{"step": 1, "loss": 1.0}\n')
   assert history.read(path) == [{"step": 1, "loss": 1.0}]
