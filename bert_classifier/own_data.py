@@ -102,7 +102,30 @@ def make_processor(options, trained):
   processor = OwnData(tables, labels, source, names, flags)
   if labels is None and not run.uses_head:
     processor.kind = "regression"  # which needs none, and nothing asks for it
+  elif known is not trained:
+    _take_over(processor, options.given, folder, known)
   return processor
+
+
+def _take_over(processor, given, folder, known):
+  """Sets kind and threshold, where no flag does, as init_checkpoint has them.
+
+  Args:
+    processor: `OwnData`.
+    given: names of the flags that were given.
+    folder, known: what `_find_trained` gives.
+  """
+  found = {}
+  kind = targets.find_kind(known.get("model", {}).get("problem_type"))
+  if kind and given.isdisjoint(targets.KINDS):
+    processor.kind = kind
+    if kind != "single_label":
+      found[kind] = "true"
+  threshold = known.get("prediction", {}).get("threshold")
+  if threshold is not None and "threshold" not in given:
+    processor.threshold = found["threshold"] = threshold
+  for name, value in found.items():
+    logging.info("--%s=%s, with which %s was trained", name, value, folder)
 
 
 def _find_trained(options, trained):

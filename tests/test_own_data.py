@@ -14,7 +14,13 @@ from conftest import (
 )
 import pytest
 
-from bert_classifier import options, own_data, table_files, task_choice
+from bert_classifier import (
+  options,
+  own_data,
+  table_files,
+  targets,
+  task_choice,
+)
 from bert_classifier.errors import MissingFileError, UserError
 
 REVIEWS = 'Label,Review\ngood,"fine, ""really"""\nbad,"dull\nand long"\n'
@@ -235,6 +241,30 @@ def test_labels_and_columns_are_those_of_the_folder_of_the_weights(
   )
   assert task.target.labels == ("x", "y")
   assert list_texts(task, "test") == [("d", None, None)]
+
+
+@pytest.mark.parametrize("kind", ["multi_label", "regression", "single_label"])
+def test_the_kind_is_that_of_the_folder_of_the_weights(tmp_path, kind):
+  target = targets.KINDS[kind]
+  model = {"problem_type": target.problem_type, "labels": ["x", "y"]}
+  settings = {"model": model}
+  if kind == "multi_label":
+    settings["prediction"] = {"threshold": 0.25}
+  write_text(
+    tmp_path / "run" / "run_manifest.json", json.dumps({"settings": settings})
+  )
+  test = write_text(tmp_path / "b.csv", "text\nc\n")
+  flags = dict(test_file=test, do_predict=True)
+  flags["init_checkpoint"] = str(tmp_path / "run")
+  found = prepare_own_data(**flags).target
+  assert type(found) is target
+  if kind == "multi_label":
+    assert found.threshold == 0.25
+    asked = prepare_own_data(threshold=0.75, **flags)
+    assert asked.target.threshold == 0.75
+  # A flag that says otherwise is heard, and the head is held against it.
+  asked = prepare_own_data(regression=True, **flags)
+  assert asked.target.problem_type == "regression"
 
 
 # ---------------------------------------------------------------------------
