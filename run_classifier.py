@@ -516,7 +516,7 @@ def carry_out(run, init_checkpoint):
   lines = []
   if run.options.run.reads_data:
     run, lines = compute_splits(run, init_checkpoint)
-  lines += uses.export(run, init_checkpoint, make_model_fn)
+  lines += uses.write_exports(run, init_checkpoint, make_model_fn)
   for line in lines:
     logging.info("%s", line)
   if run.options.run.answers:

@@ -46,8 +46,6 @@ def _read_command_line(manual):
 
   from bert_classifier import errors, launcher, options
 
-  logging.use_absl_handler()
-  logging.get_absl_handler().setFormatter(process.LogFormatter())
   app.define_help_flags()
   words = options.parse_flags(sys.argv, manual)
   logging.use_absl_handler()

@@ -93,14 +93,13 @@ def compare(runs, metric):
   for run in runs:
     groups.setdefault(run.plan.setting, []).append(run)
   settings = [_summarize(group, metric) for group in groups.values()]
-  sign = 1 if metrics.METRICS[metric].higher_is_better else -1
-  best = max(
-    (one for one in settings if one.mean is not None),
-    key=lambda one: sign * one.mean,
-    default=None,
-  )
-  best_run = best and max(best.runs, key=lambda run: sign * run.figure(metric))
-  return Comparison(metric, settings, best, best_run)
+  means = {index: one.mean for index, one in enumerate(settings)}
+  chosen = metrics.find_best(metric, means)
+  if chosen is None:
+    return Comparison(metric, settings, None, None)
+  best = settings[chosen]
+  best_run = metrics.find_best(metric, dict(enumerate(best.figures)))
+  return Comparison(metric, settings, best, best.runs[best_run])
 
 
 def _summarize(runs, metric):

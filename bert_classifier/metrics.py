@@ -11,6 +11,7 @@ Axis letters: n examples, L labels.
 """
 
 import functools
+import math
 from typing import Callable, NamedTuple
 import warnings
 
@@ -76,6 +77,22 @@ def measure(name, labels, decided, scores):
 def is_better(name, value, other):
   """Returns whether one value of a metric is better than another."""
   return value > other if METRICS[name].higher_is_better else value < other
+
+
+def find_best(name, values):
+  """Returns the first key whose value none is better than, None of none.
+
+  Args:
+    name: of the metric.
+    values: {key: value}; those that are no finite numbers do not count.
+  """
+  best = None
+  for key, value in values.items():
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+      continue
+    if best is None or is_better(name, value, values[best]):
+      best = key
+  return best
 
 
 def check_metric(name, target, owner):

@@ -11,7 +11,6 @@ kept in the process or the graph, so a training that is killed at any moment and
 started again ends as one that was not; see `catch_up`.
 """
 
-import math
 import os
 from typing import NamedTuple, Optional
 
@@ -92,34 +91,19 @@ def read(folder, metric, step):
     if entry.get("split") == _SPLIT and 0 < int(entry["step"]) <= step
   }
   record = Record(metric, step, tuple(sorted(entries)))
+  # One that is undefined is None; a file that was changed may hold anything.
   values = {at: entries[at].get(f"eval_{metric}") for at in record.steps}
   kept = _list_kept(folder)
-  best = _find_first(metric, {at: values[at] for at in kept & values.keys()})
+  best = metrics.find_best(
+    metric, {at: value for at, value in values.items() if at in kept}
+  )
   if best is None:
     return record
   record = record._replace(best=best, value=values[best])
-  best_of_all = _find_first(metric, values)
+  best_of_all = metrics.find_best(metric, values)
   if metrics.is_better(metric, values[best_of_all], record.value):
     record = record._replace(gone=(best_of_all, values[best_of_all]))
   return record
-
-
-def _find_first(metric, values):
-  """Returns the first step that none is better than, None where there is none.
-
-  Args:
-    metric: name in `metrics.METRICS`.
-    values: {step: value}; one that is undefined is None, and those of a file
-      that was changed may be anything.
-  """
-  best = None
-  for step in sorted(values):
-    value = values[step]
-    if not isinstance(value, (int, float)) or not math.isfinite(value):
-      continue
-    if best is None or metrics.is_better(metric, value, values[best]):
-      best = step
-  return best
 
 
 def _list_kept(folder):

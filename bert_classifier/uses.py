@@ -9,9 +9,7 @@ import contextlib
 import functools
 
 from bert_classifier import (
-  export as saved_model,
-)
-from bert_classifier import (
+  export,
   hugging_face_export,
   interactive,
   onnx_export,
@@ -19,13 +17,11 @@ from bert_classifier import (
 )
 
 
-def export(run, init_checkpoint, make_model_fn):
+def write_exports(run, init_checkpoint, make_model_fn):
   """Writes the exports that are asked for; returns a line on each."""
   asked, lines = run.options.run, []
   if asked.do_export:
-    lines.append(
-      _use_newest(run, init_checkpoint, make_model_fn, saved_model.write)
-    )
+    lines.append(_use_newest(run, init_checkpoint, make_model_fn, export.write))
   if asked.export_hf:
     lines.append(hugging_face_export.export_of_run(run, init_checkpoint))
   if asked.export_onnx:
