@@ -6,6 +6,7 @@ import logging
 import os
 from pathlib import Path
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -286,6 +287,39 @@ def read_features(records):
   parsed = [tf.train.Example.FromString(r).features.feature for r in records]
   names = ("input_ids", "input_mask", "segment_ids")
   return {n: [list(p[n].int64_list.value) for p in parsed] for n in names}
+
+
+@pytest.fixture
+def hold_client(classify, training, tmp_path, capsys, monkeypatch):
+  """Returns a function that holds a client of docs/serving.md against us.
+
+  It trains on texts, exports, and compares the answers of the client, run as
+  it is printed, with those of --predict_file. It returns the client.
+  """
+
+  def hold(name, texts, folder, *more, **export):
+    rows = [f"{text}\t{label}" for text, label in zip(texts * 4, "ab" * 6)]
+    (tmp_path / "train.tsv").write_text("\n".join(["text\tlabel", *rows]))
+    flags = dict(training, data_dir=tmp_path, output_dir=tmp_path / "output")
+    flags.update(task_name="tsv", num_train_epochs=1)
+    asked = tmp_path / "texts"
+    asked.write_text("\n".join(texts), encoding="utf-8")
+    page = (ROOT / "docs" / "serving.md").read_text()
+    client = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", page, re.S)[1]
+    (tmp_path / "client.py").write_text(client)
+    outcome = classify(*more, predict_file=asked, **flags, **export)
+    assert outcome.status == 0, outcome.log
+    expected = map(json.loads, capsys.readouterr().out.splitlines())
+    (exported,) = tmp_path.glob(folder)
+    monkeypatch.setattr(sys, "argv", ["client.py", str(exported), *texts])
+    runpy.run_path(str(tmp_path / "client.py"))
+    assert capsys.readouterr().out.splitlines() == [
+      f"{one['text']}\t{one['label']}\t{one['probability']:.4f}"
+      for one in expected
+    ]
+    return client
+
+  return hold
 
 
 def read_checkpoint(path):

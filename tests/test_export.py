@@ -2,14 +2,10 @@
 
 import json
 from pathlib import Path
-import re
-import runpy
 import shutil
-import sys
 
 from conftest import (
   ALONE,
-  ROOT,
   read_checkpoint,
   read_features,
   read_table,
@@ -244,27 +240,7 @@ def test_weights_that_are_not_finite_are_not_exported(
   assert not (tmp_path / "output" / "export").exists()
 
 
-def test_the_printed_client_answers_texts(
-  classify, training, tmp_path, capsys, monkeypatch
-):
+def test_the_printed_client_answers_texts(hold_client):
   texts = ["hfwltc jaj", "ga h, fnj?", "\u4e2d"]
-  rows = [f"{text}\t{label}" for text, label in zip(texts * 4, "ab" * 6)]
-  (tmp_path / "train.tsv").write_text("\n".join(["text\tlabel", *rows]))
-  flags = dict(training, data_dir=tmp_path, output_dir=tmp_path / "output")
-  flags.update(task_name="tsv", num_train_epochs=1)
-  asked = tmp_path / "texts"
-  asked.write_text("\n".join(texts), encoding="utf-8")
-  page = (ROOT / "docs" / "serving.md").read_text()
-  client = re.search(r"<!-- client -->\n```python\n(.*?)```", page, re.S)[1]
+  client = hold_client("client", texts, "output/export/*", "--do_export")
   assert client.count("\n") == 10
-  (tmp_path / "client.py").write_text(client)
-  outcome = classify("--do_export", predict_file=asked, **flags)
-  assert outcome.status == 0, outcome.log
-  expected = map(json.loads, capsys.readouterr().out.splitlines())
-  (folder,) = (tmp_path / "output" / "export").iterdir()
-  monkeypatch.setattr(sys, "argv", ["client.py", str(folder), *texts])
-  runpy.run_path(str(tmp_path / "client.py"))
-  assert capsys.readouterr().out.splitlines() == [
-    f"{one['text']}\t{one['label']}\t{one['probability']:.4f}"
-    for one in expected
-  ]

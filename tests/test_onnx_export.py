@@ -7,12 +7,9 @@ tf2onnx and onnxruntime are not installed only the refusals are tested.
 import importlib.util
 import json
 import re
-import runpy
-import sys
 
 from conftest import (
   ALONE,
-  ROOT,
   read_checkpoint,
   read_features,
   read_table,
@@ -200,30 +197,10 @@ def test_a_failed_export_leaves_nothing(
 
 
 @needs_packages
-def test_the_printed_client_answers_texts(
-  classify, training, tmp_path, capsys, monkeypatch
-):
+def test_the_printed_client_answers_texts(hold_client, tmp_path):
   pytest.importorskip("tokenizers")
   texts = ["hfwltc jaj", "ga h, fnj?" * 20, "\u4e2d"]
-  rows = [f"{text}\t{label}" for text, label in zip(texts * 4, "ab" * 6)]
-  (tmp_path / "train.tsv").write_text("\n".join(["text\tlabel", *rows]))
-  flags = dict(training, data_dir=tmp_path, output_dir=tmp_path / "output")
-  flags.update(task_name="tsv", num_train_epochs=1)
-  asked = tmp_path / "texts"
-  asked.write_text("\n".join(texts), encoding="utf-8")
-  page = (ROOT / "docs" / "serving.md").read_text()
-  client = re.search(r"<!-- onnx client -->\n```python\n(.*?)```", page, re.S)
-  (tmp_path / "client.py").write_text(client[1])
-  folder = tmp_path / "onnx"
-  outcome = classify(export_onnx=folder, predict_file=asked, **flags)
-  assert outcome.status == 0, outcome.log
-  expected = map(json.loads, capsys.readouterr().out.splitlines())
-  monkeypatch.setattr(sys, "argv", ["client.py", str(folder), *texts])
-  runpy.run_path(str(tmp_path / "client.py"))
-  assert capsys.readouterr().out.splitlines() == [
-    f"{one['text']}\t{one['label']}\t{one['probability']:.4f}"
-    for one in expected
-  ]
+  hold_client("onnx client", texts, "onnx", export_onnx=tmp_path / "onnx")
 
 
 # ---------------------------------------------------------------------------
