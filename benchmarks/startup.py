@@ -46,8 +46,8 @@ def main(argv):
   del argv
   with tempfile.TemporaryDirectory() as folder:
     output_dir = os.path.join(folder, "output")
-    arguments = command("mrpc", 42, ["--do_train"], output_dir, FLAGS)[2:]
-    arguments.append(f"--cache_dir={folder}")
+    arguments = command("mrpc", output_dir, f"--cache_dir={folder}")[2:]
+    arguments.append("--overwrite_output_dir")
     start(arguments)  # converts
     rounds = [start(arguments) for _ in range(FLAGS.rounds)]
   for one in rounds:
