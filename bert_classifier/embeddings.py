@@ -215,7 +215,7 @@ def write_embeddings(paths, examples, vectors, shape):
     # The vectors first, whose end takes no example away.
     for vector, example in zip(itertools.islice(vectors, shape[0]), examples):
       vector_writer.write(np.asarray(vector, "<f4").tobytes())
-      id_writer.write(f"{predictions.find_id(example)}\n")
+      id_writer.write(f"{files.clean_cell(predictions.find_id(example))}\n")
       count += 1
     if count != shape[0] or next(examples, None) is not None:
       raise errors.UserError(

@@ -335,12 +335,12 @@ def open_tsv(path):
   ):
 
     def write(cells):
-      writer.write("\t".join(map(_clean_cell, cells)) + "\n")
+      writer.write("\t".join(map(clean_cell, cells)) + "\n")
 
     yield write
 
 
-def _clean_cell(text):
+def clean_cell(text):
   """Returns text without what would end a cell or a line."""
   return " ".join(str(text).splitlines()).replace("\t", " ")
 

@@ -1,13 +1,17 @@
 """Training choices: each against NumPy, all together, and off."""
 
 import collections
+import json
 import os
 import shutil
 
-from conftest import read_checkpoint, read_records, small_config
+from conftest import read_checkpoint, read_records, small_config, write_text
 import numpy as np
 import pytest
-from sklearn.utils.class_weight import compute_class_weight
+from sklearn.utils.class_weight import (
+  compute_class_weight,
+  compute_sample_weight,
+)
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
@@ -16,6 +20,7 @@ from bert_classifier import (
   device_choice,
   fast_optimization,
   features,
+  history,
   run_settings,
   targets,
   tasks,
@@ -369,6 +374,44 @@ def test_drawn_examples_are_those_that_are_converted(golden_task):
 # ---------------------------------------------------------------------------
 # The whole script
 
+
+def test_the_loss_of_a_training_has_weights_and_smoothing_by_numpy(
+  classify, small_model, tmp_path
+):
+  """Of one batch of all examples, by the probabilities that it begins with."""
+  labels = [0, 0, 0, 1, 0, 0, 0, 0, 1, 0]
+  rows = [f"{'abcdefghij'[i]} b,{'xy'[y]}" for i, y in enumerate(labels)]
+  path = write_text(tmp_path / "own.csv", "\n".join(["text,label", *rows]))
+  folder = small_model["init_checkpoint"]
+  config = json.loads((folder / "bert_config.json").read_text())
+  config["hidden_dropout_prob"] = config["attention_probs_dropout_prob"] = 0.0
+  flags = dict(
+    task_name=None,
+    data_dir=None,
+    bert_config_file=write_text(tmp_path / "c.json", json.dumps(config)),
+    init_checkpoint=folder,
+    train_file=path,
+    test_file=path,
+    head_dropout=0,
+    train_batch_size=len(rows),
+    num_train_epochs=1,
+    learning_rate=1e-20,
+    label_smoothing=0.3,
+    class_weights="balanced",
+    cache_dir=tmp_path,
+    output_dir=tmp_path / "out",
+  )
+  done = classify("--do_train", "--do_predict", **flags)
+  assert done.status == 0, done.log
+  (first,) = history.read(str(tmp_path / "out" / "history.jsonl"))
+  shown = np.loadtxt(tmp_path / "out" / "test_results.tsv")
+  wanted = 0.7 * np.eye(2)[labels] + 0.3 / 2
+  losses = -(wanted * np.log(shown)).sum(-1)
+  weighted = losses * compute_sample_weight("balanced", labels)
+  assert first["loss"] == pytest.approx(weighted.mean(), rel=1e-5)
+  assert abs(weighted.mean() / losses.mean() - 1) > 1e-3
+
+
 CHOICES = dict(
   class_weights="balanced",
   label_smoothing=0.1,
@@ -390,6 +433,7 @@ def trained(classify, training, tmp_path_factory):
   """Returns the folder of a training with every choice, and its flags."""
   folder = tmp_path_factory.mktemp("choices") / "whole"
   flags = {**training, **CHOICES, "max_seq_length": 12}
+  flags["save_checkpoints_steps"] = 1
   done = classify(**flags, output_dir=folder, keep_checkpoint_max=0)
   assert done.status == 0, done.log
   return folder, flags, done.log
@@ -415,6 +459,41 @@ def test_every_choice_together_trains_what_it_says(
       assert 0 < moved < 0.03, name
   (records,) = classify.defaults["cache_dir"].glob("cached_train_12_*record")
   assert len(read_records(str(records))) == 24
+
+
+def read_step(folder, step):
+  """Returns the variables after a step, in float64."""
+  found = read_checkpoint(folder / f"model.ckpt-{step}")
+  return {name: np.float64(value) for name, value in found.items()}
+
+
+def test_each_step_of_the_whole_script_equals_numpy(trained):
+  """The gradients are those that the moments tell of."""
+  folder, _, _ = trained
+  rates = {
+    one["step"]: one["learning_rate"]
+    for one in history.read(str(folder / "history.jsonl"))
+  }
+  before = read_step(folder, 1)
+  for step in range(2, 10):
+    after = read_step(folder, step)
+    rate = 1e-3 * (1 + np.cos(np.pi * (step - 1) / 9)) / 2
+    assert rates[step] == pytest.approx(rate, rel=1e-5)
+    alpha = rate * np.sqrt(1 - 0.999**step) / (1 - 0.9**step)
+    for name in before:
+      if f"{name}/adam_m" not in before:
+        continue
+      m, v = (after[f"{name}/adam_{slot}"] for slot in "mv")
+      gradient = (m - 0.9 * before[f"{name}/adam_m"]) / 0.1
+      expected = 0.999 * before[f"{name}/adam_v"] + 0.001 * gradient**2
+      np.testing.assert_allclose(v, expected, rtol=1e-3, atol=1e-12)
+      factor = 0.5 if "/layer_0/" in name else 1
+      decay = 0 if "LayerNorm" in name or "bias" in name else 0.1
+      move = alpha * m / (np.sqrt(v) + 1e-5) + rate * decay * before[name]
+      np.testing.assert_allclose(
+        after[name], before[name] - factor * move, rtol=2e-7, atol=2e-9
+      )
+    before = after
 
 
 def test_a_resumed_training_with_every_choice_is_the_same(

@@ -182,3 +182,14 @@ def test_files_are_written_whole_or_stay(tmp_path):
   np.testing.assert_array_equal(np.load(paths[0]), vectors)
   assert Path(paths[1]).read_text() == "test-0\ntest-1\ntest-2\n"
   assert sorted(p.name for p in tmp_path.iterdir()) == ["a.npy", "a.txt"]
+
+
+def test_an_id_is_one_line_whatever_it_holds(tmp_path):
+  paths = tmp_path / "a.npy", tmp_path / "a.txt"
+  ids = ["a\nb", "c\td", "e\u2028f\r\n", ""]
+  examples = [InputExample("", "text", row_id=one) for one in ids]
+  vectors = np.zeros([len(ids), 2], np.float32)
+  embeddings.write_embeddings(
+    tuple(map(str, paths)), iter(examples), iter(vectors), vectors.shape
+  )
+  assert paths[1].read_text() == "a b\nc d\ne f\n\n"
