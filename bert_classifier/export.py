@@ -159,21 +159,29 @@ def _make_inputs(run):
 def _make_computable(given, number, longest):
   """Returns features with an example where there is none.
 
-  Their lengths are checked: on a GPU a position that has no embedding would be
-  computed, wrongly.
+  Their shapes are checked: on a GPU a position that has no embedding would be
+  computed, wrongly, and a mask for fewer examples would be taken for theirs.
 
   Args:
     given: dictionary of <int32>[B, S].
     number: B, <int32>[].
     longest: the model's positions.
   """
-  check = tf.debugging.assert_less_equal(
-    tf.shape(given["input_ids"])[1],
-    longest,
-    message=f"examples have at most {longest} positions, the model's number",
-  )
+  shape = tf.shape(given["input_ids"])
+  checks = [
+    tf.debugging.assert_less_equal(
+      shape[1],
+      longest,
+      message=f"examples have at most {longest} positions, the model's number",
+    )
+  ]
+  for name in INPUTS[1:]:
+    message = f"{name} and input_ids must have one shape"
+    checks.append(
+      tf.debugging.assert_equal(tf.shape(given[name]), shape, message=message)
+    )
   missing = tf.cast(tf.equal(number, 0), tf.int32)
-  with tf.control_dependencies([check]):
+  with tf.control_dependencies(checks):
     return {
       name: tf.pad(value, [[0, missing], [0, 0]])
       for name, value in given.items()

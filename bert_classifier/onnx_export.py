@@ -16,6 +16,7 @@ imported here alone, and only when they are asked for.
 """
 
 import dataclasses
+import importlib
 import importlib.util
 import logging
 import os
@@ -51,7 +52,8 @@ def check_request(options):
     options: `options.RunOptions`.
 
   Raises:
-    UserError: a package is not installed, or a folder is in the way.
+    UserError: a package is not installed or cannot be imported, or a folder is
+      in the way.
   """
   if not options.export_onnx:
     return
@@ -61,6 +63,18 @@ def check_request(options):
       f"--export_onnx needs {' and '.join(missing)}, which this Python does not"
       f" have: pip install {' '.join(_PACKAGES)}"
     )
+  for name in _PACKAGES:
+    try:
+      importlib.import_module(name)
+    except Exception as error:  # of any kind, where versions do not go together
+      raise UserError(
+        f"--export_onnx needs {name}, which cannot be imported beside"
+        f" TensorFlow {tf.__version__} and NumPy {np.__version__}:"
+        f" {str(error)[:300].rstrip('.')}. Install the packages in one line"
+        " with TensorFlow, so that their versions go together: pip install"
+        f" tensorflow=={tf.__version__} {' '.join(_PACKAGES)}, or"
+        " tensorflow-cpu, if that is yours"
+      ) from error
   output_dir.check_new_folder(options, "export_onnx")
 
 

@@ -1,11 +1,17 @@
 """export.py: --do_export, and what others make of it."""
 
+from concurrent import futures
 import json
+import os
 from pathlib import Path
+import re
+import runpy
 import shutil
+import socket
 
 from conftest import (
   ALONE,
+  ROOT,
   read_checkpoint,
   read_features,
   read_table,
@@ -150,6 +156,12 @@ def test_every_position_is_exported_where_the_flag_says_so(
       predict(session, default, **longer)
     with pytest.raises(tf.errors.InvalidArgumentError, match="input_ids"):
       predict(session, signatures["examples"], examples=[b""])
+    for name in ("input_mask", "segment_ids"):
+      fewer = {**longest, name: longest[name][:1]}
+      with pytest.raises(
+        tf.errors.InvalidArgumentError, match=f"{name} and input_ids must have"
+      ):
+        predict(session, default, **fewer)
 
 
 def test_an_export_says_what_it_is_of(trained, exported, golden_task):
@@ -172,6 +184,14 @@ def test_a_failed_export_leaves_nothing(
   trained, exported, classify, monkeypatch
 ):
   before = sorted((trained / "export").iterdir())
+  # As a kill -9 leaves it, in a process of before.
+  left = f"1700000000.tmp-{socket.gethostname()}-999999999-0a1b2c3d"
+  (trained / "export" / left / "variables").mkdir(parents=True)
+  for path in (
+    trained / "export" / left / "variables",
+    trained / "export" / left,
+  ):
+    os.utime(path, (1700000000, 1700000000))
 
   def fail(path, value):
     assert "settings.json" in path
@@ -244,3 +264,43 @@ def test_the_printed_client_answers_texts(hold_client):
   texts = ["hfwltc jaj", "ga h, fnj?", "\u4e2d"]
   client = hold_client("client", texts, "output/export/*", "--do_export")
   assert client.count("\n") == 10
+
+
+def test_the_printed_lines_of_grpc_speak_the_messages_of_tensorflow_serving(
+  exported, tmp_path, capsys
+):
+  """Of its messages alone: the servicer that answers is not its server."""
+  pytest.importorskip("tensorflow_serving.apis")
+  import grpc
+  from tensorflow_serving.apis import predict_pb2
+  from tensorflow_serving.apis import prediction_service_pb2_grpc as service
+
+  page = (ROOT / "docs" / "serving.md").read_text()
+  lines = re.search(r"```python\n(import grpc\n.*?)```", page, re.S)[1]
+  session = tf.Session(graph=tf.Graph())
+  with session.graph.as_default():
+    signatures = load(session, exported[0])
+
+  class Servicer(service.PredictionServiceServicer):
+    def Predict(self, request, context):
+      assert request.model_spec.name == "my_model"
+      signature = signatures[request.model_spec.signature_name]
+      (texts,) = map(tf.make_ndarray, request.inputs.values())
+      found = predict(session, signature, text_a=texts, text_b=[""] * 2)
+      answer = predict_pb2.PredictResponse()
+      for name, values in found.items():
+        answer.outputs[name].CopyFrom(tf.make_tensor_proto(values))
+      return answer
+
+  server = grpc.server(futures.ThreadPoolExecutor(1))
+  service.add_PredictionServiceServicer_to_server(Servicer(), server)
+  address = f"localhost:{server.add_insecure_port('localhost:0')}"
+  server.start()
+  lines = lines.replace("localhost:8500", address).replace("10.0", "300.0")
+  (tmp_path / "client.py").write_text(lines)
+  runpy.run_path(str(tmp_path / "client.py"))
+  server.stop(None)
+  texts = {"text_a": ["a fine film", "dull"], "text_b": ["", ""]}
+  expected = predict(session, signatures["text"], **texts)
+  session.close()
+  assert capsys.readouterr().out == f"{expected['probabilities']}\n"

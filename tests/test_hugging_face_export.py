@@ -7,6 +7,7 @@ package on the golden texts, and what `transformers` calls things.
 import json
 from pathlib import Path
 import re
+import unicodedata
 
 from conftest import (
   ALONE,
@@ -354,6 +355,33 @@ def test_their_tokenizer_agrees_on_all_golden_texts_but_the_listed(
   assert found == differing and len(rows) == 844
 
 
+def test_their_tokenizer_leaves_four_marks_in_the_order_of_the_text(tmp_path):
+  """Of all that lower-casing keeps, and of which their tables know."""
+  library = pytest.importorskip("tokenizers")
+  marks = [
+    char
+    for char in map(chr, range(0x110000))
+    if unicodedata.combining(char) and unicodedata.category(char) != "Mn"
+  ]
+  marks.remove("\u1734")  # dropped there, as one of the 400
+  lines = ["[UNK]", "[CLS]", "[SEP]", "a", *(f"##{mark}" for mark in marks)]
+  path = tmp_path / "vocab.txt"
+  path.write_text("\n".join(lines), encoding="utf-8")
+  ours = tokenization.FullTokenizer(str(path))
+  theirs = library.Tokenizer.from_str(
+    json.dumps(tokenizer_files.describe_tokenizer(ours))
+  )
+  pairs = [(one, other) for one in marks for other in marks]
+  differing = [
+    pair
+    for pair in pairs
+    if theirs.encode("a" + "".join(pair), add_special_tokens=False).tokens
+    != ours.tokenize("a" + "".join(pair))
+  ]
+  known = {"\u1715", "\U0001193d", "\U00016ff0", "\U00016ff1"}
+  assert differing and all(known & set(pair) for pair in differing)
+
+
 def test_their_tokenizer_puts_texts_and_pairs_together_as_ours(cased):
   library = pytest.importorskip("tokenizers")
   theirs = library.Tokenizer.from_str(
@@ -368,6 +396,8 @@ def test_their_tokenizer_puts_texts_and_pairs_together_as_ours(cased):
   pair = theirs.encode("a", "B a")
   assert pair.tokens == ["[CLS]", "a", "[SEP]", "B", "a", "[SEP]"]
   assert pair.type_ids == [0, 0, 0, 1, 1, 1]
+  # Of which docs/huggingface.md tells: here it is the form of a single text.
+  assert theirs.encode("a", "").tokens == ["[CLS]", "a", "[SEP]", "[SEP]"]
 
 
 @pytest.mark.parametrize(

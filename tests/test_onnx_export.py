@@ -7,6 +7,7 @@ tf2onnx and onnxruntime are not installed only the refusals are tested.
 import importlib.util
 import json
 import re
+import sys
 
 from conftest import (
   ALONE,
@@ -37,21 +38,35 @@ def open_model(folder):
 
 
 @pytest.fixture(scope="module")
-def exported(trained, classify, tmp_path_factory):
-  """An export of a trained folder, and the log."""
+def plain(trained, records):
+  """The test set's probabilities, as long as there is no temperature."""
+  rows = read_table(trained / "test_predictions.tsv")[1:]
+  return np.float64([row[6:] for row in rows])
+
+
+@pytest.fixture(scope="module")
+def exported(trained, plain, classify, tmp_path_factory):
+  """An export of a trained folder, with a temperature, and the log."""
   folder = tmp_path_factory.mktemp("onnx") / "model"
-  outcome = classify(output_dir=trained, export_onnx=folder, **ALONE)
+  outcome = classify(
+    *("--do_eval", "--calibrate"),
+    output_dir=trained,
+    export_onnx=folder,
+    **{**ALONE, "cache_dir": folder.parent},
+  )
   assert outcome.status == 0, outcome.log
   return folder, outcome.log
 
 
 @pytest.fixture(scope="module")
-def predicted(trained, records):
+def predicted(trained, exported, plain, records):
   """The test set's {input: <int32>[n, 24]}, and its probabilities."""
   features = read_features(records)
   inputs = {name: np.int32(values) for name, values in features.items()}
-  rows = read_table(trained / "test_predictions.tsv")[1:]
-  return inputs, np.float64([row[6:] for row in rows])
+  kept = json.loads((trained / "calibration.json").read_text())
+  assert abs(kept["temperature"] - 1) > 0.01
+  odds = plain ** (1 / kept["temperature"])
+  return inputs, odds / odds.sum(axis=-1, keepdims=True)
 
 
 @needs_packages
@@ -223,12 +238,37 @@ def test_packages_that_are_missing_are_named(
   assert not folder.exists()
 
 
+def install(folder, monkeypatch, **packages):
+  """Puts packages of these contents in the place of those that there are."""
+  folder.mkdir()
+  for name, content in packages.items():
+    (folder / f"{name}.py").write_text(content)
+    monkeypatch.setitem(sys.modules, name, None)  # so that it comes back
+    del sys.modules[name]
+  monkeypatch.syspath_prepend(folder)
+
+
+def test_packages_that_cannot_be_imported_are_told_before_anything(
+  trained, classify, tmp_path, monkeypatch
+):
+  broken = "raise TypeError('Descriptors cannot be created directly.')"
+  install(tmp_path / "site", monkeypatch, tf2onnx="", onnxruntime=broken)
+  flags = {**ALONE, "export_onnx": tmp_path / "onnx", "output_dir": trained}
+  outcome = classify(**flags)
+  assert outcome.status == 1
+  assert (
+    "--export_onnx needs onnxruntime, which cannot be imported beside"
+    f" TensorFlow {tf.__version__} and NumPy {np.__version__}: Descriptors"
+    " cannot be created directly. Install the packages in one line"
+  ) in outcome.log
+  assert not (tmp_path / "onnx").exists()
+
+
 def test_a_folder_that_is_taken_is_refused(
   trained, classify, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(
-    onnx_export.importlib.util, "find_spec", lambda name: True
-  )
+  packages = tmp_path.parent / f"{tmp_path.name}_packages"
+  install(packages, monkeypatch, tf2onnx="", onnxruntime="")
   (tmp_path / "notes.txt").write_text("mine")
   for folder, other, problem in (
     (tmp_path, None, "is not empty, but holds notes.txt"),

@@ -362,6 +362,23 @@ def test_use_best_names_its_weights_and_evaluates_as_training_did(chosen, used):
 def test_the_best_is_what_is_exported(used):
   (settings,) = used.folder.glob("export/*/assets.extra/settings.json")
   assert json.loads(settings.read_text())["global_step"] == 8
+  kept = json.loads((used.folder / "best" / "calibration.json").read_text())
+  with tf.Graph().as_default(), tf.Session() as session:
+    loaded = tf.saved_model.load(
+      session, ["serve"], str(settings.parent.parent)
+    )
+    text = loaded.signature_def["text"]
+    names = {name: one.name for name, one in text.outputs.items()}
+    given = {
+      text.inputs["text_a"].name: ["a"],
+      text.inputs["text_b"].name: ["b"],
+    }
+    found = session.run(names, given)
+  odds = np.exp(np.float64(found["logits"]) / kept["temperature"])
+  np.testing.assert_allclose(
+    found["probabilities"], odds / odds.sum(), rtol=0, atol=1e-6
+  )
+  assert abs(kept["temperature"] - 1) > 0.01
   weights = read_checkpoint(used.folder / "best")
   exported = load_file(used.folder / "hf" / "model.safetensors")
   for variable in list_variables(1):
