@@ -20,6 +20,7 @@ from bert_classifier import (
   table_files,
   targets,
   task_choice,
+  tasks,
 )
 from bert_classifier.errors import MissingFileError, UserError
 
@@ -117,6 +118,18 @@ def test_a_dev_split_divides_the_training_file(tmp_path, regression):
   other = prepare_own_data(do_train=True, do_eval=True, seed=7, **flags)
   assert list_texts(other, "dev") != dev
   assert task.data.examples_digest("dev") != task.data.examples_digest("train")
+
+
+def test_examples_are_drawn_of_what_the_dev_split_leaves(tmp_path):
+  path = write_numbered(tmp_path / "a.csv")
+  flags = dict(do_train=True, do_eval=True, train_file=path, dev_fraction=0.2)
+  whole = prepare_own_data(**flags)
+  few = prepare_own_data(**flags)
+  few = few._replace(data=tasks.TaskData(few.processor, "", 7))
+  assert list_texts(few, "dev") == list_texts(whole, "dev")
+  drawn = list_texts(few)
+  assert len(drawn) == few.data.count("train") == 7
+  assert set(drawn) < set(list_texts(whole))
 
 
 def test_blank_texts_are_in_neither_part(tmp_path):
