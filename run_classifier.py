@@ -539,7 +539,7 @@ def train_on(estimator, run):
   if not was_finished and not selection.share_end(run, run.record):
     results = train(estimator, run)
     return run, {"dev": results}, [selection.conclude(run)]
-  return run, {"dev": results}, advice.warn_of_not_training(run)
+  return run, {"dev": results}, advice.conclude_without_training(run, results)
 
 
 def compute_splits(run, init_checkpoint):
@@ -563,6 +563,7 @@ def compute_splits(run, init_checkpoint):
     collector.target = run.task.target
   for split in run.splits("dev"):
     path, results = evaluate(estimator, run, split, known.get(split))
+    evaluation.warn_of_one_answer(run.task.target, collector.evaluated())
     weights, _ = sharing.find_weights_in_use(run)
     if run.options.inference.calibrate and split == "dev":
       run, results = calibration.calibrate(run, collector, weights, results)

@@ -23,12 +23,23 @@ def explain_not_training(run):
   )
 
 
-def warn_of_not_training(run):
-  """Warns that nothing is trained; returns the list of what to say at the end.
+def conclude_without_training(run, results):
+  """Says why nothing is trained; returns the list of what to say at the end.
+
+  It is no warning where all that was missing of a training was its last
+  evaluation, as after a kill in it.
 
   Args:
-    run: `preparation.Run`.
+    run: `preparation.Run` with the `selection.Record` of its evaluations.
+    results: of an evaluation that was made up for, or None.
   """
+  if results is not None and run.first_step <= run.schedule.steps:
+    logging.info(
+      "nothing was left to train, and the evaluation of the last step, %d, is"
+      " made up for",
+      run.first_step,
+    )
+    return [selection.conclude(run)]
   sentence = explain_not_training(run)
   logging.warning("%s", sentence)
   # After the lines of other splits it would be overlooked.

@@ -4,8 +4,8 @@ The logits of a trained model are divided by a number, the temperature, before
 they become probabilities: the one that makes the loss of the dev set least (Guo
 et al. 2017, https://arxiv.org/abs/1706.04599, section 4.2). The likeliest class
 stays what it was, and so do the logits. It is kept beside the model, in
-calibration.json, with a digest of the weights that it was fitted to: for others
-it is not used.
+calibration.json, with a digest of the weights that it was fitted to, and with
+the flags that cut the texts: for others it is not used.
 """
 
 import math
@@ -26,6 +26,7 @@ from bert_classifier.errors import UserError
 
 LOWEST, HIGHEST = 0.05, 20.0
 _TEMPERATURE, _WEIGHTS = "temperature", "weights (SHA-256)"
+_CUT = "texts cut by"
 
 
 def check_request(inference, run, task):
@@ -115,6 +116,7 @@ def calibrate(run, collector, weights, results):
       _TEMPERATURE: temperature,
       "weights": os.path.basename(weights),
       _WEIGHTS: read.hash(),
+      _CUT: run.options.model.cutting(),
       "split": "dev",
       "examples": len(evaluated.losses),
       "loss before": before,
@@ -180,19 +182,47 @@ def apply(run):
     # Opened only here: a training may be replacing it.
     weights = weights or checkpoints.open_checkpoint(path)
     digest = digest or weights.hash()
-    if found[_WEIGHTS] == digest and hasattr(run.task.target, "calibrated"):
-      temperature = found[_TEMPERATURE]
+    if found[_WEIGHTS] != digest or not hasattr(run.task.target, "calibrated"):
       logging.info(
-        "probabilities are those of the temperature %g of %s", temperature, file
+        "%s was fitted to other weights than %s, and is not used: --do_eval"
+        " --calibrate fits it anew",
+        file,
+        path,
       )
-      return _with_target(run, run.task.target.calibrated(temperature))
+      continue
+    other = _list_other_cutting(found, run.options.model)
+    if other:
+      logging.warning(
+        "the temperature of %s was fitted to texts that were cut by %s. It is"
+        " not used, and probabilities are those of the model itself:"
+        " --do_eval --calibrate fits it anew",
+        file,
+        ", ".join(other),
+      )
+      continue
+    temperature = found[_TEMPERATURE]
     logging.info(
-      "%s was fitted to other weights than %s, and is not used: --do_eval"
-      " --calibrate fits it anew",
-      file,
-      path,
+      "probabilities are those of the temperature %g of %s", temperature, file
     )
+    return _with_target(run, run.task.target.calibrated(temperature))
   return run
+
+
+def _list_other_cutting(found, options):
+  """Returns the flags that cut texts otherwise when a temperature was fitted.
+
+  Args:
+    found: what `_read` gives; of before they were kept, without them.
+    options: `options.ModelOptions` of now.
+
+  Returns:
+    List of texts, such as "--stride=64, now 0".
+  """
+  return [
+    f"--{name}={found[_CUT][name]}, now {value}"
+    for name, value in options.cutting().items()
+    if found.get(_CUT, {}).get(name, value) != value
+  ]
 
 
 def without(run):
@@ -221,6 +251,7 @@ def _read(path):
     isinstance(temperature, (int, float))
     and LOWEST <= temperature <= HIGHEST
     and isinstance(found.get(_WEIGHTS), str)
+    and isinstance(found.get(_CUT, {}), dict)
   ):
     return found
   raise UserError(

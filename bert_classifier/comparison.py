@@ -180,6 +180,18 @@ def describe_choice(comparison):
         f"{others} within one standard deviation of it: seeds alone might"
         " order them otherwise."
       )
+    equal = sum(one.mean == best.mean for one in comparison.settings) - 1
+    if equal:
+      others = "1 other has" if equal == 1 else f"{equal} others have"
+      sentences.append(
+        f"{others} the same figure; of equal ones the first of the sweep counts"
+        " as the best."
+      )
+    if runs == 1:
+      sentences.append(
+        "There is one run a setting, so no deviation to hold the differences"
+        " against: other seeds might order the settings otherwise (--num_runs)."
+      )
   if runs > 1:
     sentences.append(
       f"Its best run is that of seed {run.plan.seed} with"

@@ -61,7 +61,8 @@ def prepare_placement(options, cluster):
   placement = make_placement(options.device, cluster, part)
   check_batches(options, placement)
   precision.warn_where_slower(options.step.precision, placement)
-  logging.info("%s", placement.report(batch_size, options.step.precision))
+  unit = options.model.unit
+  logging.info("%s", placement.report(batch_size, options.step.precision, unit))
   return placement
 
 

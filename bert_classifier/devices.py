@@ -240,18 +240,19 @@ class Placement:
     """Returns a few words on the devices, for the log."""
     return describe(self.options)
 
-  def report(self, batch_size, precision):
+  def report(self, batch_size, precision, unit="example"):
     """Returns a line on what was found, what is used, and for how much.
 
     Args:
       batch_size: examples of a training step; None where nothing is trained.
       precision: as of `step_options.StepOptions`.
+      unit: what a batch is of.
     """
     by = f" by {self.strategy}" if self.strategy else ""
     line = f"found {self._found()}; using {self._used()}{by}, {precision}"
     if batch_size is None:
       return line
-    line += f"; {plain_texts.count(batch_size)} a training step"
+    line += f"; {plain_texts.count(batch_size, unit)} a training step"
     if self.replicas == 1:
       return line
     return f"{line}, {batch_size // self.replicas} on each device"

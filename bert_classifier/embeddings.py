@@ -154,7 +154,9 @@ def write_of_run(run, splits, batches, weights, step):
       converted.
   """
   del step
-  counter = progress.Counter("embedded", run.count_records(*splits), run.unit)
+  counter = progress.Counter(
+    "embedded", run.count_records(*splits), run.options.model.unit
+  )
   outputs = predictions.split_batches(batches, weights, counter)
   if run.options.model.stride:
     outputs = pool_windows(outputs, run.options.inference.embed_normalize)

@@ -8,24 +8,32 @@ one of them (Lakshminarayanan et al. 2017, https://arxiv.org/abs/1612.01474).
 import contextlib
 import os
 
+from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import files, output_dir, plain_texts, predictions
 
 
-def write_mean(run, folders, step):
+def write_mean(run, folders, steps):
   """Writes the mean of the predictions of runs into the run's output_dir.
 
   Args:
     run: `preparation.Run` with features of the test sets.
     folders: output_dir of each run.
-    step: of the trainings.
+    steps: of the weights of each. Where they differ, as those of the best may,
+      the results are of no one step, and have no global_step.
 
   Returns:
     List of a line for each file or pair of files written.
   """
   lines, own = [], run.options.run.output_dir
+  step = steps[0] if len(set(steps)) == 1 else None
+  if step is None:
+    logging.info(
+      "the ensemble's weights are those of steps %s, in the order of the seeds",
+      ", ".join(map(str, steps)),
+    )
   for split in run.splits("test"):
     files.announce_replacement(output_dir.prediction_paths(own, split))
     paths = [

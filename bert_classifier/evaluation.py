@@ -199,7 +199,7 @@ def compute_results(evaluated, target, metrics, loss_batch_size):
 
 
 def judge(target, evaluated):
-  """Logs what one answer for all gives, and warns where it is the prediction.
+  """Logs what is right beside what one answer for all gives.
 
   Args:
     target: see `targets`.
@@ -207,8 +207,20 @@ def judge(target, evaluated):
   """
   if not np.isfinite(evaluated.logits).all():
     return  # `check_finite` says so, and nothing is decided
+  decided = target.decide(evaluated.logits)
+  logging.info("%s", target.judge(evaluated.labels, decided))
+
+
+def warn_of_one_answer(target, evaluated):
+  """Warns where nearly all predictions are of one class, and the labels not.
+
+  For the end: on the way, when training begins, it is often so.
+
+  Args:
+    target: see `targets`.
+    evaluated: `Evaluated` of numbers that are finite.
+  """
   labels, decided = evaluated.labels, target.decide(evaluated.logits)
-  logging.info("%s", target.judge(labels, decided))
   there_are = target.count_classes(labels)
   if there_are and max(there_are.values()) < _NEARLY_ALL * len(labels):
     warn_of_one_class(target.count_classes(decided))

@@ -276,7 +276,7 @@ def describe_steps(run):
     "steps": run.schedule.steps,
     "warmup steps": run.schedule.warmup_steps,
     "batch": run.options.training.train_batch_size,
-    "unit": run.unit,
+    "unit": run.options.model.unit,
     "left": 0 if run.is_finished else run.schedule.steps - run.first_step,
   }
 

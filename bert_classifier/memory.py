@@ -112,8 +112,8 @@ def describe_work(run, split):
   weights = resources.count_weights(run.model.config, run.task.target.width)
   size = batch_size(run, split)
   return (
-    f"{plain_texts.count(size, run.unit)} of {split} at a time, of up"
-    f" to {run.options.model.max_seq_length} positions, and a model of"
+    f"{plain_texts.count(size, run.options.model.unit)} of {split} at a time,"
+    f" of up to {run.options.model.max_seq_length} positions, and a model of"
     f" {weights / 1e6:.1f} million weights need about"
   )
 
@@ -140,9 +140,10 @@ def suggest(run, split):
   elif size > 1:
     parts = run.options.step.gradient_accumulation_steps
     more = next(n for n in range(2, size + 1) if size % n == 0) * parts
+    at_a_time = plain_texts.count(size * parts // more, run.options.model.unit)
     return (
       f"Next, try --gradient_accumulation_steps={more}: the same update, by"
-      f" {plain_texts.count(size * parts // more, run.unit)} at a time."
+      f" {at_a_time} at a time."
     )
   elif not run.options.step.gradient_checkpointing:
     return (

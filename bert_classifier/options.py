@@ -44,6 +44,8 @@ from bert_classifier.step_options import StepOptions
 
 FLAGS = flags.FLAGS
 MEAN, POOLED = "mean", "pooled"
+# Flags that decide what is read of a text that is too long.
+CUTTING = "max_seq_length", "truncation", "stride", "window_pooling"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,6 +119,15 @@ class ModelOptions:
     "Start the classifier's head from random values, whatever head"
     " init_checkpoint has.",
   )
+
+  def cutting(self):
+    """Returns {name: value} of the flags that decide what is read of a text."""
+    return {name: getattr(self, name) for name in CUTTING}
+
+  @property
+  def unit(self):
+    """Returns what a record of features is of: an example, or its window."""
+    return "window" if self.stride else "example"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,12 @@ from absl import logging
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import fast_modeling, real_tokens, shuffled_epochs
+from bert_classifier import (
+  fast_modeling,
+  plain_texts,
+  real_tokens,
+  shuffled_epochs,
+)
 from bert_classifier.errors import UserError
 import modeling
 
@@ -267,8 +272,8 @@ def plan(run):
     training.seed,
   )
   logging.info(
-    "every %d examples are packed into %d rows of %d positions",
-    batch_size,
+    "every %s are packed into %d rows of %d positions",
+    plain_texts.count(batch_size, run.options.model.unit),
     rows,
     length,
   )

@@ -59,7 +59,9 @@ def write_of_run(run, splits, batches, weights, step):
       are written.
     UserError: a number is not finite.
   """
-  counter = progress.Counter("predicted", run.count_records(*splits), run.unit)
+  counter = progress.Counter(
+    "predicted", run.count_records(*splits), run.options.model.unit
+  )
   outputs = split_batches(batches, weights, counter)
   if run.options.model.stride:
     outputs = windows.pool_outputs(
@@ -88,7 +90,7 @@ def write_split(run, split, outputs, weights, step):
     split: the test set.
     outputs: iterable of the outputs of each example, dictionaries of arrays.
     weights: of what weights they are, for the log.
-    step: of the training that they are from.
+    step: of the training that they are from; None of several.
 
   Returns:
     List of lines on what was written.
@@ -111,7 +113,7 @@ def write_split(run, split, outputs, weights, step):
     path = submissions.write_submission(folder, split, task.processor)
     lines.append(f"{split}: for GLUE: {path}")
   results = truth.measure(task.metrics, run.options.inference.eval_batch_size)
-  if results:
+  if results and step is not None:
     results["global_step"] = step
   path = evaluation.write_results(folder, split, results, weights)
   if results:

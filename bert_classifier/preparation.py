@@ -28,6 +28,7 @@ from bert_classifier import (
   output_dir,
   own_data,
   packing,
+  plain_texts,
   progress,
   run_settings,
   selection,
@@ -124,10 +125,13 @@ class Run(NamedTuple):
     """Returns how many records the splits have: with windows, one for each."""
     return sum(self.features[split].records for split in splits)
 
-  @property
-  def unit(self):
-    """Returns what a record is of: an example, or a window of one."""
-    return "window" if self.options.model.stride else "example"
+  def describe_count(self, *splits):
+    """Returns "3 examples", with --stride "3 examples in 7 windows"."""
+    examples = plain_texts.count(self.count(*splits))
+    if not self.options.model.stride:
+      return examples
+    records = self.count_records(*splits)
+    return f"{examples} in {plain_texts.count(records, 'window')}"
 
   def batch_size(self, split):
     """Returns how many records of a split a step computes."""
@@ -255,6 +259,7 @@ def check_run(options, placement, task, model, cache):
       found,
       options.choice.lr_schedule,
       placement.reads_here,
+      options.model.unit,
     )
     settings.update(
       run_settings.describe_training(options.data, task, schedule)

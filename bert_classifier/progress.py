@@ -260,7 +260,7 @@ class ProgressHook(tf.train.SessionRunHook):
   Args:
     total_steps: N.
     batch_size: examples a step.
-    examples: examples an epoch.
+    examples: examples an epoch, or with another `unit` of these.
     log_steps: steps between two lines.
     steps_per_run: steps that one call of the session takes.
     summary_dir: folder of the events for TensorBoard; None for none.
@@ -295,9 +295,10 @@ class ProgressHook(tf.train.SessionRunHook):
     summary_dir=None,
     history_path=None,
     show=lambda number: number,
+    unit="example",
   ):
     self._total = total_steps
-    self._batch, self._examples = batch_size, examples
+    self._batch, self._examples, self._unit = batch_size, examples, unit
     self._log_steps, self._steps_per_run = log_steps, steps_per_run
     most = max(1, min(log_steps, total_steps // _LEAST_POINTS))
     divisors = (n for n in range(1, most + 1) if log_steps % n == 0)
@@ -478,7 +479,7 @@ class ProgressHook(tf.train.SessionRunHook):
     if steps_per_second:
       left = (self._total - self._step) / steps_per_second
       speed = steps_per_second * self._batch
-      parts["speed"] = f"{speed:.1f} examples/s"
+      parts["speed"] = f"{speed:.1f} {self._unit}s/s"
       parts["left"] = f"{format_duration(left)} left"
     _report(parts, self._step / self._total)
 
@@ -537,7 +538,7 @@ def announce(verb, run, *splits):
   logging.info(
     "%s the %s of %s on %s",
     verb,
-    plain_texts.count(run.count(*splits)),
+    run.describe_count(*splits),
     " and ".join(splits),
     run.placement.describe(),
   )
@@ -562,6 +563,7 @@ def training_hook(run, history_path=None):
     summary_dir=run.options.run.output_dir if writes_events else None,
     history_path=history_path,
     show=placement.show,
+    unit=run.options.model.unit,
   )
 
 
@@ -577,7 +579,7 @@ def evaluation_hooks(run, split, training_hook=None):
   return [
     EvaluationHook(
       examples=run.count_records(split),
-      unit=run.unit,
+      unit=run.options.model.unit,
       batch_size=run.eval_batch_size,
       training_hook=training_hook,
     )

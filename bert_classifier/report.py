@@ -131,7 +131,7 @@ def _state_facts(run, split, settings):
   data, paths = run.task.data, settings.get("paths", {})
   trained_on = paths.get("train_file") or paths.get("data_dir")
   if run.schedule:
-    examples = f"{run.schedule.examples:,} {run.unit}s"
+    examples = run.describe_count("train")
     trained_on = f"{data.path('train') or run.task.name}, {examples}"
   begun_with = None
   if "training" in settings:

@@ -370,7 +370,7 @@ def _use(prepared, asked, compared, chosen, do):
     lines += ensemble.write_mean(
       prepared._replace(options=make_options(**options)),
       [run.options.run.output_dir for run in uses],
-      uses[0].found.step,
+      [run.found.step for run in uses],
     )
   elif asks.do_predict:
     lines += ensemble.copy_predictions(uses[0], folder)

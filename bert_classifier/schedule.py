@@ -60,7 +60,13 @@ NO_STEPS = Schedule(examples=0, steps=0, warmup_steps=0, buffer_size=0)
 
 
 def make_schedule(
-  options, max_seq_length, examples, found, shape, reads_here=True
+  options,
+  max_seq_length,
+  examples,
+  found,
+  shape,
+  reads_here=True,
+  unit="example",
 ):
   """Returns the `Schedule` of so many training examples.
 
@@ -71,6 +77,7 @@ def make_schedule(
     found: `output_dir.OutputDir`.
     shape: see `Schedule`.
     reads_here: whether this process reads the examples.
+    unit: what they are, "window" where texts are cut into windows.
 
   Raises:
     UserError: there are too few examples for a single step, or the order of a
@@ -79,7 +86,8 @@ def make_schedule(
   steps = count_steps(options, examples)
   if not steps:
     raise UserError(
-      f"{examples} training examples in batches of --train_batch_size="
+      f"{plain_texts.count(examples, f'training {unit}')} in batches of"
+      " --train_batch_size="
       f"{options.train_batch_size} over --num_train_epochs="
       f"{options.num_train_epochs} are less than one step: give a smaller batch"
       " or more epochs"
@@ -109,12 +117,13 @@ def announce_training(run):
   Args:
     run: `preparation.Run`.
   """
+  batch_size = run.options.training.train_batch_size
   logging.info(
     "training on %s: steps %d to %d of %s, %d of warmup, on %s",
-    plain_texts.count(run.schedule.examples, run.unit),
+    run.describe_count("train"),
     run.first_step + 1,
     run.schedule.steps,
-    plain_texts.count(run.options.training.train_batch_size, run.unit),
+    plain_texts.count(batch_size, run.options.model.unit),
     run.schedule.warmup_steps,
     run.placement.describe(),
   )

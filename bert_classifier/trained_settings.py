@@ -5,9 +5,7 @@ import os
 from absl import logging
 
 from bert_classifier import checkpoints, heads, output_dir, own_data
-from bert_classifier.options import make_options
-
-_CUTTING = "max_seq_length", "truncation", "stride", "window_pooling"
+from bert_classifier.options import CUTTING, make_options
 
 
 def find_output_dir(options):
@@ -80,10 +78,10 @@ def fill_in_cutting(options):
     UserError: the weights cannot be opened, or their manifest is damaged.
   """
   named = options.model.init_checkpoint
-  if not named or options.given.issuperset(_CUTTING):
+  if not named or options.given.issuperset(CUTTING):
     return options
   manifest = heads.read_manifest(checkpoints.open_checkpoint(named))
-  cutting = {name: manifest[name] for name in manifest if name in _CUTTING}
+  cutting = {name: manifest[name] for name in manifest if name in CUTTING}
   options, found = options.fill_in({"model": cutting}, {"model"})
   for name, value in found.items():
     logging.info("--%s=%s, with which %s was trained", name, value, named)

@@ -176,6 +176,38 @@ def test_a_later_command_uses_the_temperature_of_these_weights(
   assert "was fitted to other weights" in info.text
 
 
+def test_a_temperature_of_texts_cut_otherwise_is_not_used(
+  calibrated, classify, small_model, info
+):
+  _, hot = calibrated
+  kept = json.loads((hot / "calibration.json").read_text())
+  assert kept["texts cut by"] == {
+    "max_seq_length": 24,
+    "truncation": "head",
+    "stride": 0,
+    "window_pooling": "mean",
+  }
+  for flags, words in (
+    (dict(max_seq_length=20), "--max_seq_length=24, now 20. It is not used"),
+    (dict(stride=5), "--stride=0, now 5. It is not used"),
+    (dict(truncation="tail"), "--truncation=head, now tail. It is not used"),
+  ):
+    run = prepare(classify, small_model, hot, **flags)
+    assert run.task.target.temperature == 1
+    assert words in info.text
+
+
+def test_a_temperature_from_before_the_flags_were_kept_is_used(
+  calibrated, classify, small_model, tmp_path
+):
+  _, hot = calibrated
+  kept = json.loads((hot / "calibration.json").read_text())
+  del kept["texts cut by"]
+  (tmp_path / "calibration.json").write_text(json.dumps(kept))
+  run = prepare(classify, small_model, tmp_path, max_seq_length=20)
+  assert run.task.target.temperature == kept["temperature"]
+
+
 @pytest.mark.parametrize("value", ["{}", "nonsense", '{"temperature": -1}'])
 def test_a_damaged_file_is_an_error(classify, small_model, tmp_path, value):
   (tmp_path / "calibration.json").write_text(value)

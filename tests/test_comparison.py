@@ -91,6 +91,35 @@ def test_settings_that_are_equal_for_every_seed_are_near():
   )
 
 
+@pytest.mark.parametrize(
+  ("figures", "sentence"),
+  [
+    ((0.7, 0.7, 0.7), "2 others have the same figure; of equal ones the first"),
+    ((0.7, 0.6, 0.7), "1 other has the same figure; of equal ones the first"),
+    ((0.7, 0.6, 0.5), "There is one run a setting, so no deviation to hold"),
+    ((0.7, 0.7, 0.7), "other seeds might order the settings otherwise"),
+  ],
+)
+def test_of_one_run_a_setting_it_is_said_what_the_order_is_worth(
+  figures, sentence
+):
+  names = "linear", "cosine", "constant"
+  runs = make_runs(**{name: [one] for name, one in zip(names, figures)})
+  compared = comparison.compare(runs, "accuracy")
+  said = " ".join(comparison.describe_choice(compared))
+  assert sentence in said
+  assert "standard deviation" not in said
+  assert ("the same figure" in said) == (figures.count(0.7) > 1)
+
+
+def test_of_several_runs_a_setting_nothing_is_said_of_one():
+  runs = make_runs(linear=[0.8, 0.9], cosine=[0.1, 0.2])
+  said = " ".join(
+    comparison.describe_choice(comparison.compare(runs, "accuracy"))
+  )
+  assert "one run a setting" not in said and "same figure" not in said
+
+
 def test_the_table_has_a_line_for_each_run(tmp_path):
   runs = make_runs(linear=[0.5, None], cosine=[0.25, 0.75])
   comparison.write_table(str(tmp_path / "runs.tsv"), runs, runs[3:])

@@ -276,6 +276,7 @@ def judge(labels, decided):
   logits = np.eye(2, dtype=np.float32)[decided]
   collector.add(np.ones(len(labels)), logits, np.array(labels), np.ones(50))
   collector.end(None)
+  return collector
 
 
 def test_the_accuracy_is_logged_beside_the_share_of_the_majority(info):
@@ -288,7 +289,9 @@ def test_the_accuracy_is_logged_beside_the_share_of_the_majority(info):
 
 @pytest.mark.parametrize("others", [0, 1])
 def test_predictions_of_nearly_one_class_are_warned_of(info, others):
-  judge([0, 1] * 25, [1] * (50 - others) + [0] * others)
+  collector = judge([0, 1] * 25, [1] * (50 - others) + [0] * others)
+  assert {r.levelname for r in info.records} == {"INFO"}  # nothing on the way
+  evaluation.warn_of_one_answer(collector.target, collector.evaluated())
   warned = [r.getMessage() for r in info.records if r.levelname == "WARNING"]
   assert len(warned) == 1
   assert warned[0].startswith(f"{50 - others} of 50 predictions are 'yes': ")
@@ -300,7 +303,8 @@ def test_predictions_of_nearly_one_class_are_warned_of(info, others):
   ids=["two of another class", "labels of one class"],
 )
 def test_ordinary_predictions_are_not_warned_of(info, labels, decided):
-  judge(labels, decided)
+  collector = judge(labels, decided)
+  evaluation.warn_of_one_answer(collector.target, collector.evaluated())
   assert [r.levelname for r in info.records] == ["INFO"]
 
 

@@ -521,7 +521,8 @@ def test_of_several_runs_each_has_its_best(classify, chosen, flags, tmp_path):
   outcome = classify(**several)
   assert outcome.status == 0, outcome.log
   assert outcome.log.count("step 12 is still to be evaluated") == 2
-  assert "training on" not in outcome.log
+  assert outcome.log.count("the last step, 12, is made up for") == 2
+  assert "training on" not in outcome.log and "NOT TRAIN" not in outcome.log
   for seed in (2, 3):
     folder = tmp_path / "runs" / f"seed={seed}"
     assert read_results(folder / "eval_results.txt")["global_step"] == 8
@@ -579,7 +580,11 @@ def test_a_training_killed_again_and_again_ends_as_one_undisturbed(
   assert done.stdout.split() == ["-9"] * 4, done.stderr
   outcome = classify(output_dir=out, **flags)
   assert "step 12 is still to be evaluated" in outcome.log
-  assert "NOT TRAINING" in outcome.log
+  assert "NOT TRAINING" not in outcome.log  # it was asked for, and is done
+  assert (
+    "trained up to step 12 of 27, where 1 evaluation in a row had been no"
+    f" better than the best: {out}"
+  ) in outcome.log
   assert_equal_variables(out / "model.ckpt-12", chosen / "model.ckpt-12")
   assert_equal_variables(out / "best", chosen / "best")
   assert list_lines(out) == list_lines(chosen)

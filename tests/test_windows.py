@@ -476,7 +476,10 @@ def test_the_loss_of_training_is_the_mean_over_the_texts(
   loss = mean_loss(by_window, texts)
   assert read_training_loss(folder) == pytest.approx(loss, rel=1e-4)
   number = sum(map(len, by_window))
-  assert f"training on {number} windows: steps 1 to 1 of {number} window" in log
+  said = f"{len(texts)} examples in {number} windows"
+  assert f"training on {said}: steps 1 to 1 of {number} window" in log
+  assert f"predicting the {said} of test on" in log
+  assert f"float32; {number} windows a training step" in log
   assert f"train: converted {len(texts)} examples, {number} windows in" in log
 
 
