@@ -26,7 +26,13 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.client import session
 from tensorflow.python.tpu import tpu_system_metadata
 
-from bert_classifier import feature_cache, options, own_data, task_choice
+from bert_classifier import (
+  feature_cache,
+  history,
+  options,
+  own_data,
+  task_choice,
+)
 from bert_classifier.catalogue import MrpcProcessor
 from bert_classifier.tasks import TaskData
 import modeling
@@ -410,6 +416,74 @@ def simulate_tpu(monkeypatch, cores):
   monkeypatch.setattr(
     tpu_system_metadata, "_query_tpu_system_metadata", lambda *_, **__: system
   )
+
+
+def list_lines(folder):
+  """Returns the lines of a history, without times."""
+  times = "time", "examples_per_second"
+  return [
+    {name: value for name, value in entry.items() if name not in times}
+    for entry in history.read(str(folder / "history.jsonl"))
+  ]
+
+
+def list_names(folder):
+  """Returns the names of a folder's files, those of TensorBoard left out."""
+  return sorted(
+    path.relative_to(folder).as_posix()
+    for path in folder.rglob("*")
+    if path.is_file() and "tfevents" not in path.name
+  )
+
+
+def assert_equal_variables(found, expected):
+  found, expected = read_checkpoint(found), read_checkpoint(expected)
+  assert found.keys() == expected.keys()
+  for name, value in expected.items():
+    np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+# ---------------------------------------------------------------------------
+# Kills
+
+_KILLED = """if True:
+  import os, signal, sys
+  import run_classifier
+  from bert_classifier import comparison, evaluation, history, runs, saving
+
+  def die_at(owner, name, is_time):
+    function, calls = getattr(owner, name), []
+    def call(*arguments, **named):
+      calls.append(arguments)
+      if is_time(len(calls), *arguments):
+        os.kill(os.getpid(), signal.SIGKILL)
+      return function(*arguments, **named)
+    setattr(owner, name, call)
+
+  for way in [WAYS]:
+    child = os.fork()
+    if not child:
+      die_at(*way)
+      run_classifier.main(run_classifier.FLAGS(sys.argv))
+      os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+def run_killed(ways, flags):
+  """Runs a command once for each way to die by kill -9, and makes sure it does.
+
+  Each in a process of its own, which has TensorFlow's import from the first.
+
+  Args:
+    ways: Python source of tuples: module or class, name of a function, and a
+      function of how often that was called and of its arguments, which says
+      whether to die before it.
+    flags: {name: value}; those without a value are left out.
+  """
+  words = [f"--{name}={value}" for name, value in flags.items() if value]
+  done = run_python("-c", _KILLED.replace("WAYS", ways), *words)
+  assert set(done.stdout.split()) == {"-9"}, done.stderr
 
 
 # ---------------------------------------------------------------------------

@@ -65,6 +65,7 @@ def met(request, classify, training, tmp_path_factory):
     "freeze_layers": 0,
     "layerwise_lr_decay": 0.9,
     "gradient_accumulation_steps": 2,
+    "shuffle_buffer_size": 8,
     "threshold": 0.45 if kind == "multi_label" else None,
   }
   done = classify(

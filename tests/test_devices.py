@@ -5,6 +5,8 @@ import re
 
 from conftest import simulate_tpu
 import pytest
+import tensorflow.compat.v1 as tf
+from tensorflow.python.client import session
 
 from bert_classifier import device_choice, devices, machine
 from bert_classifier.errors import UserError
@@ -128,3 +130,24 @@ def test_a_tpu_on_another_host_trains_and_predicts_but_does_not_evaluate(
       placement.check({}, do_eval=True)
   local = DeviceOptions(use_tpu=True, tpu_name="local")
   device_choice.make_placement(local).check({}, do_eval=True)
+
+
+def test_master_and_memory_growth_reach_the_session_that_predicts(
+  classify, small_model, tmp_path, monkeypatch
+):
+  server = tf.distribute.Server.create_local_server()
+  seen, begin = [], session.BaseSession.__init__
+
+  def look(self, target="", graph=None, config=None):
+    seen.append((target, bool(config and config.gpu_options.allow_growth)))
+    begin(self, target, graph, config)
+
+  monkeypatch.setattr(session.BaseSession, "__init__", look)
+  done = classify(
+    *("--do_predict", "--gpu_memory_growth", f"--master={server.target}"),
+    output_dir=tmp_path,
+    **small_model,
+  )
+  assert done.status == 0, done.log
+  assert (server.target, True) in seen
+  assert len((tmp_path / "test_results.tsv").read_text().splitlines()) == 13

@@ -11,10 +11,13 @@ from typing import NamedTuple
 
 from conftest import (
   ALONE,
+  assert_equal_variables,
+  list_lines,
+  list_names,
   read_checkpoint,
   read_examples,
   read_results,
-  run_python,
+  run_killed,
   write_checkpoint,
 )
 import mutations_check
@@ -81,31 +84,6 @@ def list_evaluations(folder):
   """Returns {step: line} of the evaluations in a history."""
   entries = history.read(str(folder / "history.jsonl"))
   return {e["step"]: e for e in entries if e.get("split") == "dev"}
-
-
-def list_lines(folder):
-  """Returns the lines of a history, without times."""
-  times = "time", "examples_per_second"
-  return [
-    {name: value for name, value in entry.items() if name not in times}
-    for entry in history.read(str(folder / "history.jsonl"))
-  ]
-
-
-def list_names(folder):
-  """Returns the names of a folder's files, those of TensorBoard left out."""
-  return sorted(
-    path.relative_to(folder).as_posix()
-    for path in folder.rglob("*")
-    if path.is_file() and "tfevents" not in path.name
-  )
-
-
-def assert_equal_variables(found, expected):
-  found, expected = read_checkpoint(found), read_checkpoint(expected)
-  assert found.keys() == expected.keys()
-  for name, value in expected.items():
-    np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 # ---------------------------------------------------------------------------
@@ -534,39 +512,15 @@ def test_of_several_runs_each_has_its_best(classify, chosen, flags, tmp_path):
 # ---------------------------------------------------------------------------
 # After a kill
 
-# Runs the command once for each way to die, each in a process of its own, which
-# has TensorFlow's import from this one.
-KILLED = """if True:
-  import os, signal, sys
-  import run_classifier
-  from bert_classifier import evaluation, history, saving
-
-  def die_at(owner, name, is_time):
-    function, calls = getattr(owner, name), []
-    def call(*arguments, **named):
-      calls.append(arguments)
-      if is_time(len(calls), *arguments):
-        os.kill(os.getpid(), signal.SIGKILL)
-      return function(*arguments, **named)
-    setattr(owner, name, call)
-
-  ways = [
-    # In training, after the checkpoint of step 4.
-    (history, "append", lambda number, path, entry: entry["step"] == 6),
-    # In the evaluation of step 8.
-    (evaluation.Collector, "add", lambda number, *_: number == 1),
-    # While the weights of step 8 take the place of those of step 4.
-    (saving, "write_state", lambda number, paths: "/best/" in paths[0]),
-    # After the evaluation of step 12, at which training ends.
-    (history, "add_evaluation", lambda *_: True),
-  ]
-  for way in ways:
-    child = os.fork()
-    if not child:
-      die_at(*way)
-      run_classifier.main(run_classifier.FLAGS(sys.argv))
-      os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+WAYS = """
+# In training, after the checkpoint of step 4.
+(history, "append", lambda number, path, entry: entry["step"] == 6),
+# In the evaluation of step 8.
+(evaluation.Collector, "add", lambda number, *_: number == 1),
+# While the weights of step 8 take the place of those of step 4.
+(saving, "write_state", lambda number, paths: "/best/" in paths[0]),
+# After the evaluation of step 12, at which training ends.
+(history, "add_evaluation", lambda *_: True),
 """
 
 
@@ -574,10 +528,7 @@ def test_a_training_killed_again_and_again_ends_as_one_undisturbed(
   classify, flags, chosen, tmp_path
 ):
   out = tmp_path / "out"
-  given = dict(classify.defaults, **flags, output_dir=out)
-  words = [f"--{name}={value}" for name, value in given.items() if value]
-  done = run_python("-c", KILLED, *words)
-  assert done.stdout.split() == ["-9"] * 4, done.stderr
+  run_killed(WAYS, dict(classify.defaults, **flags, output_dir=out))
   outcome = classify(output_dir=out, **flags)
   assert "step 12 is still to be evaluated" in outcome.log
   assert "NOT TRAINING" not in outcome.log  # it was asked for, and is done

@@ -350,10 +350,14 @@ def test_evaluation_has_a_batch_for_every_core_in_every_step(
   classify, tmp_path, monkeypatch
 ):
   simulate_tpu(monkeypatch, CORES)
-  given = []
+  given, places, find = [], [], devices.tpu_cluster
+  monkeypatch.setattr(
+    devices, "tpu_cluster", lambda *args: places.append(args) or find(*args)
+  )
 
   def evaluate(estimator, input_fn, steps, hooks, checkpoint_path, name):
-    del estimator, checkpoint_path, name
+    del checkpoint_path, name
+    assert estimator.config.tpu_config.iterations_per_loop == 7
     assert hooks == []  # all steps are one call of the session
     given.extend([input_fn, steps])
     raise GraphIsBuiltError
@@ -361,8 +365,15 @@ def test_evaluation_has_a_batch_for_every_core_in_every_step(
   monkeypatch.setattr(tf.estimator.tpu.TPUEstimator, "evaluate", evaluate)
   with pytest.raises(GraphIsBuiltError):
     classify(
-      "--do_eval", "--use_tpu", tpu_name="local", output_dir=tmp_path / "out"
+      "--do_eval",
+      "--use_tpu",
+      tpu_name="local",
+      tpu_zone="us-east1-d",
+      gcp_project="texts",
+      iterations_per_loop=7,
+      output_dir=tmp_path / "out",
     )
+  assert set(places) == {("local", "us-east1-d", "texts")}
   input_fn, steps = given
   context = types.SimpleNamespace(num_replicas=CORES)
   with tf.Graph().as_default(), tf.Session() as running:
@@ -446,12 +457,13 @@ def test_answers_are_computed_on_the_cpu_of_a_tpus_host(
 def test_a_dry_run_of_a_tpu_describes_and_tries_nothing(
   classify, tmp_path, monkeypatch, capsys
 ):
-  simulate_tpu(monkeypatch, CORES)
+  simulate_tpu(monkeypatch, 4)
   asked = ["--use_tpu", "--do_train", "--dry_run", "--train_batch_size=8"]
+  asked.append("--num_tpu_cores=4")
   done = classify(*asked, tpu_name="local", output_dir=tmp_path / "none")
   assert done.status == 0, done.log
   page = " ".join(capsys.readouterr().out.split())
-  assert "on TPU local, 8 cores: nothing is written" in page
+  assert "on TPU local, 4 cores: nothing is written" in page
   assert "steps 1 to 13 of 8 examples" in page and " time about" not in page
   assert "On a core of the TPU about 2 MiB at the peak." in page
 

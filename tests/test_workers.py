@@ -241,7 +241,8 @@ def test_a_training_whose_worker_is_killed_ends_as_one_undisturbed(
   assert classify(output_dir=one, **flags).status == 0
   shutil.copytree(one, two)  # what one has begun goes on in two
   (two / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-300"')
-  process = start(dict(flags, output_dir=two, num_workers=2))
+  flags.update(num_workers=2, worker_timeout=20)
+  process = start(dict(flags, output_dir=two))
   log, killed = [], False
   for line in process.stderr:
     log.append(line)
