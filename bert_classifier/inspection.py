@@ -349,6 +349,7 @@ def measure(run, make_model_fn, readings, steps):
     records = run.features[split].records
     batches = steps["left"] if is_training else records / size * times
     parts[split] = {
+      "seconds to start": trial.start,
       "seconds a batch": trial.seconds,
       "batches measured": trial.steps,
       "batch": size,

@@ -142,7 +142,7 @@ def _describe_runs(runs):
   )
   if runs["seconds"] is not None:
     duration = progress.format_duration(runs["seconds"])
-    text += f"; their batches together take about {duration}"
+    text += f"; together, with the start of each, they take about {duration}"
   return f"{text}. Steps, time, memory and files are those of {runs['shown']}."
 
 

@@ -248,11 +248,14 @@ class Trial(NamedTuple):
   """What a few steps took.
 
   Attributes:
+    start: seconds to build the graph and for the first step, in which
+      TensorFlow prepares it.
     seconds: mean of a step.
     steps: number of steps that it is the mean of.
     peak: bytes that the process held at its peak so far, None where unknown.
   """
 
+  start: float
   seconds: float
   steps: int
   peak: Optional[int]
@@ -281,6 +284,7 @@ def try_steps(run, model_fn, mode, converter, longest, sample, batch_size):
     run.options.model.max_seq_length,
     in_windows=run.options.model.stride > 0,
   )
+  began = time.monotonic()
   with tf.Graph().as_default():
     dataset = tf.data.Dataset.from_tensor_slices(columns).batch(
       batch_size, drop_remainder=run.placement.needs_whole_batches
@@ -293,8 +297,11 @@ def try_steps(run, model_fn, mode, converter, longest, sample, batch_size):
     config = devices.session_config(run.options.device)
     with tf.Session(config=config) as session:
       session.run(tf.global_variables_initializer())
-      seconds, steps = _time_steps(session.make_callable(fetches))
-  return Trial(seconds, steps, peak_memory())
+      step = session.make_callable(fetches)
+      step()
+      start = time.monotonic() - began
+      seconds, steps = _time_steps(step)
+  return Trial(start, seconds, steps, peak_memory())
 
 
 def _convert(examples, converter, number):
@@ -306,7 +313,6 @@ def _convert(examples, converter, number):
 def _time_steps(step):
   """Calls a function some times; returns the mean of the seconds, and times."""
   counter = progress.Counter("tried", 1 + TRIED_BATCHES, unit="step")
-  step()
   counter.add(1)
   began, steps = time.monotonic(), 0
   while steps < TRIED_BATCHES and (

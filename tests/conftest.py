@@ -1,5 +1,6 @@
 """Fixtures, processes and readers that several test files use."""
 
+import contextlib
 import io
 import json
 import logging
@@ -157,6 +158,11 @@ def sample_run(tmp_path_factory):
   )
   assert done.returncode == 0, done.stderr
   return folder, done
+
+
+def blocks(page, language):
+  """Returns the code blocks of a language, in order."""
+  return re.findall(rf"^```{language}\n(.*?)^```$", page, re.M | re.S)
 
 
 def read_results(path):
@@ -323,6 +329,10 @@ def hold_client(classify, training, tmp_path, capsys, monkeypatch):
       f"{one['text']}\t{one['label']}\t{one['probability']:.4f}"
       for one in expected
     ]
+    monkeypatch.setattr(sys, "argv", ["client.py", str(exported)])
+    with contextlib.suppress(SystemExit):
+      runpy.run_path(str(tmp_path / "client.py"))
+    assert capsys.readouterr() == ("", "")  # no text, no answer
     return client
 
   return hold
@@ -344,6 +354,18 @@ def write_checkpoint(prefix, variables):
       tensors=[tf.constant(value) for value in variables.values()],
     )
     running.run(save)
+
+
+def lengthen(model, folder, positions):
+  """Writes the small model with more positions."""
+  config = json.loads(model["bert_config_file"].read_text())
+  config["max_position_embeddings"] = positions
+  (folder / "bert_config.json").write_text(json.dumps(config))
+  variables = read_checkpoint(model["init_checkpoint"] / "bert_model.ckpt")
+  name = "bert/embeddings/position_embeddings"
+  width = variables[name].shape[1]
+  variables[name] = np.resize(variables[name], (positions, width))
+  write_checkpoint(folder / "bert_model.ckpt", variables)
 
 
 def write_hugging_face(

@@ -145,6 +145,10 @@ def test_an_ensemble_of_the_best_is_the_mean(met, classify, tmp_path):
   name, value = score(kind, tmp_path)
   results = read_results(tmp_path / "test_results.txt")
   assert results[f"test_{name}"] == pytest.approx(value, rel=1e-5)
+  steps = [read_results(r / "eval_results.txt")["global_step"] for r in runs]
+  assert len(set(steps)) == 2 and "global_step" not in results
+  said = ", ".join(f"{step:.0f}" for step in steps)
+  assert f"the ensemble's weights are those of steps {said}," in done.log
   assert sorted(run.name for run in runs) == [
     row[0] for row in read_table(tmp_path / "runs.tsv")[1:] if row[-1] == "yes"
   ]

@@ -19,7 +19,7 @@ RUNS = re.compile(r"\b(classify|run_script|run_killed|run_classifier\.py)\b")
 
 
 def read_words(node):
-  """Yields the flags of a string that is a word, or words, of a command line."""
+  """Yields the flags of a string that is a word or words of a command."""
   if isinstance(node, ast.JoinedStr) and node.values:
     node = node.values[0]
   if isinstance(node, ast.Constant) and isinstance(node.value, str):

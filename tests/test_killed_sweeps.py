@@ -63,7 +63,9 @@ def test_patience_ends_each_run_of_a_sweep_by_itself(undisturbed):
   folder, log = undisturbed
   assert "trained up to step 12 of 13, where 1 evaluation in a row" in log
   steps = [
-    [e["step"] for e in list_lines(folder / "runs" / name) if "split" in e]
+    sorted(
+      e["step"] for e in list_lines(folder / "runs" / name) if "split" in e
+    )
     for name in NAMES
   ]
   assert steps[1] == [4, 8, 12] and steps[0][-1] == 13

@@ -7,10 +7,13 @@ tf2onnx and onnxruntime are not installed only the refusals are tested.
 import importlib.util
 import json
 import re
+import runpy
+import shutil
 import sys
 
 from conftest import (
   ALONE,
+  ROOT,
   read_checkpoint,
   read_features,
   read_table,
@@ -216,6 +219,27 @@ def test_the_printed_client_answers_texts(hold_client, tmp_path):
   pytest.importorskip("tokenizers")
   texts = ["hfwltc jaj", "ga h, fnj?" * 20, "\u4e2d"]
   hold_client("onnx client", texts, "onnx", export_onnx=tmp_path / "onnx")
+
+
+@needs_packages
+def test_the_printed_client_does_not_cut_a_text_that_was_read_in_windows(
+  exported, tmp_path, monkeypatch
+):
+  pytest.importorskip("tokenizers")
+  folder = shutil.copytree(exported[0], tmp_path / "model")
+  settings = json.loads((folder / "settings.json").read_text())
+  settings["stride"] = 5
+  (folder / "settings.json").write_text(json.dumps(settings))
+  (client,) = re.findall(
+    r"<!-- onnx client -->\n```python\n(.*?)```",
+    (ROOT / "docs" / "serving.md").read_text(),
+    re.S,
+  )
+  (tmp_path / "client.py").write_text(client)
+  words = ["client.py", str(folder), "ga h", "ga h, fnj?" * 20]
+  monkeypatch.setattr(sys, "argv", words)
+  with pytest.raises(SystemExit, match="cut it into windows and pool"):
+    runpy.run_path(str(tmp_path / "client.py"))
 
 
 # ---------------------------------------------------------------------------

@@ -12,12 +12,11 @@ from absl import app
 from conftest import (
   ROOT,
   SCRIPTS,
-  read_checkpoint,
+  blocks,
+  lengthen,
   read_table,
   run_python,
-  write_checkpoint,
 )
-import numpy as np
 import pytest
 
 from bert_classifier import options, own_data
@@ -37,11 +36,6 @@ PAGES = {
 }
 README = PAGES["README.md"]
 OUTPUT, CONTRIBUTING = PAGES["docs/output.md"], PAGES["docs/contributing.md"]
-
-
-def blocks(page, language):
-  """Returns the code blocks of a language, in order."""
-  return re.findall(rf"^```{language}\n(.*?)^```$", page, re.M | re.S)
 
 
 # ---------------------------------------------------------------------------
@@ -189,18 +183,6 @@ def test_the_command_for_own_data_runs_as_printed(
   assert manifest["settings"]["model"]["labels"] == ["negative", "positive"]
   assert "steps 1 to 3 of 32 examples" in outcome.log
   assert Path("my_output", "eval_report.html").exists()
-
-
-def lengthen(model, folder, positions):
-  """Writes the small model with more positions."""
-  config = json.loads(model["bert_config_file"].read_text())
-  config["max_position_embeddings"] = positions
-  (folder / "bert_config.json").write_text(json.dumps(config))
-  variables = read_checkpoint(model["init_checkpoint"] / "bert_model.ckpt")
-  name = "bert/embeddings/position_embeddings"
-  width = variables[name].shape[1]
-  variables[name] = np.resize(variables[name], (positions, width))
-  write_checkpoint(folder / "bert_model.ckpt", variables)
 
 
 def test_an_own_task_runs_from_csv_files_to_predictions(

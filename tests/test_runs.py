@@ -234,6 +234,7 @@ def test_the_ensemble_is_the_mean_of_the_runs_probabilities(swept):
   assert decided == list(expected.argmax(axis=1))
   gold = np.array([int(one["gold"]) for one in cells])
   results = read_results(swept.folder / "test_results.txt")
+  assert results["global_step"] == 9  # of both
   right = np.mean(decided == gold)
   assert results["test_accuracy"] == pytest.approx(right)
   losses = -np.log(expected[np.arange(len(gold)), gold])
@@ -333,8 +334,10 @@ def test_a_dry_run_tells_of_all_runs(swept, classify, flags, tmp_path, capsys):
   report = json.loads(path.read_text())
   assert report["runs"]["shown"] == "learning_rate=0.01,seed=42"
   parts = report["time"]
+  starts = [parts[name]["seconds to start"] for name in ("train", "dev")]
+  assert min(starts) > parts["train"]["seconds a batch"]  # of a small model
   assert report["runs"]["seconds"] == pytest.approx(
-    2 * (parts["train"]["seconds"] + parts["dev"]["seconds"])
+    2 * (parts["train"]["seconds"] + parts["dev"]["seconds"] + 2 * sum(starts))
   )
   size = (swept.folder / "runs" / NAMES[0]).glob("model.ckpt-9.data*")
   (size,) = (one.stat().st_size for one in size)
@@ -342,6 +345,7 @@ def test_a_dry_run_tells_of_all_runs(swept, classify, flags, tmp_path, capsys):
   assert report["files"]["disk"] == pytest.approx(2 * 2 * size, rel=0.1)
   text = " ".join(capsys.readouterr().out.split())
   assert "runs 4, 4 settings of 1 seed, 2 of them trained before" in text
+  assert "together, with the start of each, they take about" in text
   assert sorted(swept.folder.rglob("*")) == before
 
 

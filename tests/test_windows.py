@@ -19,9 +19,11 @@ import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
   choices,
+  device_choice,
   embeddings,
   evaluation,
   features,
+  replicas,
   targets,
   windows,
 )
@@ -460,13 +462,17 @@ def read_training_loss(folder):
   return step["loss"]
 
 
-def mean_loss(by_window, texts):
-  """Returns the mean over the texts of the mean loss of their windows."""
+def mean_loss(by_window, texts, **weights):
+  """Returns the mean over the texts of the mean loss of their windows.
+
+  Weights of labels are brought to a mean of 1 over the texts.
+  """
   by_text = [
     -logs[:, "ab".index(label)].mean()
     for logs, (_, label) in zip(by_window, texts)
   ]
-  return np.mean(by_text)
+  by_label = [weights.get(label, 1) for _, label in texts]
+  return np.average(by_text, weights=by_label)
 
 
 def test_the_loss_of_training_is_the_mean_over_the_texts(
@@ -483,14 +489,46 @@ def test_the_loss_of_training_is_the_mean_over_the_texts(
   assert f"train: converted {len(texts)} examples, {number} windows in" in log
 
 
-def test_the_loss_of_packed_windows_in_parts_is_the_same(
-  classify, asked, by_window, texts, tmp_path
+@pytest.mark.parametrize(
+  ("more", "apart"),
+  [
+    (dict(gradient_accumulation_steps=2, pack_sequences=True), 1e-4),
+    (dict(use_xla=True, precision="mixed_bfloat16"), 1e-2),
+  ],
+  ids=["packed, in parts", "compiled, in 16 bits"],
+)
+def test_the_loss_of_windows_computed_otherwise_is_the_same(
+  classify, asked, by_window, texts, tmp_path, more, apart
 ):
-  more = {"gradient_accumulation_steps": 2, "output_dir": tmp_path}
-  done = classify("--pack_sequences", **{**asked, **more})
+  done = classify(**{**asked, **more, "output_dir": tmp_path})
   assert done.status == 0, done.log
   loss = mean_loss(by_window, texts)
+  assert read_training_loss(tmp_path) == pytest.approx(loss, rel=apart)
+
+
+def test_two_devices_train_on_weighed_windows_and_keep_the_best(
+  classify, asked, by_window, texts, tmp_path, monkeypatch
+):
+  two = ["/cpu:0", "/cpu:1"]
+  monkeypatch.setattr(
+    device_choice,
+    "make_placement",
+    lambda options, *_: replicas.MirroredPlacement(options, two),
+  )
+  more = dict(class_weights="a=3,b=1", eval_every_steps=1, output_dir=tmp_path)
+  done = classify("--do_eval", "--use_best", **{**asked, **more})
+  assert done.status == 0, done.log
+  number = sum(map(len, by_window))
+  said = f"{number} windows a training step, {number // 2} on each device"
+  assert said in done.log
+  loss = mean_loss(by_window, texts, a=3, b=1)
+  assert loss != pytest.approx(mean_loss(by_window, texts), rel=1e-2)
   assert read_training_loss(tmp_path) == pytest.approx(loss, rel=1e-4)
+  results = read_results(tmp_path / "eval_results.txt")
+  labels = ["ab".index(label) for _, label in texts]
+  losses = -pool_logs(by_window)[np.arange(len(labels)), labels]
+  assert results["eval_loss"] == pytest.approx(losses.mean(), rel=1e-4)
+  assert f"{tmp_path}/best/model.ckpt-1, step 1" in done.log
 
 
 def test_results_and_report_are_those_of_the_texts(trained, by_window, texts):
