@@ -501,9 +501,9 @@ def run_killed(ways, flags):
     ways: Python source of tuples: module or class, name of a function, and a
       function of how often that was called and of its arguments, which says
       whether to die before it.
-    flags: {name: value}; those without a value are left out.
+    flags: {name: value}; None leaves one out.
   """
-  words = [f"--{name}={value}" for name, value in flags.items() if value]
+  words = [f"--{n}={v}" for n, v in flags.items() if v is not None]
   done = run_python("-c", _KILLED.replace("WAYS", ways), *words)
   assert set(done.stdout.split()) == {"-9"}, done.stderr
 
