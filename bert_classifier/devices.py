@@ -429,9 +429,10 @@ def session_config(options):
   Args:
     options: `device_options.DeviceOptions`.
   """
+  threads = machine.threads(options.num_threads)
   config = tf.ConfigProto(
-    intra_op_parallelism_threads=options.num_threads,
-    inter_op_parallelism_threads=options.num_threads,
+    intra_op_parallelism_threads=threads,
+    inter_op_parallelism_threads=threads,
     allow_soft_placement=True,
   )
   if options.use_xla:
