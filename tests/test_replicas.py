@@ -452,9 +452,8 @@ def test_a_tpu_is_not_mixed_with_other_devices(see):
     ({}, cluster, "TF_CONFIG"),
   ):
     with pytest.raises(UserError, match=f"--use_tpu and {words} name diff"):
-      device_choice.make_placement(
-        DeviceOptions(use_tpu=True, **flags), others, 32
-      )
+      asked = options.make_options(use_tpu=True, tpu_name="local", **flags)
+      device_choice.check_request(asked, others)
 
 
 def test_a_process_that_has_joined_others_ends_without_waiting_for_them(
