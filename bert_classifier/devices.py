@@ -46,6 +46,7 @@ class Placement:
     shares_folders: whether this machine's folders can be read and written.
     is_chief: whether this process writes checkpoints, results and the log.
     replicas: copies of the model that compute a training step together.
+    processes_here: of the run, on this machine.
     strategy: what makes them one, for the log; None for one alone.
     device: words for the one that computes, where it is not the CPU.
     reads_here: whether this process reads the examples.
@@ -58,6 +59,7 @@ class Placement:
   shares_folders = True
   is_chief = True
   replicas = 1
+  processes_here = 1
   reads_here = True
   strategy = None
   device = "the GPU"

@@ -90,6 +90,7 @@ class WorkersPlacement(ReplicatedPlacement):
     self._cluster, self._gpus, self._team = cluster, gpus, None
     self.replicas = cluster.size * max(1, gpus)
     self.is_chief = cluster.is_chief
+    self.processes_here = cluster.count_on_host()
 
   def _used(self):
     return flag_checks.name_devices(self._cluster.size, self._gpus)
