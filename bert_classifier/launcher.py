@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from bert_classifier import clusters, flag_checks, machine, process
+from bert_classifier import clusters, flag_checks, locks, machine, process
 from bert_classifier.errors import GONE, UserError
 
 _GRACE_SECONDS = 10  # from the request to end to the end by force
@@ -54,11 +54,13 @@ def run_workers(options):
     options: `options.Options`, of the command line in `sys.argv`.
 
   Raises:
-    UserError: they cannot train together.
+    UserError: they cannot train together, or another command trains there.
   """
   check(options)
   shares = _divide_machine(options)
   folder, failures = options.run.output_dir or "", 0
+  with locks.lock_for_training(folder):
+    pass  # or another command trains there; the chief locks it for this one
   with process.signals_as_exceptions():
     while True:
       newest = _read_state(folder)

@@ -52,6 +52,8 @@ from bert_classifier.schedule import (
 )
 from bert_classifier.task_choice import Task, check_task_flags, prepare_task
 
+CHECKPOINT = "newest checkpoint"  # of what machines agree on
+
 
 class Run(NamedTuple):
   """All that a run needs, checked and ready.
@@ -309,7 +311,7 @@ def agree_with_chief(run):
     UserError: this machine sees another folder or other data.
   """
   seen = {
-    "newest checkpoint": run.found.step,
+    CHECKPOINT: run.found.step,
     "examples": run.counts,
     "steps": run.schedule and run.schedule.steps,
     "end": bool(run.schedule and run.ended_early),
@@ -317,6 +319,13 @@ def agree_with_chief(run):
   buffer_size = run.schedule and run.schedule.buffer_size
   told, buffer_size = run.placement.share([seen, buffer_size])
   for name, value in told.items():
+    if name == CHECKPOINT and value != seen[name]:
+      raise UserError(
+        f"the newest checkpoint of {run.found.path} is of step {seen[name]} as"
+        f" this machine sees it, and of step {value} as the chief does: another"
+        " command is training there, whose end is to be waited for; or it is"
+        " not one folder that all machines share"
+      )
     if value != seen[name]:
       raise UserError(
         f"{name}: {seen[name]} on this machine, {value} on the chief: all"
