@@ -365,7 +365,7 @@ def train(estimator, run):
     folder, run.settings, run.model.config, run.model.vocab_file
   )
   schedule.announce_training(run)
-  memory.warn_if_short(run)
+  memory.warn_if_short(run, "train")
   hook = progress.training_hook(run, output_dir.history_path(folder))
   exhausted = memory.explain_exhaustion(run, "train", hook)
   with advice.explain_not_finite(run), exhausted:
@@ -434,6 +434,7 @@ def evaluate(estimator, run, split, results=None):
 def run_evaluation(estimator, run, split):
   """Returns what the Estimator gives of an evaluation."""
   progress.announce("evaluating", run, split)
+  memory.warn_if_short(run, split)
   with memory.explain_exhaustion(run, split):
     return estimator.evaluate(
       input_fn_for(run, split),
@@ -456,6 +457,7 @@ def predict(estimator, run, splits, kind=predictions):
     List of a line for each file or pair of files written.
   """
   kind.announce(run, splits)
+  memory.warn_if_short(run, splits[0])
   outputs = estimator.predict(
     input_fn_for(run, *splits),
     checkpoint_path=run.weights.to_read,

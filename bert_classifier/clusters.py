@@ -38,6 +38,11 @@ class Cluster(NamedTuple):
   def is_chief(self):
     return self.index == 0
 
+  def count_on_host(self):
+    """Returns how many of the processes have the host of this one."""
+    hosts = [address.rpartition(":")[0] for address in self.addresses]
+    return hosts.count(hosts[self.index])
+
   def name(self, index):
     """Returns the words for a worker: "worker 1 (10.0.0.2:2222)"."""
     chief = "the chief, " if index == 0 else ""

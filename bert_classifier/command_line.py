@@ -44,12 +44,14 @@ def begin(module, manual):
 def _read_command_line(manual):
   from absl import app, logging
 
-  from bert_classifier import errors, launcher, options
+  from bert_classifier import errors, flag_checks, launcher, options
 
   app.define_help_flags()
   words = options.parse_flags(sys.argv, manual)
   logging.use_absl_handler()
   logging.get_absl_handler().setFormatter(process.LogFormatter())
   with errors.exit_with_a_sentence():
-    launcher.take_over(options.read())
+    asked = options.read()
+    flag_checks.check(asked)
+    launcher.take_over(asked)
   return words

@@ -3,8 +3,8 @@
 from absl import logging
 
 from bert_classifier import (
-  clusters,
   devices,
+  flag_checks,
   gpu,
   launcher,
   plain_texts,
@@ -27,21 +27,10 @@ def check_request(options, cluster):
   device = options.device
   if device.num_workers > 1 and options.run.do_train:  # of a dry run
     launcher.check(options)
+  flag_checks.check_devices(options, cluster)
   if device.use_xla:  # before TensorFlow looks for devices
     devices.prepare_xla()
-  if device.use_xla and device.skip_padding and "skip_padding" in options.given:
-    raise UserError(
-      "--skip_padding makes batches of many shapes, each of which XLA would"
-      " compile anew: leave out --skip_padding or --use_xla"
-    )
-  make_placement(device, cluster).check(
-    paths={
-      "output_dir": options.run.output_dir,
-      "cache_dir": options.data.cache_dir,
-      "init_checkpoint": options.model.init_checkpoint,
-    },
-    do_eval=options.run.do_eval,
-  )
+  make_placement(device, cluster).check()
 
 
 def prepare_placement(options, cluster):
@@ -76,15 +65,12 @@ def check_batches(options, placement):
   Raises:
     UserError: it cannot.
   """
-  placement.check_batches(
-    {
-      "train_batch_size": options.training.train_batch_size,
-      "eval_batch_size": options.inference.eval_batch_size,
-      "predict_batch_size": options.inference.predict_batch_size,
-    },
-    options.run.do_train,
-  )
-  options.step.check(options.training, options.device, placement.replicas)
+  trains = options.run.do_train
+  placement.check_batches(flag_checks.batch_sizes(options), trains)
+  if trains:
+    options.step.check_division(
+      options.training.train_batch_size, placement.replicas
+    )
 
 
 def make_placement(options, cluster=None, batch_size=None):
@@ -99,11 +85,6 @@ def make_placement(options, cluster=None, batch_size=None):
     UserError: options do not go with each other, or with the GPUs there are.
   """
   if options.use_tpu:
-    if cluster is not None or options.num_gpus:
-      other = clusters.VARIABLE if cluster else f"--num_gpus={options.num_gpus}"
-      raise UserError(
-        f"--use_tpu and {other} name different devices: leave one out"
-      )
     return devices.TpuPlacement(options)
   if cluster is not None:
     part = batch_size and batch_size // cluster.size

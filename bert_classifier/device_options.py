@@ -1,9 +1,17 @@
-"""The flags of the devices."""
+"""The flags of the devices, and which of them go with each other."""
 
 import dataclasses
 from typing import Optional
 
+from bert_classifier.errors import UserError
 from bert_classifier.flag_fields import Range, flag
+
+# How to ask for one device, where what is asked for needs it.
+ONE_GPU = "give --num_gpus=1"
+ONE_PROCESS = (
+  "train in one process, with --num_gpus=0 or 1, and without TF_CONFIG and"
+  " --num_workers"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,3 +83,119 @@ class DeviceOptions:
     "Training steps that a TPU takes between two reports to the host.",
     Range(1),
   )
+
+  @property
+  def tpu(self):
+    """Returns the name of the TPU, or the address of its host."""
+    return self.tpu_name or self.master
+
+  def check_tpu(self, cluster, paths, do_eval):
+    """Checks that a TPU is named, and can do what is asked for.
+
+    Args:
+      cluster: what names other machines, or None.
+      paths: {flag: path or None}.
+      do_eval: whether an evaluation is asked for.
+
+    Raises:
+      UserError: it is not, or cannot.
+    """
+    if cluster or self.num_gpus:
+      other = cluster or f"--num_gpus={self.num_gpus}"
+      raise UserError(
+        f"--use_tpu and {other} name different devices: leave one out"
+      )
+    refuse_local_paths(self.tpu, paths)
+    if do_eval:
+      refuse_remote_evaluation(self.tpu)
+
+  def check_tpu_batches(self, sizes):
+    """Checks that the cores of a TPU can share batches of some sizes.
+
+    Args:
+      sizes: {flag: examples}.
+
+    Raises:
+      UserError: they cannot.
+    """
+    for name, size in sizes.items():
+      if size % self.num_tpu_cores:
+        raise UserError(
+          f"--{name} is {size}, but must be a multiple of"
+          f" --num_tpu_cores={self.num_tpu_cores}: every core takes as many"
+          " examples"
+        )
+
+  def check_several(self, used, ask_for_one, division=None):
+    """Checks that several devices can compute what is asked for, as one.
+
+    Args:
+      used: words for the devices.
+      ask_for_one: how to ask for one.
+      division: examples of a training step and number of devices, or None.
+
+    Raises:
+      UserError: they cannot.
+    """
+    for flag_of_one in ("use_xla", "pack_sequences"):
+      if getattr(self, flag_of_one):
+        raise UserError(
+          f"--{flag_of_one} is for one device, and {used} are asked for: leave"
+          f" it out, or {ask_for_one}"
+        )
+    if division and division[0] % division[1]:
+      raise UserError(
+        f"--train_batch_size is {division[0]}, but must be a multiple of"
+        f" {division[1]}: it is divided among {used}"
+      )
+
+
+def refuse_local_paths(tpu_name, paths):
+  """Refuses local paths for a TPU on another host, which cannot read them.
+
+  Args:
+    tpu_name: "local" for the TPU in this machine, which can.
+    paths: dictionary from flag to path, None where it was not given.
+
+  Raises:
+    UserError: a path that is not in Google Cloud Storage; names the flags.
+      Or no name was given.
+  """
+  if not tpu_name:
+    raise UserError(
+      "--use_tpu needs --tpu_name: the name of the TPU, or local for the one"
+      " in this machine"
+    )
+  if tpu_name == "local":
+    return
+  local = [
+    f"--{flag}={path}"
+    for flag, path in paths.items()
+    if path and not path.startswith("gs://")
+  ]
+  if local:
+    raise UserError(
+      f"the TPU {tpu_name!r} cannot read {' and '.join(local)}: use gs://"
+      " paths, or --tpu_name=local on the machine that holds the TPU"
+    )
+
+
+def refuse_remote_evaluation(tpu_name):
+  """Refuses an evaluation by a TPU on another host.
+
+  The metrics are computed in this process, where an evaluation's session cannot
+  call them from there.
+
+  Args:
+    tpu_name: "local" for the TPU in this machine, which is no such TPU.
+
+  Raises:
+    UserError: the TPU is on another host; says where to evaluate.
+  """
+  if tpu_name != "local":
+    raise UserError(
+      f"--do_eval needs the TPU in this machine, but {tpu_name!r} is on another"
+      " host: leave out --do_eval, and then give the same command with it and"
+      " without --use_tpu; or run on the machine that holds the TPU, with"
+      " --tpu_name=local"
+    )

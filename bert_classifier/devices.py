@@ -46,6 +46,7 @@ class Placement:
     shares_folders: whether this machine's folders can be read and written.
     is_chief: whether this process writes checkpoints, results and the log.
     replicas: copies of the model that compute a training step together.
+    processes_here: of the run, on this machine.
     strategy: what makes them one, for the log; None for one alone.
     device: words for the one that computes, where it is not the CPU.
     reads_here: whether this process reads the examples.
@@ -58,6 +59,7 @@ class Placement:
   shares_folders = True
   is_chief = True
   replicas = 1
+  processes_here = 1
   reads_here = True
   strategy = None
   device = "the GPU"
@@ -109,14 +111,8 @@ class Placement:
       is_training: whether there are training steps.
     """
 
-  def check(self, paths, do_eval):
-    """Raises a UserError where the device cannot do what is asked for.
-
-    Args:
-      paths: {flag: path or None}.
-      do_eval: whether an evaluation is asked for.
-    """
-    del paths, do_eval
+  def check(self):
+    """Warns of what the device cannot do."""
     if self.options.num_gpus != 0:
       gpu.warn_where_missing()
 
@@ -310,18 +306,10 @@ class TpuPlacement(Placement):
 
   def check_batches(self, sizes, is_training):
     del is_training  # TPUEstimator wants all of them in any case
-    cores = self.options.num_tpu_cores
-    for name, size in sizes.items():
-      if size % cores:
-        raise UserError(
-          f"--{name} is {size}, but must be a multiple of"
-          f" --num_tpu_cores={cores}: every core takes as many examples"
-        )
+    self.options.check_tpu_batches(sizes)
 
-  def check(self, paths, do_eval):
-    refuse_local_paths(self._name, paths)
-    if do_eval:
-      refuse_remote_evaluation(self._name)
+  def check(self):
+    pass  # the flags have been
 
   def join(self):
     self._cluster = tpu_cluster(
@@ -334,7 +322,7 @@ class TpuPlacement(Placement):
 
   @property
   def _name(self):
-    return self.options.tpu_name or self.options.master
+    return self.options.tpu
 
   def prepare_process(self):
     super().prepare_process()
@@ -430,9 +418,10 @@ def session_config(options):
   Args:
     options: `device_options.DeviceOptions`.
   """
+  threads = machine.threads(options.num_threads)
   config = tf.ConfigProto(
-    intra_op_parallelism_threads=options.num_threads,
-    inter_op_parallelism_threads=options.num_threads,
+    intra_op_parallelism_threads=threads,
+    inter_op_parallelism_threads=threads,
     allow_soft_placement=True,
   )
   if options.use_xla:
@@ -513,54 +502,3 @@ def _require_local_tpu(cluster):
   )
   if not metadata.num_cores:
     raise RuntimeError("this machine has no TPU cores")
-
-
-def refuse_local_paths(tpu_name, paths):
-  """Refuses local paths for a TPU on another host, which cannot read them.
-
-  Args:
-    tpu_name: "local" for the TPU in this machine, which can.
-    paths: dictionary from flag to path, None where it was not given.
-
-  Raises:
-    UserError: a path that is not in Google Cloud Storage; names the flags.
-      Or no name was given.
-  """
-  if not tpu_name:
-    raise UserError(
-      "--use_tpu needs --tpu_name: the name of the TPU, or local for the one"
-      " in this machine"
-    )
-  if tpu_name == "local":
-    return
-  local = [
-    f"--{flag}={path}"
-    for flag, path in paths.items()
-    if path and not path.startswith("gs://")
-  ]
-  if local:
-    raise UserError(
-      f"the TPU {tpu_name!r} cannot read {' and '.join(local)}: use gs://"
-      " paths, or --tpu_name=local on the machine that holds the TPU"
-    )
-
-
-def refuse_remote_evaluation(tpu_name):
-  """Refuses an evaluation by a TPU on another host.
-
-  The metrics are computed in this process, where an evaluation's session cannot
-  call them from there.
-
-  Args:
-    tpu_name: "local" for the TPU in this machine, which is no such TPU.
-
-  Raises:
-    UserError: the TPU is on another host; says where to evaluate.
-  """
-  if tpu_name != "local":
-    raise UserError(
-      f"--do_eval needs the TPU in this machine, but {tpu_name!r} is on another"
-      " host: leave out --do_eval, and then give the same command with it and"
-      " without --use_tpu; or run on the machine that holds the TPU, with"
-      " --tpu_name=local"
-    )

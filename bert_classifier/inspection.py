@@ -24,6 +24,7 @@ from bert_classifier import (
   feature_cache,
   files,
   inspection_page,
+  locks,
   machine,
   memory,
   output_dir,
@@ -31,7 +32,6 @@ from bert_classifier import (
   progress,
   resources,
   selection,
-  sharing,
   targets,
 )
 from bert_classifier.coverage import shorten_names
@@ -499,7 +499,7 @@ def inspect(run, make_model_fn, complete=None):
   """
   asked = run.options.run
   if asked.do_train:
-    with sharing.lock_for_training(asked.output_dir):
+    with locks.lock_for_training(asked.output_dir):
       pass  # or another command trains there
   size = max(
     run.options.training.train_batch_size,

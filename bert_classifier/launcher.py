@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 
-from bert_classifier import clusters, machine, process
+from bert_classifier import clusters, flag_checks, locks, machine, process
 from bert_classifier.errors import GONE, UserError
 
 _GRACE_SECONDS = 10  # from the request to end to the end by force
@@ -54,11 +54,13 @@ def run_workers(options):
     options: `options.Options`, of the command line in `sys.argv`.
 
   Raises:
-    UserError: they cannot train together.
+    UserError: they cannot train together, or another command trains there.
   """
   check(options)
   shares = _divide_machine(options)
   folder, failures = options.run.output_dir or "", 0
+  with locks.lock_for_training(folder):
+    pass  # or another command trains there; the chief locks it for this one
   with process.signals_as_exceptions():
     while True:
       newest = _read_state(folder)
@@ -95,12 +97,12 @@ def check(options):
   if device.use_tpu:
     raise UserError("--num_workers is nothing for --use_tpu: leave one out")
   batch_size = options.training.train_batch_size
-  if batch_size % number:
+  if batch_size % number and flag_checks.knows_batch(options):
     raise UserError(
       f"--train_batch_size is {batch_size}, but must be a multiple of"
       f" --num_workers={number}: every worker takes as many examples"
     )
-  options.step.check(options.training, device, number)
+  flag_checks.check_division(options, None)
   if not os.path.isfile(sys.argv[0]):
     raise UserError(
       "--num_workers starts the command of a script again, and this is none:"

@@ -6,12 +6,12 @@ Nothing here imports TensorFlow.
 import ctypes
 import functools
 import os
-import pathlib
 import re
 import subprocess
 
+from bert_classifier import containers
+
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"  # an environment variable
-CONTROL_GROUP = pathlib.Path("/sys/fs/cgroup")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -70,13 +70,15 @@ def list_gpus():
 
 def threads(num_threads):
   """Returns how many threads compute: those asked for, or one a usable core."""
-  return num_threads or len(_usable_cores())
+  return num_threads or _count_usable_cores()
 
 
-def _usable_cores():
+def _count_usable_cores():
   if hasattr(os, "sched_getaffinity"):
-    return os.sched_getaffinity(0)
-  return range(os.cpu_count() or 1)
+    cores = len(os.sched_getaffinity(0))
+  else:
+    cores = os.cpu_count() or 1
+  return min(cores, containers.cores() or cores)
 
 
 def free_memory():
@@ -84,7 +86,7 @@ def free_memory():
 
   It is the smaller of what the machine has left and what a container allows.
   """
-  free = [free_in_machine(), free_in_container()]
+  free = [free_in_machine(), containers.free_memory()]
   return min((amount for amount in free if amount is not None), default=None)
 
 
@@ -97,20 +99,8 @@ def total_memory():
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   except (AttributeError, OSError, ValueError):
     machine = None
-  amounts = [machine, limit_of_container()]
+  amounts = [machine, containers.limit_of_memory()]
   return min((amount for amount in amounts if amount is not None), default=None)
-
-
-def limit_of_container(group=CONTROL_GROUP):
-  """Returns the bytes that a control group (version 2) allows, None for any.
-
-  Args:
-    group: pathlib.Path of its folder.
-  """
-  try:
-    return int((group / "memory.max").read_text())
-  except (OSError, ValueError):  # not in a group, or "max": no limit
-    return None
 
 
 def read_linux_figure(path, name):
@@ -134,22 +124,3 @@ def free_in_machine():
     return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   except (AttributeError, OSError, ValueError):
     return None
-
-
-def free_in_container(group=CONTROL_GROUP):
-  """Returns the bytes that a control group (version 2) leaves, None for any.
-
-  Args:
-    group: pathlib.Path of its folder.
-  """
-  try:
-    limit, used = (
-      int((group / name).read_text())
-      for name in ("memory.max", "memory.current")
-    )
-    statistics = (group / "memory.stat").read_text()
-  except (OSError, ValueError):  # not in a group, or "max": no limit
-    return None
-  # What was read of files is counted as used, but makes room for who needs it.
-  cached = re.search(r"^inactive_file (\d+)$", statistics, re.MULTILINE)
-  return max(0, limit - used + (int(cached[1]) if cached else 0))

@@ -4,6 +4,7 @@ Both say what needs how much, and which setting to try next.
 """
 
 import contextlib
+import dataclasses
 import re
 
 from absl import logging
@@ -24,27 +25,41 @@ _EXHAUSTED = re.compile(
 _COMPUTED = "weights", "gradients", "slots", "copies", "activations"
 
 
-def warn_if_short(run):
-  """Warns where training needs more memory than a CPU has free.
+def warn_if_short(run, split):
+  """Warns where a split needs more memory than a CPU has free.
 
   Args:
     run: `preparation.Run`, with features.
+    split: as of `explain_exhaustion`.
   """
   if not (run.placement.on_cpu and run.placement.sees_every_step):
     return
+  if split != "train" and run.options.run.do_train:
+    return  # what the training held is free by then
   free = machine.free_memory()
-  memory = estimate(run, "train")
-  needed = memory.total() - memory.program
+  needed = needed_memory(run, split)
   if free is None or needed <= free:
     return
   logging.warning(
-    "training needs about %s of memory, and %s are free: %s. The system may end"
+    "%s needs about %s of memory%s, and %s are free: %s. The system may end"
     " it. %s",
+    "training" if split == "train" else f"computing {split}",
     plain_texts.show_bytes(needed),
+    " in all processes" * (run.placement.processes_here > 1),
     plain_texts.show_bytes(free),
-    _list_parts(memory),
-    suggest(run, "train"),
+    _list_parts(estimate(run, split)),
+    suggest(run, split, free),
   )
+
+
+def needed_memory(run, split):
+  """Returns the bytes that a split takes of this machine from now on, about.
+
+  Args:
+    run, split: as of `explain_exhaustion`.
+  """
+  held = resources.resident_memory() or 0
+  return (estimate(run, split).total() - held) * run.placement.processes_here
 
 
 @contextlib.contextmanager
@@ -126,31 +141,61 @@ def _list_parts(memory):
   )
 
 
-def suggest(run, split):
+def suggest(run, split, free=None):
   """Returns the setting to try next, as a sentence.
 
   Args:
     run, split: as of `explain_exhaustion`.
+    free: bytes of this machine that it is to fit in; None where unknown.
   """
-  size = batch_size(run, split)
   if split != "train":
     flag = "eval" if split.startswith("dev") else "predict"
-    if size > 1:
-      return f"Next, try --{flag}_batch_size={size // 2}."
-  elif size > 1:
-    parts = run.options.step.gradient_accumulation_steps
-    more = next(n for n in range(2, size + 1) if size % n == 0) * parts
-    at_a_time = plain_texts.count(size * parts // more, run.options.model.unit)
-    return (
-      f"Next, try --gradient_accumulation_steps={more}: the same update, by"
-      f" {at_a_time} at a time."
-    )
-  elif not run.options.step.gradient_checkpointing:
-    return (
-      "Next, try --gradient_checkpointing: the same update, in a third more"
-      " time."
-    )
+    size = batch_size(run, split)
+    while size > 1:
+      size //= 2
+      smaller = run._replace(**{f"{flag}_batch_size": size})
+      if free is None or needed_memory(smaller, split) <= free:
+        return f"Next, try --{flag}_batch_size={size}."
+  else:
+    for step in _list_smaller_steps(run):
+      smaller = run._replace(options=run.options._replace(step=step))
+      if free is None or needed_memory(smaller, split) <= free:
+        return _describe_step(run, smaller)
   return (
     "Next, try a smaller --max_seq_length, or a model with fewer or narrower"
     " layers."
   )
+
+
+def _list_smaller_steps(run):
+  """Returns the `StepOptions` of the same update for less memory at a time.
+
+  Those that cost no time come first.
+  """
+  step = run.options.step
+  parts, size = step.gradient_accumulation_steps, batch_size(run, "train")
+  smaller = [
+    dataclasses.replace(step, gradient_accumulation_steps=n * parts)
+    for n in range(2, size + 1)
+    if size % n == 0
+  ]
+  if step.gradient_checkpointing:
+    return smaller
+  last = smaller[-1] if smaller else step
+  return [*smaller, dataclasses.replace(last, gradient_checkpointing=True)]
+
+
+def _describe_step(run, smaller):
+  """Returns the sentence that advises the step of another run."""
+  step, flags, cost = smaller.options.step, [], ""
+  parts = step.gradient_accumulation_steps
+  if parts != run.options.step.gradient_accumulation_steps:
+    flags.append(f"--gradient_accumulation_steps={parts}")
+    size = plain_texts.count(
+      batch_size(smaller, "train"), run.options.model.unit
+    )
+    cost = f", by {size} at a time"
+  if step.gradient_checkpointing != run.options.step.gradient_checkpointing:
+    flags.append("--gradient_checkpointing")
+    cost += ", in a third more time"
+  return f"Next, try {' '.join(flags)}: the same update{cost}."

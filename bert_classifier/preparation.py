@@ -20,6 +20,7 @@ from bert_classifier import (
   clusters,
   device_choice,
   devices,
+  flag_checks,
   hugging_face_export,
   inspection,
   interactive,
@@ -51,6 +52,8 @@ from bert_classifier.schedule import (
   make_schedule,
 )
 from bert_classifier.task_choice import Task, check_task_flags, prepare_task
+
+CHECKPOINT = "newest checkpoint"  # of what machines agree on
 
 
 class Run(NamedTuple):
@@ -172,7 +175,7 @@ def prepare(options):
   if cluster is not None:
     leave_log_to_chief(cluster, options.run)
   options = trained_settings.find_output_dir(options)
-  check_flags(options.run)
+  flag_checks.check_run(options)
   check_there_is_a_model(options.run, options.model)
   selection.check_best(options.run)
   if options.run.fills_folder:
@@ -313,7 +316,7 @@ def agree_with_chief(run):
     UserError: this machine sees another folder or other data.
   """
   seen = {
-    "newest checkpoint": run.found.step,
+    CHECKPOINT: run.found.step,
     "examples": run.counts,
     "steps": run.schedule and run.schedule.steps,
     "end": bool(run.schedule and run.ended_early),
@@ -321,6 +324,13 @@ def agree_with_chief(run):
   buffer_size = run.schedule and run.schedule.buffer_size
   told, buffer_size = run.placement.share([seen, buffer_size])
   for name, value in told.items():
+    if name == CHECKPOINT and value != seen[name]:
+      raise UserError(
+        f"the newest checkpoint of {run.found.path} is of step {seen[name]} as"
+        f" this machine sees it, and of step {value} as the chief does: another"
+        " command is training there, whose end is to be waited for; or it is"
+        " not one folder that all machines share"
+      )
     if value != seen[name]:
       raise UserError(
         f"{name}: {seen[name]} on this machine, {value} on the chief: all"
@@ -357,39 +367,6 @@ def leave_log_to_chief(cluster, options):
       "%s: computes for %s, which writes the log", name, cluster.name(0)
     )
     progress.log_errors_only(name)
-
-
-def check_flags(options):
-  """Checks that `options.RunOptions` are there and go with each other.
-
-  Raises:
-    UserError: a flag is needed, or does not go with another.
-  """
-  if not (options.fills_folder or options.uses_head):
-    raise UserError(
-      "there is nothing to do: give at least one of --do_train, --do_eval,"
-      " --do_predict, --do_export, --export_hf, --export_onnx, --do_embed,"
-      " --predict_text, --predict_file"
-    )
-  for needing, needed in (
-    ("dry_run_file", "dry_run"),
-    ("predict_text_b", "predict_text"),
-  ):
-    if getattr(options, needing) is not None and not (
-      getattr(options, needed) not in (None, False)
-    ):
-      raise UserError(f"--{needing} is nothing without --{needed}: give both")
-  if not options.output_dir:
-    raise UserError(
-      "--output_dir is needed: the folder for checkpoints, results and"
-      " predictions; to answer texts or to export, that of a training, or"
-      " --init_checkpoint=TRAINED_CLASSIFIER"
-    )
-  if options.overwrite_output_dir and (options.resume or not options.do_train):
-    raise UserError(
-      "--overwrite_output_dir trains from the start: it needs --do_train and"
-      " goes against --resume"
-    )
 
 
 def check_there_is_a_model(run, model):

@@ -9,8 +9,8 @@ import contextlib
 import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import kernels
 
-from bert_classifier import devices, process, workers
-from bert_classifier.errors import UserError
+from bert_classifier import devices, flag_checks, process, workers
+from bert_classifier.device_options import ONE_GPU, ONE_PROCESS
 
 _NCCL = "NcclAllReduce"  # the operation, which not every build has
 
@@ -23,18 +23,10 @@ class ReplicatedPlacement(devices.Placement):
   """
 
   def check_batches(self, sizes, is_training):
-    for flag in ("use_xla", "pack_sequences"):
-      if getattr(self.options, flag):
-        raise UserError(
-          f"--{flag} is for one device, and {self._used()} are asked for: leave"
-          f" it out, or {self._ask_for_one}"
-        )
-    size = sizes["train_batch_size"]
-    if is_training and size % self.replicas:
-      raise UserError(
-        f"--train_batch_size is {size}, but must be a multiple of"
-        f" {self.replicas}: it is divided among {self._used()}"
-      )
+    division = sizes["train_batch_size"], self.replicas
+    self.options.check_several(
+      self._used(), self._ask_for_one, division if is_training else None
+    )
 
   def replica_batch_size(self, examples):
     return examples // self.replicas
@@ -58,7 +50,7 @@ class MirroredPlacement(ReplicatedPlacement):
   """
 
   strategy = "MirroredStrategy"
-  _ask_for_one = "give --num_gpus=1"
+  _ask_for_one = ONE_GPU
 
   def __init__(self, options, names):
     super().__init__(options)
@@ -91,20 +83,17 @@ class WorkersPlacement(ReplicatedPlacement):
   """
 
   strategy = "MultiWorkerMirroredStrategy"
-  _ask_for_one = (
-    "train in one process, with --num_gpus=0 or 1, and without TF_CONFIG and"
-    " --num_workers"
-  )
+  _ask_for_one = ONE_PROCESS
 
   def __init__(self, options, cluster, gpus):
     super().__init__(options)
     self._cluster, self._gpus, self._team = cluster, gpus, None
     self.replicas = cluster.size * max(1, gpus)
     self.is_chief = cluster.is_chief
+    self.processes_here = cluster.count_on_host()
 
   def _used(self):
-    gpus = f" with {self._gpus} GPUs each" if self._gpus else ""
-    return f"{self._cluster.size} workers{gpus}"
+    return flag_checks.name_devices(self._cluster.size, self._gpus)
 
   def prepare_process(self):
     super().prepare_process()

@@ -173,13 +173,15 @@ def estimate_memory(run, lengths, is_training):
   if not run.placement.skip_padding:
     lengths = np.full(len(lengths), size)
   step = run.options.step
+  # Of parts, the sum so far is kept beside the gradients of the next.
+  copies = 2 if step.gradient_accumulation_steps > 1 else 1
   numbers = count_activations(
     config, lengths, is_training, step.gradient_checkpointing, frozen
   )
   return Memory(
     program=(resident_memory() or 0) + _SESSION_BYTES,
     weights=weights,
-    gradients=trained * is_training,
+    gradients=trained * copies * is_training,
     slots=2 * trained * is_training,
     copies=weights,
     activations=int(_BYTES_A_NUMBER * numbers),

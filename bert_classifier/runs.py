@@ -29,6 +29,7 @@ from bert_classifier import (
   evaluation,
   files,
   inspection,
+  locks,
   output_dir,
   preparation,
   report,
@@ -198,7 +199,7 @@ def report_dry_run(prepared, asked, plans, make_model_fn):
     inspection.report_dry_run(prepared, make_model_fn)
     return
   folder = asked.run.output_dir
-  with sharing.lock_for_training(folder):
+  with locks.lock_for_training(folder):
     pass  # or another command trains there
   prepared = calibration.without(prepared)
   runs = derive_all(prepared, plans)
@@ -278,7 +279,7 @@ def carry_out(prepared, asked, plans, do):
   prepared = calibration.without(prepared)
   runs = derive_all(prepared, plans)
   tf.io.gfile.makedirs(folder)
-  with sharing.lock_for_training(folder) as is_locked:
+  with locks.lock_for_training(folder) as is_locked:
     sharing.remove_abandoned(folder, is_locked)
     finished = []
     for number, (one, run) in enumerate(zip(plans, runs)):

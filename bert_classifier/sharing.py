@@ -13,12 +13,14 @@ import tempfile
 from absl import logging
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, errors, files, output_dir, saving
-
-try:
-  import fcntl
-except ImportError:  # under Windows
-  fcntl = None
+from bert_classifier import (
+  checkpoints,
+  errors,
+  files,
+  locks,
+  output_dir,
+  saving,
+)
 
 # init_checkpoint in TensorFlow's form: prefix, in a temporary folder beside a
 # path of the name that was the folder's own once.
@@ -28,30 +30,6 @@ _HELD = "held_checkpoint"
 
 # ---------------------------------------------------------------------------
 # Lock
-
-
-@contextlib.contextmanager
-def lock_for_training(folder):
-  """Holds a lock that keeps other processes from training in a folder.
-
-  It holds on this machine, and the system releases it when the process is
-  gone, however it ended. There is none under Windows, on gs:// and where a file
-  system has no locks.
-
-  Yields:
-    Whether there is a lock.
-
-  Raises:
-    UserError: another process trains there.
-  """
-  if fcntl is None or not os.path.isdir(folder):
-    yield False
-    return
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    yield _lock(descriptor, folder)
-  finally:
-    os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -72,7 +50,7 @@ def claim(options, found):
     remove_abandoned(folder, is_locked=False)
     yield
     return
-  with lock_for_training(folder) as is_locked:
+  with locks.lock_for_training(folder) as is_locked:
     remove_abandoned(folder, is_locked)
     if options.overwrite_output_dir:
       removed = output_dir.remove_own_files(folder)
@@ -85,24 +63,6 @@ def claim(options, found):
         " again goes on from there"
       )
     yield
-
-
-def _lock(descriptor, folder):
-  """Locks an open folder until it is closed; returns whether that is possible.
-
-  Raises:
-    UserError: another process has locked it.
-  """
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return True
-  except BlockingIOError:
-    raise errors.UserError(
-      f"another command is training in {folder}: wait for its end, or give"
-      " another --output_dir"
-    ) from None
-  except OSError:  # this file system has no locks
-    return False
 
 
 # ---------------------------------------------------------------------------

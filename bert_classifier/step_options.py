@@ -40,18 +40,17 @@ class StepOptions:
     """Returns whether gradients would become 0 without a loss scale."""
     return self.precision == FLOAT16
 
-  def check(self, training, device, replicas=1):
-    """Checks that the options go with each other, the batch and the device.
+  def check_division(self, size, replicas=1):
+    """Checks that a training batch can be computed in so many parts.
 
     Args:
-      training: `options.TrainingOptions`.
-      device: `device_options.DeviceOptions`.
-      replicas: devices that share a training batch.
+      size: examples of the batch.
+      replicas: devices that share it.
 
     Raises:
-      UserError: they do not.
+      UserError: it cannot.
     """
-    size, parts = training.train_batch_size, self.gradient_accumulation_steps
+    parts = self.gradient_accumulation_steps
     if size % (parts * replicas):
       among = f" times {replicas} devices" * (replicas > 1)
       raise UserError(
@@ -59,6 +58,16 @@ class StepOptions:
         f" --gradient_accumulation_steps={parts}{among}: the parts of a step"
         " are of one size"
       )
+
+  def check_device(self, device):
+    """Checks that the options go with the device.
+
+    Args:
+      device: `device_options.DeviceOptions`.
+
+    Raises:
+      UserError: they do not.
+    """
     if device.use_tpu and self.precision == FLOAT16:
       raise UserError(
         f"--precision={FLOAT16} cannot be had on a TPU, which computes in"

@@ -9,10 +9,11 @@ import textwrap
 
 from conftest import ROOT
 import pytest
+import yaml
 
 from bert_classifier import clusters, preparation
-from bert_classifier.errors import UserError
-from bert_classifier.options import RunOptions
+from bert_classifier.errors import GONE, UserError
+from bert_classifier.options import RunOptions, make_options
 
 CHIEF = '"task": {"type": "chief", "index": 0}, "environment": "cloud"}'
 
@@ -194,3 +195,59 @@ def test_kubernetes_starts_each_pod_with_its_place(run_bash):
     status, found = run_bash(script, JOB_COMPLETION_INDEX=str(index))
     addresses = tuple(f"bert-{number}.bert:2222" for number in range(4))
     assert (status, found) == (0, [(addresses, index)])
+
+
+def list_flags(script):
+  """Returns the words of run_classifier.py's call in a script of a shell."""
+  joined = script.replace("\\\n", " ")
+  (call,) = re.findall(r"run_classifier\.py ([^'\n]*)", joined)
+  return call.split()
+
+
+def test_the_files_are_well_formed(tmp_path):
+  slurm = read_block("sh", "Slurm")
+  service, job = yaml.safe_load_all(read_block("yaml", "Kubernetes"))
+  (container,) = job["spec"]["template"]["spec"]["containers"]
+  command = container["command"]
+  assert command[:2] == ["bash", "-c"] and len(command) == 3
+  for script in (slurm, command[2]):
+    (tmp_path / "script").write_text(script)
+    subprocess.run(["bash", "-n", tmp_path / "script"], check=True)
+    flags = dict(word.lstrip("-").split("=") for word in list_flags(script))
+    assert flags.pop("flagfile").endswith(".flags")
+    assert make_options(**flags).run.output_dir
+  asked = dict(re.findall(r"#SBATCH --([\w-]+)=(\S+)", slurm))
+  assert asked["ntasks-per-node"] == "1"  # for a port of each node is named
+  assert int(asked["nodes"]) > 1
+
+
+def test_the_names_in_the_files_of_kubernetes_belong_together():
+  service, job = yaml.safe_load_all(read_block("yaml", "Kubernetes"))
+  assert (service["kind"], job["kind"]) == ("Service", "Job")
+  assert (service["apiVersion"], job["apiVersion"]) == ("v1", "batch/v1")
+  name, spec = job["metadata"]["name"], job["spec"]
+  pod = spec["template"]["spec"]
+  (container,) = pod["containers"]
+  # The Service has the pods of the Job, which are found by its name.
+  assert service["spec"]["selector"] == {"job-name": name}
+  assert service["spec"]["clusterIP"] == "None"
+  assert pod["subdomain"] == service["metadata"]["name"]
+  (numbers,) = re.findall(r"for i in ([\d ]+);", container["command"][2])
+  workers = list(map(int, numbers.split()))
+  assert workers == list(range(len(workers)))
+  assert spec["completions"] == spec["parallelism"] == len(workers)
+  assert spec["completionMode"] == "Indexed"
+  ((host, port),) = re.findall(r'"(\S+):(\d+)\\"', container["command"][2])
+  assert host.lstrip("\\").lstrip('"') == f"{name}-$i.{pod['subdomain']}"
+  assert service["spec"]["ports"] == [{"port": int(port)}]
+  assert container["ports"] == [{"containerPort": int(port)}]
+  # A policy on failures needs pods that are not started again in place.
+  assert pod["restartPolicy"] == "Never"
+  (rule,) = spec["podFailurePolicy"]["rules"]
+  assert rule["action"] == "FailJob" and rule["onExitCodes"]["values"] == [
+    1,
+    70,
+  ]
+  assert GONE not in rule["onExitCodes"]["values"]
+  mounted = {mount["name"] for mount in container["volumeMounts"]}
+  assert mounted == {volume["name"] for volume in pod["volumes"]}

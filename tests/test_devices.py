@@ -8,7 +8,7 @@ import pytest
 import tensorflow.compat.v1 as tf
 from tensorflow.python.client import session
 
-from bert_classifier import device_choice, devices, machine
+from bert_classifier import device_options, devices, machine
 from bert_classifier.errors import UserError
 from bert_classifier.options import DeviceOptions
 
@@ -87,7 +87,7 @@ def test_local_paths_are_refused_by_flag_name():
     "init_checkpoint": "gs://b/c",
   }
   with pytest.raises(ValueError, match="--output_dir=out") as error:
-    devices.refuse_local_paths("my-tpu", paths)
+    device_options.refuse_local_paths("my-tpu", paths)
   assert "init_checkpoint" not in str(error.value)
   assert "cache_dir" not in str(error.value)
   assert "gs://" in str(error.value)
@@ -98,13 +98,13 @@ def test_local_paths_are_refused_by_flag_name():
   "name, path", [("local", "out"), ("my-tpu", "gs://bucket/out")]
 )
 def test_paths_that_the_tpu_can_read_are_accepted(name, path):
-  assert devices.refuse_local_paths(name, {"output_dir": path}) is None
+  assert device_options.refuse_local_paths(name, {"output_dir": path}) is None
 
 
 @pytest.mark.parametrize("name", [None, ""])
 def test_tpu_needs_a_name(name):
   with pytest.raises(ValueError, match="--tpu_name"):
-    devices.refuse_local_paths(name, {})
+    device_options.refuse_local_paths(name, {})
 
 
 def test_local_tpu_that_is_not_there_is_said_to_be_missing():
@@ -118,18 +118,14 @@ def test_local_tpu_is_in_this_process(monkeypatch):
   assert cluster.master() == ""
 
 
-def test_a_tpu_on_another_host_trains_and_predicts_but_does_not_evaluate(
-  monkeypatch,
-):
-  monkeypatch.setattr(devices, "tpu_cluster", lambda *_: None)
+def test_a_tpu_on_another_host_trains_and_predicts_but_does_not_evaluate():
   for flags in ({"tpu_name": "my-tpu"}, {"master": "grpc://10.0.0.2:8470"}):
     asked = DeviceOptions(use_tpu=True, **flags)
-    placement = device_choice.make_placement(asked)
-    placement.check({}, do_eval=False)
+    asked.check_tpu(None, {}, do_eval=False)
     with pytest.raises(UserError, match="--do_eval.*without --use_tpu"):
-      placement.check({}, do_eval=True)
+      asked.check_tpu(None, {}, do_eval=True)
   local = DeviceOptions(use_tpu=True, tpu_name="local")
-  device_choice.make_placement(local).check({}, do_eval=True)
+  local.check_tpu(None, {}, do_eval=True)
 
 
 def test_master_and_memory_growth_reach_the_session_that_predicts(

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 import shutil
+import tracemalloc
 import warnings
+import weakref
 
 import numpy as np
 import pytest
@@ -391,6 +393,45 @@ def test_predictions_say_of_what_they_are(tmp_path):
     ["77", "a", "b", "yes", "yes", "0.9", "0.1", "0.9"],
     ["test-2", "c d", "", "no", "no", "0.7", "0.7", "0.3"],
   ]
+
+
+def measure_writing(folder, count):
+  """Writes so many predictions; returns peak bytes, most outputs alive."""
+  alive, most = weakref.WeakSet(), 0
+
+  class Output(dict):
+    __hash__ = object.__hash__
+
+  def examples():
+    for i in range(count):
+      yield InputExample(f"test-{i}", "a" * 100, None)
+
+  def split():
+    nonlocal most
+    batch = np.full([8, 2], 0.5, np.float32)
+    for _ in range(count // 8):
+      for output in predictions.split_outputs({"probabilities": batch}, "w"):
+        output = Output(output)
+        alive.add(output)
+        most = max(most, len(alive))
+        yield output
+
+  tracemalloc.start()
+  predictions.write_predictions(
+    str(folder), "test", examples(), split(), TARGET
+  )
+  _, peak = tracemalloc.get_traced_memory()
+  tracemalloc.stop()
+  return peak, most
+
+
+def test_predictions_are_written_in_constant_memory(tmp_path):
+  measure_writing(tmp_path, 80)  # what is imported and kept once
+  few, _ = measure_writing(tmp_path, 800)
+  many, alive = measure_writing(tmp_path, 8000)
+  # 7,200 examples and outputs that were held would be over 3 MB.
+  assert many - few < 100_000
+  assert alive <= 16
 
 
 def test_no_id_text_or_label_breaks_a_line_of_predictions(tmp_path):

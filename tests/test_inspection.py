@@ -18,9 +18,9 @@ import pytest
 from bert_classifier import (
   inspection,
   inspection_page,
+  locks,
   options,
   resources,
-  sharing,
   targets,
 )
 from bert_classifier.model_files import Weights
@@ -173,7 +173,7 @@ def test_what_training_refuses_is_refused_in_the_same_words(
 def test_a_folder_where_another_command_trains_is_refused(
   classify, training, tmp_path
 ):
-  with sharing.lock_for_training(str(tmp_path)):
+  with locks.lock_for_training(str(tmp_path)):
     outcome = classify("--dry_run", output_dir=tmp_path, **training)
   assert outcome.status == 1
   assert "another command is training in" in outcome.log

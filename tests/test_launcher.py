@@ -8,7 +8,7 @@ import sys
 from conftest import LOG_LINE, run_script
 import pytest
 
-from bert_classifier import launcher, machine
+from bert_classifier import launcher, locks, machine
 from bert_classifier.errors import GONE, UserError
 from bert_classifier.options import make_options
 
@@ -122,6 +122,16 @@ def test_starts_that_come_to_nothing_end(launch):
   assert status == 128 + signal.SIGKILL
   assert 3 <= len(started) <= 6
   assert "[ERROR]" in log and "3 starts in a row came to no new check" in log
+
+
+def test_a_folder_in_which_another_command_trains_is_refused(launch, tmp_path):
+  with (
+    locks.lock_for_training(str(tmp_path)),
+    pytest.raises(UserError, match="another command is training in /"),
+  ):
+    launch("")
+  assert not (tmp_path / "started").exists()
+  assert launch("")[0] == 0
 
 
 @pytest.mark.parametrize("status", [1, 70])

@@ -6,7 +6,7 @@ import platform
 from conftest import run_python
 import pytest
 
-from bert_classifier import machine
+from bert_classifier import containers, machine
 
 FAULTS = """
 import resource
@@ -40,15 +40,13 @@ def test_free_memory_is_the_smaller_of_machine_and_container(monkeypatch):
     (9 << 30, 5 << 30),
     (None, 5 << 30),
   ):
-    monkeypatch.setattr(machine, "free_in_container", lambda left=left: left)
+    monkeypatch.setattr(containers, "free_memory", lambda left=left: left)
     assert machine.free_memory() == expected
 
 
-def test_files_that_a_container_has_read_count_as_free(tmp_path):
-  assert machine.free_in_container(tmp_path) is None
-  (tmp_path / "memory.max").write_text("1000\n")
-  (tmp_path / "memory.current").write_text("700\n")
-  (tmp_path / "memory.stat").write_text("anon 200\ninactive_file 450\n")
-  assert machine.free_in_container(tmp_path) == 750
-  (tmp_path / "memory.max").write_text("max\n")
-  assert machine.free_in_container(tmp_path) is None
+def test_threads_are_as_many_as_a_container_has_time_for(monkeypatch):
+  monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), False)
+  for cores, expected in ((None, 64), (2, 2), (80, 64)):
+    monkeypatch.setattr(containers, "cores", lambda cores=cores: cores)
+    assert machine.threads(0) == expected
+  assert machine.threads(3) == 3

@@ -1,5 +1,6 @@
 """Memory that is short, or exhausted: what is said, and what to try next."""
 
+import dataclasses
 import re
 
 from conftest import small_config
@@ -7,7 +8,16 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import machine, memory, preparation, progress, resources
+from bert_classifier import (
+  gpu,
+  machine,
+  memory,
+  preparation,
+  progress,
+  replicas,
+  resources,
+)
+from bert_classifier.clusters import Cluster
 from bert_classifier.errors import UserError
 from bert_classifier.options import make_options
 import run_classifier
@@ -28,7 +38,7 @@ def prepare(classify, small_model, tmp_path_factory):
     given = {**classify.defaults, **small_model, **flags}
     given["output_dir"] = tmp_path_factory.mktemp("out")
     values = {
-      name: value if isinstance(value, (bool, int)) else str(value)
+      name: value if isinstance(value, (bool, int, float)) else str(value)
       for name, value in given.items()
     }
     return preparation.prepare(make_options(**values, do_train=True))
@@ -83,6 +93,31 @@ def test_exhausted_memory_ends_training_in_a_sentence(
     assert said.endswith(
       "(OOM when allocating tensor with shape[32,12,128,128])"
     )
+    monkeypatch.undo()
+    advised = re.findall(r"--\w+(?:=\w+)?", said[said.index("Next, try") :])
+    done = classify(
+      *advised, output_dir=tmp_path, **{**training, "num_train_epochs": 0.3}
+    )
+    assert done.status == 0 and "step 1/1" in done.log, done.log
+
+
+def test_exhausted_memory_of_a_gpu_is_told_with_its_name(prepare, monkeypatch):
+  monkeypatch.setattr(gpu, "list_gpus", lambda: [None])
+  rows = [("T4", "16 MiB", "15 MiB")]
+  monkeypatch.setattr(machine, "query_nvidia_smi", lambda: rows)
+  run = prepare(gradient_accumulation_steps=2, gradient_checkpointing=True)
+  with (
+    pytest.raises(
+      UserError, match=r"memory of GPU:0 \(T4, .*\) is exh"
+    ) as said,
+    memory.explain_exhaustion(run, "train"),
+  ):
+    raise OOM
+  words = str(said.value)
+  assert ": 16 examples of train at a time, of up to 24 positions, and" in words
+  for part in ("weights", "gradients", "slots", "activations"):
+    assert re.search(rf"\d [KM]iB for {part}", words)
+  assert "Next, try --gradient_accumulation_steps=4: the same update" in words
 
 
 @pytest.mark.parametrize(
@@ -133,19 +168,75 @@ def test_another_error_stays_what_it_is(prepare):
     raise bug
 
 
-def test_a_training_that_is_too_large_is_said_beforehand(
-  prepare, monkeypatch, caplog
-):
-  run = prepare(train_batch_size=16)
-  needed = memory.estimate(run, "train")
-  enough = needed.total() - needed.program
-  for free, warns in ((enough, False), (enough - 1, True), (None, False)):
+@pytest.fixture
+def warn(monkeypatch, caplog):
+  """Returns a function that gives the warning, where so much is free."""
+  monkeypatch.setattr(resources, "resident_memory", lambda: 500 << 20)
+
+  def warn(run, split, free):
     caplog.clear()
-    monkeypatch.setattr(machine, "free_memory", lambda free=free: free)
-    memory.warn_if_short(run)
-    assert bool(caplog.text) == warns
-    if warns:
-      assert "are free: " in caplog.text and "steps=2" in caplog.text
+    monkeypatch.setattr(machine, "free_memory", lambda: free)
+    memory.warn_if_short(run, split)
+    return caplog.text
+
+  return warn
+
+
+def test_a_training_that_is_too_large_is_said_beforehand(prepare, warn):
+  run = prepare(train_batch_size=16)
+  needed = memory.needed_memory(run, "train")
+  assert not warn(run, "train", needed) and not warn(run, "train", None)
+  assert "training needs about" in warn(run, "train", needed - 1)
+  assert "Next, try a smaller --max_seq_length" in warn(run, "train", 1)
+
+
+def test_the_setting_to_try_next_fits_into_what_is_free(
+  classify, prepare, warn
+):
+  three_layers = classify.defaults["init_checkpoint"]
+  flags = dict(
+    train_batch_size=512,
+    num_train_epochs=40.0,
+    init_checkpoint=three_layers,
+    bert_config_file=f"{three_layers}/bert_config.json",
+  )
+  run = prepare(**flags)
+  steps = dict(gradient_accumulation_steps=8)
+  needed = memory.needed_memory(prepare(**flags, **steps), "train")
+  said = warn(run, "train", needed)
+  assert "steps=8: the same update, by 64 examples at a time." in said
+  least = dict(gradient_accumulation_steps=512, gradient_checkpointing=True)
+  needed = memory.needed_memory(prepare(**flags, **least), "train")
+  assert (
+    "steps=512 --gradient_checkpointing: the same update, by 1 example at a"
+    " time, in a third more time." in warn(run, "train", needed)
+  )
+
+
+def test_an_evaluation_that_is_too_large_is_said_beforehand(prepare, warn):
+  run = prepare(do_eval=True, eval_batch_size=64)
+  alone = run._replace(
+    options=run.options._replace(
+      run=dataclasses.replace(run.options.run, do_train=False)
+    )
+  )
+  free = memory.needed_memory(alone._replace(eval_batch_size=16), "dev")
+  said = warn(alone, "dev", free)
+  assert "computing dev needs about" in said and "_batch_size=16." in said
+  assert not warn(run, "dev", free)  # training was told
+
+
+def test_processes_of_one_machine_need_it_as_often(prepare, warn):
+  run = prepare(train_batch_size=16)
+  needed = memory.needed_memory(run, "train")
+  addresses = ("a:1", "b:1", "b:2", "b:3")
+  several = replicas.WorkersPlacement(
+    run.options.device, Cluster(addresses, 2), gpus=0
+  )
+  assert several.processes_here == 3
+  assert 2 * needed < memory.needed_memory(
+    run._replace(placement=several), "train"
+  )
 
 
 def test_frozen_layers_keep_nothing_for_gradients(prepare):

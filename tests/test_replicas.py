@@ -14,12 +14,14 @@ import pytest
 import tensorflow.compat.v1 as tf
 
 from bert_classifier import (
+  checkpoints,
   device_choice,
   devices,
   fast_modeling,
   fast_optimization,
   gpu,
   history,
+  loss_scale,
   machine,
   options,
   precision,
@@ -133,6 +135,22 @@ def test_two_devices_train_as_one(
   np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
+def assert_exports_are_trained(folder, hugging_face):
+  """Holds the weights of both exports against the newest checkpoint."""
+  (saved,) = (folder / "export").iterdir()
+  exported = checkpoints.open_checkpoint(str(hugging_face))
+  back = exported.convert_to_tensorflow(f"{hugging_face}/back")
+  trained = read_checkpoint(folder)
+  for found in (
+    read_checkpoint(str(saved / "variables" / "variables")),
+    read_checkpoint(back),
+  ):
+    weights = {name for name in trained if "bert/" in name} & found.keys()
+    assert len(weights) > 20 and "output_weights" in found
+    for name in {"output_weights", "output_bias", *weights} - {"global_step"}:
+      np.testing.assert_array_equal(found[name], trained[name], err_msg=name)
+
+
 def test_a_checkpoint_of_one_device_goes_on_on_two(
   classify, still, on_one, on_two, tmp_path
 ):
@@ -140,7 +158,7 @@ def test_a_checkpoint_of_one_device_goes_on_on_two(
   shutil.copytree(before, after)
   (after / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-4"')
   flags = dict(still, output_dir=after, do_eval=True, eval_every_steps=4)
-  outcome = classify(**flags)
+  outcome = classify("--do_export", **flags, export_hf=tmp_path / "hf")
   assert outcome.status == 0, outcome.log
   assert "steps 5 to 13" in outcome.log
   assert_same_training(after, before)
@@ -151,6 +169,7 @@ def test_a_checkpoint_of_one_device_goes_on_on_two(
   assert best.keys() == {name for name in trained if "adam" not in name}
   for name, value in best.items():
     np.testing.assert_array_equal(value, trained[name], err_msg=name)
+  assert_exports_are_trained(after, tmp_path / "hf")
 
 
 def test_what_is_not_training_is_done_by_one_of_two_devices(
@@ -278,7 +297,7 @@ class Losses(tf.train.SessionRunHook):
     self.seen.append(run_values.results)
 
 
-def train_small(placement, folder, skip_padding=True, **step):
+def train_small(placement, folder, skip_padding=True, hooks=(), **step):
   """Trains a small model for 3 steps; returns losses and variables."""
   asked = options.StepOptions(**step)
   model_fn = run_classifier.model_fn_builder(
@@ -312,7 +331,7 @@ def train_small(placement, folder, skip_padding=True, **step):
   )
   losses = Losses()
   train = tf.autograph.experimental.do_not_convert(estimator.train)
-  train(input_fn, max_steps=3, hooks=[losses])
+  train(input_fn, max_steps=3, hooks=[losses, *hooks])
   return losses.seen, read_checkpoint(folder)
 
 
@@ -348,6 +367,58 @@ def test_a_step_of_two_devices_is_that_of_one(tmp_path, asked, tolerance):
       np.testing.assert_allclose(
         after[name], value, rtol=0, atol=1e-5, err_msg=name
       )
+
+
+class Copies(tf.train.SessionRunHook):
+  """Reads in the end the second device's copy of each variable, and the first.
+
+  `seen` has a pair of arrays by name.
+  """
+
+  def end(self, session):
+    names = [
+      node.name
+      for node in session.graph.get_operations()
+      if node.type == "VarHandleOp"
+    ]
+    read = "{}/Read/ReadVariableOp:0".format
+    self.seen = {
+      name: session.run([read(name), read(f"{name}/replica_1")])
+      for name in names
+      if f"{name}/replica_1" in names
+    }
+
+
+def test_a_gradient_that_is_not_finite_on_one_device_is_skipped_by_all(
+  tmp_path, monkeypatch
+):
+  def multiply(scale, loss):
+    """Makes the second step's loss infinite for a part of the batch."""
+    context = tf.distribute.get_replica_context()
+    is_last = tf.equal(
+      context.replica_id_in_sync_group, context.num_replicas_in_sync - 1
+    )
+    is_bad = is_last & tf.equal(tf.train.get_global_step(), 1)
+    return before(scale, loss) * tf.where(is_bad, np.inf, 1.0)
+
+  before = loss_scale.LossScale.multiply
+  monkeypatch.setattr(loss_scale.LossScale, "multiply", multiply)
+  estimator_bridge.quiet()
+  tf.enable_resource_variables()
+  copies = Copies()
+  asked = dict(precision="mixed_float16")
+  expected, variables = train_small(
+    devices.Placement(), tmp_path / "one", **asked
+  )
+  two = replicas.MirroredPlacement(DeviceOptions(), TWO)
+  found, after = train_small(two, tmp_path / "two", hooks=[copies], **asked)
+  np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+  for name, value in zip(loss_scale.LossScale.VARIABLES, (2**14, 1, 1)):
+    assert after[name] == variables[name] == value
+  assert len(copies.seen) > 20
+  for name, (first, second) in copies.seen.items():
+    assert np.isfinite(first).all(), name
+    np.testing.assert_array_equal(second, first, err_msg=name)
 
 
 @pytest.mark.parametrize("flag", ["use_xla", "pack_sequences"])
@@ -452,9 +523,8 @@ def test_a_tpu_is_not_mixed_with_other_devices(see):
     ({}, cluster, "TF_CONFIG"),
   ):
     with pytest.raises(UserError, match=f"--use_tpu and {words} name diff"):
-      device_choice.make_placement(
-        DeviceOptions(use_tpu=True, **flags), others, 32
-      )
+      asked = options.make_options(use_tpu=True, tpu_name="local", **flags)
+      device_choice.check_request(asked, others)
 
 
 def test_a_process_that_has_joined_others_ends_without_waiting_for_them(

@@ -29,7 +29,7 @@ from bert_classifier import (
   options,
   targets,
 )
-from bert_classifier.sharing import lock_for_training
+from bert_classifier.locks import lock_for_training
 from bert_classifier.tasks import InputExample
 import run_classifier
 

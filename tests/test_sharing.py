@@ -14,18 +14,18 @@ import pytest
 from safetensors.numpy import save_file
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import checkpoints, output_dir, saving, sharing
+from bert_classifier import checkpoints, locks, output_dir, saving, sharing
 from bert_classifier.errors import UserError
 
 
 def test_one_process_trains_in_a_folder_at_a_time(tmp_path):
   with (
-    sharing.lock_for_training(str(tmp_path)),
+    locks.lock_for_training(str(tmp_path)),
     pytest.raises(UserError, match="another command is training in"),
-    sharing.lock_for_training(str(tmp_path)),
+    locks.lock_for_training(str(tmp_path)),
   ):
     pass
-  with sharing.lock_for_training(str(tmp_path)):
+  with locks.lock_for_training(str(tmp_path)):
     pass
 
 

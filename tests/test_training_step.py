@@ -220,5 +220,8 @@ def test_xla_compiles_one_graph_once():
 def test_what_does_not_go_together_is_refused(given, words):
   with pytest.raises(UserError, match=words):
     asked = options.make_options(**given)
+    asked.step.check_device(asked.device)
     placement = device_choice.make_placement(asked.device)
-    asked.step.check(asked.training, asked.device, placement.replicas)
+    asked.step.check_division(
+      asked.training.train_batch_size, placement.replicas
+    )

@@ -22,6 +22,7 @@ import tensorflow.compat.v1 as tf
 from bert_classifier import history, selection, workers
 from bert_classifier.clusters import Cluster
 from bert_classifier.errors import GONE, UserError
+from bert_classifier.loss_scale import LossScale
 
 # ---------------------------------------------------------------------------
 # A team, without a model
@@ -222,6 +223,31 @@ def test_four_processes_train_as_one(classify, flags, start, tmp_path):
     read_results(folder / "eval_results.txt") for folder in (four, one)
   )
   assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_two_processes_in_float16_train_as_one(
+  classify, flags, start, tmp_path
+):
+  """Within the rounding of float16: 2^-11 of each of two products' sums.
+
+  A loss is under 1.
+  """
+  one, two = tmp_path / "one", tmp_path / "two"
+  flags = dict(flags, num_train_epochs=1, precision="mixed_float16")
+  assert classify(output_dir=one, **flags).status == 0
+  process = start(dict(flags, output_dir=two, num_workers=2))
+  log = process.communicate(timeout=900)[1]
+  assert process.returncode == 0, log
+  losses, expected = (
+    [entry["loss"] for entry in history.read(f"{folder}/history.jsonl")]
+    for folder in (two, one)
+  )
+  assert len(expected) == 4
+  np.testing.assert_allclose(losses, expected, rtol=0, atol=2 * 2.0**-11)
+  found, variables = read_checkpoint(two), read_checkpoint(one)
+  assert found.keys() == variables.keys()
+  for name in LossScale.VARIABLES:
+    assert found[name] == variables[name]
 
 
 def child_pids(pid):
