@@ -1,5 +1,6 @@
 """A GPU: why there is none, and what leaves it when."""
 
+import contextlib
 import ctypes
 import glob
 import os
@@ -54,6 +55,25 @@ def find_wanted():
     return tf.get_default_graph().get_tensor_by_name(f"{WANTED}:0")
   except KeyError:
     return None
+
+
+def choose_for_process(number, grows):
+  """Says which GPUs this process may have, and how it takes their memory.
+
+  A session's configuration says the same, but comes second: an Estimator that
+  builds its graph starts TensorFlow's eager context, which by default takes
+  nearly all memory of every GPU, for good.
+
+  Args:
+    number: of GPUs, the first ones; None for all.
+    grows: whether memory is taken as it is needed.
+  """
+  gpus = list_gpus()
+  # A process that has started the context, for a run before, keeps its choice.
+  with contextlib.suppress(RuntimeError):
+    for device in gpus:
+      tf.config.experimental.set_memory_growth(device, grows)
+    tf.config.set_visible_devices(gpus[:number], "GPU")
 
 
 # ---------------------------------------------------------------------------
