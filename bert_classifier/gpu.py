@@ -4,10 +4,11 @@ import contextlib
 import ctypes
 import glob
 import os
-import re
 
 from absl import logging
 import tensorflow.compat.v1 as tf
+
+from bert_classifier import machine
 
 # A tensor that hooks feed: whether the numbers of the step are looked at.
 WANTED = "numbers_are_wanted"
@@ -126,11 +127,11 @@ def _find_cause(build):
   Args:
     build: what `tf.sysconfig.get_build_info` returns.
   """
-  hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-  if hidden is not None and not re.match(r"\s*(\d|GPU-|MIG-)", hidden):
+  visible = os.environ.get(machine.VISIBLE_GPUS)
+  if visible is not None and not machine.list_gpus():
     return (
-      f"CUDA_VISIBLE_DEVICES={hidden!r} hides every one",
-      "Unset it, or name one: CUDA_VISIBLE_DEVICES=0",
+      f"{machine.VISIBLE_GPUS}={visible!r} hides every one",
+      f"Unset it, or name one: {machine.VISIBLE_GPUS}=0",
     )
   try:
     driver = open_library(_DRIVER)

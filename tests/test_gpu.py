@@ -235,7 +235,7 @@ def test_the_graph_of_a_gpu_trains_as_that_of_the_cpu(
   np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-def test_a_deterministic_training_trains_and_is_recorded(
+def test_a_deterministic_run_does_all_that_others_do_and_is_recorded(
   classify, training, tmp_path, monkeypatch
 ):
   asked = []
@@ -247,10 +247,13 @@ def test_a_deterministic_training_trains_and_is_recorded(
     lambda: asked.append(enable()),
   )
   flags = {**training, "output_dir": tmp_path, "num_train_epochs": 0.5}
+  answer = {"predict_text": "He said so .", "predict_text_b": "She did ."}
   try:
-    assert classify("--deterministic", **flags).status == 0
+    done = classify("--deterministic", "--do_export", **answer, **flags)
+    described = classify("--dry_run", **{**flags, "output_dir": "none"})
   finally:
     config.disable_op_determinism()
+  assert done.status == described.status == 0, done.log + described.log
   assert len(asked) == 1
   manifest = json.loads((tmp_path / "run_manifest.json").read_text())
   assert manifest["settings"]["training"]["deterministic"] is True
