@@ -26,7 +26,7 @@ class ReplicatedPlacement(devices.Placement):
     for flag in ("use_xla", "pack_sequences"):
       if getattr(self.options, flag):
         raise UserError(
-          f"--{flag} is for one device, and {self._used()} are asked for: leave"
+          f"--{flag} is for one device, and {self._used()} would compute: leave"
           f" it out, or {self._ask_for_one}"
         )
     size = sizes["train_batch_size"]

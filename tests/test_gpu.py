@@ -251,9 +251,12 @@ def test_a_deterministic_run_does_all_that_others_do_and_is_recorded(
   try:
     done = classify("--deterministic", "--do_export", **answer, **flags)
     described = classify("--dry_run", **{**flags, "output_dir": "none"})
+    more = {"output_dir": tmp_path / "more", "cache_dir": tmp_path / "cache"}
+    packed = classify("--pack_sequences", **{**flags, **more})
   finally:
     config.disable_op_determinism()
-  assert done.status == described.status == 0, done.log + described.log
+  for outcome in (done, described, packed):
+    assert outcome.status == 0, outcome.log
   assert len(asked) == 1
   manifest = json.loads((tmp_path / "run_manifest.json").read_text())
   assert manifest["settings"]["training"]["deterministic"] is True
