@@ -252,6 +252,8 @@ def model_fn_builder(
 
   def model_fn(features, labels, mode, params, config=None):
     del labels, params
+    if tf.get_default_graph().seed is None:  # --deterministic needs one
+      tf.set_random_seed(seed)
     is_training = mode == tf.estimator.ModeKeys.TRAIN
     keep = config and config.keep_checkpoint_max
     saver = saving.Saver(keep) if is_training else None

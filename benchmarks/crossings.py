@@ -202,11 +202,13 @@ def record_steps(flags):
 @contextlib.contextmanager
 def pretend_gpu():
   """Lets TensorFlow list a GPU; its sessions compute the graph as it is."""
+  from bert_classifier import gpu
+
   lists, start = tf.config.list_physical_devices, session.BaseSession.__init__
-  gpu = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
+  device = tf.config.PhysicalDevice("/physical_device:GPU:0", "GPU")
 
   def list_devices(kind=None):
-    return [gpu] if kind == "GPU" else lists(kind)
+    return [device] if kind == "GPU" else lists(kind)
 
   def start_unoptimized(self, target="", graph=None, config=None):
     config = config or tf.ConfigProto()
@@ -218,6 +220,7 @@ def pretend_gpu():
     mock.patch.object(
       tf.config.experimental, "get_device_details", lambda _: {}
     ),
+    mock.patch.object(gpu, "choose_for_process"),  # there is none to choose
     mock.patch.object(session.BaseSession, "__init__", start_unoptimized),
   ):
     yield

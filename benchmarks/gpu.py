@@ -20,10 +20,12 @@ to be not measured. Weights are random, the model has 6 layers of 384.
 """
 
 import argparse
+import functools
 import itertools
 import json
 import os
 from pathlib import Path
+import select
 import statistics
 import subprocess
 import sys
@@ -61,6 +63,7 @@ TINY = dict(
   ),
 )  # fmt: skip
 TOO_LATE = "not measured: the time is over"
+_SPARE_SECONDS = 90  # for the row that is under way when the time is over
 LOSSES = 5  # steps whose losses are compared
 _BATCHES = 8  # that the steps take in turn
 _ROW = "{:14} {:5} {:>5} {:14} {:>8} {:>9} {:>9} {:>8} {:>7}"
@@ -133,7 +136,8 @@ def build_step(batches, options, precision, sizes, dropout):
     },
   )
   if placement.skip_padding:
-    dataset = dataset.map(lambda batch: real_tokens.add_to(batch, heads))
+    add = functools.partial(real_tokens.add_to, num_heads=heads)
+    dataset = dataset.map(tf.autograph.experimental.do_not_convert(add))
   with tf.device("/device:CPU:0"):
     features = tf.data.make_one_shot_iterator(dataset.prefetch(4)).get_next()
   config = modeling.BertConfig(
@@ -224,7 +228,7 @@ def measure_steps(form, task, batch, precision, sizes):
         session.run([spec.train_op, spec.loss], feed)
         times.append(1000 * (time.perf_counter() - began))
       peak = read_peak(on_gpu)
-      kernels, copies = count_launches(session, spec.train_op)
+      kernels, copies = count_launches(session, spec.train_op, feed)
   return dict(
     median=statistics.median(times[2:]),
     first=times[0],
@@ -252,21 +256,31 @@ def read_peak(on_gpu):
   return info["peak"]
 
 
-def count_launches(session, op):
-  """Returns how many kernels and copies the profiler counts in a step."""
+def count_launches(session, op, feed):
+  """Returns how many kernels and copies the profiler counts in a step.
+
+  None for both where it sees no GPU.
+  """
   import tensorflow.compat.v1 as tf
 
   collected = tf.RunMetadata()
   options = tf.RunOptions(trace_level=tf.RunOptions.FULL_TRACE)
-  session.run(op, options=options, run_metadata=collected)
-  names = [
-    f"{node.node_name} {node.timeline_label}"
-    for device in collected.step_stats.dev_stats
-    if "stream:all" in device.device
-    for node in device.node_stats
-  ]
-  copies = sum("memcpy" in name.lower() for name in names)
-  return len(names) - copies, copies
+  session.run(op, feed, options=options, run_metadata=collected)
+  return sum_launches(collected.step_stats)
+
+
+def sum_launches(step_stats):
+  """Returns the kernels and the copies of a StepStats; None, None without.
+
+  TensorFlow lists what a GPU did by streams, and once more all kernels and all
+  copies: the device "/device:GPU:0/stream:all", and "/device:GPU:0/memcpy".
+  """
+  sizes = {one.device: len(one.node_stats) for one in step_stats.dev_stats}
+  kernels, copies = (
+    sum(size for device, size in sizes.items() if device.endswith(ending))
+    for ending in ("/stream:all", "/memcpy")
+  )
+  return (kernels, copies) if kernels else (None, None)
 
 
 def measure_transformers(task, batch, precision, sizes):
@@ -321,12 +335,10 @@ def serve(sizes):
     name, arguments = json.loads(line)
     try:
       if name != "transformers":
-        import tensorflow.compat.v1 as tf
-
         import estimator_bridge
 
         estimator_bridge.quiet()
-        tf.enable_resource_variables()
+        estimator_bridge.tf.compat.v1.enable_resource_variables()
       answer = jobs[name](**arguments, sizes=sizes)
     except Exception as error:  # of one row, which the table tells
       answer = f"{type(error).__name__}: {str(error).splitlines()[0]:.100}"
@@ -334,38 +346,52 @@ def serve(sizes):
 
 
 class Process:
-  """A process that does jobs.
+  """A process that does jobs, started when there is one.
 
   Args:
     device: "gpu" or "cpu", the parent's flag.
+    ends: time.monotonic at which it is given up.
     hide: whether the GPU is hidden from it.
   """
 
-  def __init__(self, device, hide=False):
-    environment = dict(os.environ)
-    environment.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    environment["TF_FORCE_GPU_ALLOW_GROWTH"] = "true"
-    if hide:
-      environment["CUDA_VISIBLE_DEVICES"] = "-1"
-    self._process = subprocess.Popen(
-      [sys.executable, __file__, "--serve", f"--device={device}"],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      env=environment,
-    )
+  def __init__(self, device, ends, hide=False):
+    self._command = [
+      *(sys.executable, __file__, "--serve"),
+      f"--device={device}",
+    ]
+    self._ends, self._process = ends, None
+    self._environment = {**os.environ, "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+    if hide:  # of which TensorFlow need not warn
+      self._environment["CUDA_VISIBLE_DEVICES"] = "-1"
+      self._environment["TF_CPP_MIN_LOG_LEVEL"] = "3"
 
   def do(self, name, **arguments):
-    """Returns the answer to a job, a sentence where the process died."""
+    """Returns the answer to a job, a sentence where there is none."""
+    if self._process is None:
+      self._process = subprocess.Popen(
+        self._command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=self._environment,
+      )
+    left = max(0, self._ends - time.monotonic())
     try:
       print(json.dumps([name, arguments]), file=self._process.stdin, flush=True)
-      return json.loads(self._process.stdout.readline())
+      if select.select([self._process.stdout], [], [], left)[0]:
+        return json.loads(self._process.stdout.readline())
+      answer = "not measured: it did not end in time"
     except (OSError, ValueError):
-      return "the process ended"
+      answer = f"the process ended with status {self._process.wait()}"
+    self.end()
+    return answer
 
   def end(self):
-    self._process.kill()
-    self._process.wait()
+    """Ends the process; another job starts another one."""
+    if self._process is not None:
+      self._process.kill()
+      self._process.communicate()
+      self._process = None
 
 
 # ---------------------------------------------------------------------------
@@ -403,29 +429,44 @@ def describe_machine():
     yield gpu.explain_missing()
 
 
-def compare_losses(device):
-  """Yields lines on the losses, and whether each is within its bound."""
-  reference, tested = Process(device, hide=True), Process(device)
-  try:
-    for form, precision in itertools.product(FORMS, BOUNDS):
+def compare_losses(device, ends):
+  """Yields lines on the losses, and whether each is within its bound.
+
+  Args:
+    ends: as of `Process`.
+  """
+  reference = Process(device, ends, hide=True)
+  plain = {
+    form: reference.do("losses", form=form, precision="float32", on_gpu=False)
+    for form in FORMS
+  }
+  reference.end()
+  for precision in BOUNDS:
+    # Each its own: what was chosen for products may outlast a precision.
+    tested = Process(device, ends)
+    for form in FORMS:
       ours = tested.do(
         "losses", form=form, precision=precision, on_gpu=device == "gpu"
       )
-      plain = reference.do(
-        "losses", form=form, precision="float32", on_gpu=False
-      )
-      if isinstance(ours, str) or isinstance(plain, str):
-        yield f"losses, {form}, {precision}: {ours} {plain}", False
-        continue
-      off = max(abs(a - b) / abs(b) for a, b in zip(ours, plain))
-      yield (
-        f"losses, {form}, {precision}: {off:.1e} off the CPU's, of at most"
-        f" {BOUNDS[precision]:.0e}",
-        off <= BOUNDS[precision],
-      )
-  finally:
-    reference.end()
+      yield judge_losses(form, precision, ours, plain[form])
     tested.end()
+
+
+def judge_losses(form, precision, ours, plain):
+  """Returns a line on losses, and whether they are within their bound.
+
+  Args:
+    ours, plain: the GPU's and the CPU's, lists, or sentences.
+  """
+  name, bound = f"losses, {form}, {precision}", BOUNDS[precision]
+  if isinstance(ours, str) or isinstance(plain, str):
+    said = [words for words in (ours, plain) if isinstance(words, str)]
+    return f"{name}: {'; '.join(said)}", False
+  off = [abs(a - b) / abs(b) for a, b in zip(ours, plain)]
+  return (
+    f"{name}: {max(off):.1e} off the CPU's, of at most {bound:.0e}",
+    all(one <= bound for one in off),  # which NaN is not
+  )
 
 
 def list_rows(sizes):
@@ -467,26 +508,24 @@ def measure_rows(device, sizes, ends):
   Args:
     ends: time.monotonic at which no other row is begun.
   """
-  process, precision = None, None
-  has_torch = sees_gpu_with_torch() or device == "cpu"
-  for row in list_rows(sizes):
-    if time.monotonic() > ends:
-      yield row, TOO_LATE
-      continue
-    if row["form"] == "transformers":
-      arguments = {key: row[key] for key in ("task", "batch", "precision")}
-      if has_torch:
-        beside = Process(device)
+  has_torch = device == "cpu" or sees_gpu_with_torch()
+  for _, rows in itertools.groupby(
+    list_rows(sizes), lambda row: row["precision"]
+  ):
+    ours, beside = (Process(device, ends + _SPARE_SECONDS) for _ in range(2))
+    for row in rows:
+      of_transformers = row["form"] == "transformers"
+      if of_transformers and not has_torch:
+        continue
+      if time.monotonic() > ends:
+        yield row, TOO_LATE
+      elif of_transformers:
+        arguments = {key: row[key] for key in ("task", "batch", "precision")}
         yield row, beside.do("transformers", **arguments)
-        beside.end()
-      continue
-    if process is None or row["precision"] != precision:
-      if process:
-        process.end()
-      process, precision = Process(device), row["precision"]
-    yield row, process.do("steps", **row)
-  if process:
-    process.end()
+      else:
+        yield row, ours.do("steps", **row)
+    ours.end()
+    beside.end()
 
 
 def sees_gpu_with_torch():
@@ -508,20 +547,30 @@ def report(device, seconds):
   sizes = SIZES if device == "gpu" else TINY
   ends, failed, left_out = time.monotonic() + seconds, [], 0
   for line in describe_machine():
-    print(line)
-  for line, is_good in compare_losses(device):
+    print(line, flush=True)
+  for line, is_good in compare_losses(device, ends + _SPARE_SECONDS):
     print(line, flush=True)
     if not is_good:
       failed.append(line)
   head = "", "task", "batch", "precision", "ms", "first ms", "peak MiB"
   print(_ROW.format(*head, "kernels", "copies"))
+  uncounted = 0
   for row, answer in measure_rows(device, sizes, ends):
     line = format_row(row, answer)
     print(line, flush=True)
     if answer == TOO_LATE:
       left_out += 1
-    elif isinstance(answer, str) and row["form"] != "transformers":
+    elif row["form"] == "transformers":
+      continue
+    elif isinstance(answer, str):
       failed.append(line)
+    elif device == "gpu" and answer["kernels"] is None:
+      uncounted += 1
+  if uncounted:
+    failed.append(
+      f"the profiler counted nothing in {uncounted} rows: it needs CUPTI"
+      " (requirements-gpu.txt) and, on some machines, an administrator's rights"
+    )
   return failed, left_out
 
 
@@ -535,6 +584,9 @@ def main():
   if arguments.serve:
     serve(SIZES if arguments.device == "gpu" else TINY)
     return
+  import estimator_bridge
+
+  estimator_bridge.quiet()
   if arguments.device == "gpu":
     from bert_classifier import gpu
 

@@ -140,8 +140,8 @@ class DeviceOptions:
     for flag_of_one in ("use_xla", "pack_sequences"):
       if getattr(self, flag_of_one):
         raise UserError(
-          f"--{flag_of_one} is for one device, and {used} are asked for: leave"
-          f" it out, or {ask_for_one}"
+          f"--{flag_of_one} is for one device, and {used} would compute:"
+          f" leave it out, or {ask_for_one}"
         )
     if division and division[0] % division[1]:
       raise UserError(

@@ -119,6 +119,9 @@ class Placement:
   def prepare_process(self):
     """Sets what holds for the whole process."""
     machine.reuse_big_blocks()
+    gpu.choose_for_process(
+      self.options.num_gpus, self.options.gpu_memory_growth
+    )
     if self.options.deterministic:
       tf.compat.v2.config.experimental.enable_op_determinism()
     # The Estimator trains otherwise where it is set, even for one machine.

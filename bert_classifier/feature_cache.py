@@ -271,6 +271,7 @@ class FeatureCache:
     spec = feature_spec(length, self._target, in_windows=True)
     names = "input_ids", "input_mask", NUM_WINDOWS
     with tf.Graph().as_default(), tf.Session(config=_ON_CPU) as session:
+      tf.set_random_seed(0)  # which --deterministic asks for in any graph
       records = tf.data.TFRecordDataset(path).batch(_RECORDS_AT_A_TIME)
       record = tf.data.make_one_shot_iterator(records).get_next()
       values = tf.io.parse_example(record, {name: spec[name] for name in names})

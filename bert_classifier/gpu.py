@@ -1,12 +1,14 @@
 """A GPU: why there is none, and what leaves it when."""
 
+import contextlib
 import ctypes
 import glob
 import os
-import re
 
 from absl import logging
 import tensorflow.compat.v1 as tf
+
+from bert_classifier import machine
 
 # A tensor that hooks feed: whether the numbers of the step are looked at.
 WANTED = "numbers_are_wanted"
@@ -54,6 +56,25 @@ def find_wanted():
     return tf.get_default_graph().get_tensor_by_name(f"{WANTED}:0")
   except KeyError:
     return None
+
+
+def choose_for_process(number, grows):
+  """Says which GPUs this process may have, and how it takes their memory.
+
+  A session's configuration says the same, but comes second: an Estimator that
+  builds its graph starts TensorFlow's eager context, which by default takes
+  nearly all memory of every GPU, for good.
+
+  Args:
+    number: of GPUs, the first ones; None for all.
+    grows: whether memory is taken as it is needed.
+  """
+  gpus = list_gpus()
+  # A process that has started the context, for a run before, keeps its choice.
+  with contextlib.suppress(RuntimeError):
+    for device in gpus:
+      tf.config.experimental.set_memory_growth(device, grows)
+    tf.config.set_visible_devices(gpus[:number], "GPU")
 
 
 # ---------------------------------------------------------------------------
@@ -106,11 +127,11 @@ def _find_cause(build):
   Args:
     build: what `tf.sysconfig.get_build_info` returns.
   """
-  hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
-  if hidden is not None and not re.match(r"\s*(\d|GPU-|MIG-)", hidden):
+  visible = os.environ.get(machine.VISIBLE_GPUS)
+  if visible is not None and not machine.list_gpus():
     return (
-      f"CUDA_VISIBLE_DEVICES={hidden!r} hides every one",
-      "Unset it, or name one: CUDA_VISIBLE_DEVICES=0",
+      f"{machine.VISIBLE_GPUS}={visible!r} hides every one",
+      f"Unset it, or name one: {machine.VISIBLE_GPUS}=0",
     )
   try:
     driver = open_library(_DRIVER)

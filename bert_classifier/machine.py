@@ -5,6 +5,7 @@ Nothing here imports TensorFlow.
 
 import ctypes
 import functools
+import itertools
 import os
 import re
 import subprocess
@@ -12,6 +13,7 @@ import subprocess
 from bert_classifier import containers
 
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"  # an environment variable
+_NAMES_GPU = re.compile(r"\d|GPU-|MIG-")
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -61,10 +63,15 @@ def free_gpu_memory():
 
 
 def list_gpus():
-  """Returns the numbers, as text, of the GPUs that this process may use."""
+  """Returns the numbers, as text, of the GPUs that this process may use.
+
+  Of a list of them those before the first that names none, such as -1: as
+  CUDA reads it.
+  """
   visible = os.environ.get(VISIBLE_GPUS)
   if visible is not None:
-    return [number for number in visible.split(",") if number]
+    numbers = map(str.strip, visible.split(","))
+    return list(itertools.takewhile(_NAMES_GPU.match, numbers))
   return [str(number) for number in range(len(query_nvidia_smi()))]
 
 

@@ -313,9 +313,10 @@ def agree_with_chief(run):
   """Returns the run in the order of the chief, on each of several machines.
 
   Raises:
-    UserError: this machine sees another folder or other data.
+    UserError: this machine sees other GPUs, another folder or other data.
   """
   seen = {
+    "devices of all machines": run.placement.replicas,
     CHECKPOINT: run.found.step,
     "examples": run.counts,
     "steps": run.schedule and run.schedule.steps,
@@ -334,7 +335,7 @@ def agree_with_chief(run):
     if value != seen[name]:
       raise UserError(
         f"{name}: {seen[name]} on this machine, {value} on the chief: all"
-        " machines need the same command, data and --output_dir"
+        " machines need the same command, GPUs, data and --output_dir"
         f"={run.options.run.output_dir}, in a folder that they share"
       )
   if run.schedule is None:

@@ -288,6 +288,7 @@ def try_steps(run, model_fn, mode, converter, longest, sample, batch_size):
   )
   began = time.monotonic()
   with tf.Graph().as_default():
+    tf.set_random_seed(run.options.training.seed)  # as an Estimator does
     dataset = tf.data.Dataset.from_tensor_slices(columns).batch(
       batch_size, drop_remainder=run.placement.needs_whole_batches
     )

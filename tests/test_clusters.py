@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import textwrap
+from types import SimpleNamespace
 
 from conftest import ROOT
 import pytest
@@ -70,6 +71,33 @@ def test_a_dry_run_is_of_one_machine():
   cluster = clusters.Cluster(("a:1", "b:1"), 0)
   with pytest.raises(UserError, match="unset .*TF_CONFIG, which names 2"):
     preparation.leave_log_to_chief(cluster, RunOptions(dry_run=True))
+
+
+def test_machines_that_see_other_things_than_the_chief_are_told():
+  ours = {
+    "devices of all machines": 4,
+    "newest checkpoint": 7,
+    "examples": {"train": 5},
+    "steps": None,
+    "end": False,
+  }
+  chiefs = dict(ours)
+  run = SimpleNamespace(
+    placement=SimpleNamespace(share=lambda _: [chiefs, None], replicas=4),
+    found=SimpleNamespace(step=7),
+    counts={"train": 5},
+    schedule=None,
+    options=SimpleNamespace(run=RunOptions(output_dir="out")),
+  )
+  assert preparation.agree_with_chief(run) is run
+  for name, value, words in (
+    ("devices of all machines", 2, "4 on this machine, 2 on the chief"),
+    ("newest checkpoint", 0, "7 on this machine, 0 on the chief"),
+    ("examples", {"train": 6}, "same command, GPUs, data and --output_dir=out"),
+  ):
+    chiefs.update(ours, **{name: value})
+    with pytest.raises(UserError, match=f"^{name}: .*{words}"):
+      preparation.agree_with_chief(run)
 
 
 def test_an_evaluator_is_no_member_of_the_cluster():

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 
 from conftest import ROOT, run_python
 import crossings
@@ -9,6 +10,7 @@ import gpu as benchmark
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
+from tensorflow.python.eager import context
 from tensorflow.python.framework import config
 
 from bert_classifier import devices, errors, gpu, progress
@@ -140,6 +142,41 @@ def test_a_gpu_that_is_there_is_not_warned_of(machine, monkeypatch, caplog):
 
 
 # ---------------------------------------------------------------------------
+# What is taken of one that is there
+
+
+@pytest.mark.parametrize(
+  ("flags", "grows", "visible"),
+  [
+    ({}, True, "0,1,2"),
+    ({"gpu_memory_growth": False}, False, "0,1,2"),
+    ({"num_gpus": 2}, True, "0,1"),
+    ({"num_gpus": 0}, False, ""),
+  ],
+)
+def test_the_eager_context_of_an_estimator_takes_no_more_than_its_sessions(
+  monkeypatch, flags, grows, visible
+):
+  """It is the first to ask for GPUs, and its choice is the process's."""
+  three = [
+    tf.config.PhysicalDevice(f"/physical_device:GPU:{number}", "GPU")
+    for number in range(3)
+  ]
+  own = context.Context()
+  own._initialize_physical_devices()
+  own._physical_devices += three
+  own._physical_device_to_index.update({d: i for i, d in enumerate(three)})
+  own._visible_device_list += three
+  own._memory_growth_map = dict.fromkeys(three)
+  monkeypatch.setattr(context, "_context", own)
+  devices.Placement(DeviceOptions(**flags)).prepare_process()
+  found = own.config.gpu_options
+  assert (found.allow_growth, found.visible_device_list) == (grows, visible)
+  number = len(visible.split(",")) if visible else 0
+  assert own.config.device_count["GPU"] == number  # and 0 means none
+
+
+# ---------------------------------------------------------------------------
 # What leaves it: the graph of a GPU, computed by the CPU
 
 
@@ -198,7 +235,7 @@ def test_the_graph_of_a_gpu_trains_as_that_of_the_cpu(
   np.testing.assert_allclose(*losses, rtol=1e-5)
 
 
-def test_a_deterministic_training_trains_and_is_recorded(
+def test_a_deterministic_run_does_all_that_others_do_and_is_recorded(
   classify, training, tmp_path, monkeypatch
 ):
   asked = []
@@ -210,10 +247,16 @@ def test_a_deterministic_training_trains_and_is_recorded(
     lambda: asked.append(enable()),
   )
   flags = {**training, "output_dir": tmp_path, "num_train_epochs": 0.5}
+  answer = {"predict_text": "He said so .", "predict_text_b": "She did ."}
   try:
-    assert classify("--deterministic", **flags).status == 0
+    done = classify("--deterministic", "--do_export", **answer, **flags)
+    described = classify("--dry_run", **{**flags, "output_dir": "none"})
+    more = {"output_dir": tmp_path / "more", "cache_dir": tmp_path / "cache"}
+    packed = classify("--pack_sequences", **{**flags, **more})
   finally:
     config.disable_op_determinism()
+  for outcome in (done, described, packed):
+    assert outcome.status == 0, outcome.log
   assert len(asked) == 1
   manifest = json.loads((tmp_path / "run_manifest.json").read_text())
   assert manifest["settings"]["training"]["deterministic"] is True
@@ -247,11 +290,61 @@ def test_the_benchmark_has_one_loss_for_both_forms(tmp_path):
 def test_the_benchmark_measures_a_row_or_tells_its_error():
   row, *others = benchmark.list_rows(benchmark.TINY)
   answer = benchmark.measure_steps(**row, sizes=benchmark.TINY)
-  assert 0 < answer["median"] < answer["first"] and answer["copies"] == 0
+  assert 0 < answer["median"] < answer["first"] and answer["copies"] is None
   line = benchmark.format_row(row, answer)
   assert line.split()[:5] == ["real", "tokens", "CoLA", "4", "float32"]
   told = benchmark.format_row(others[-1], "OutOfMemory: too big")
   assert told.endswith("XLA OutOfMemory: too big")
+
+
+def test_the_benchmark_counts_kernels_and_copies_once():
+  """The profiler lists each by its stream, and once more with all others."""
+  stats = tf.RunMetadata().step_stats
+  for device, number in (
+    ("/job:localhost/replica:0/task:0/device:GPU:0", 90),
+    ("/job:localhost/replica:0/task:0/device:CPU:0", 80),
+    ("/device:GPU:0/stream:13", 5),
+    ("/device:GPU:0/stream:14", 2),
+    ("/device:GPU:0/stream:all", 7),
+    ("/device:GPU:0/stream:20<MemcpyH2D>", 3),
+    ("/device:GPU:0/stream:21<MemcpyD2H>", 1),
+    ("/device:GPU:0/memcpy", 4),
+    ("/device:GPU:0/sync", 6),
+  ):
+    one = stats.dev_stats.add(device=device)
+    for _ in range(number):
+      one.node_stats.add()
+  assert benchmark.sum_launches(stats) == (7, 4)
+  assert benchmark.sum_launches(tf.RunMetadata().step_stats) == (None, None)
+
+
+@pytest.mark.parametrize(
+  ("ours", "is_good", "words"),
+  [
+    ([1.0, 2.00001], True, "5.0e-06 off the CPU's, of at most 1e-05"),
+    ([1.0, 2.0001], False, "5.0e-05 off the CPU's"),
+    ([1.0, float("nan")], False, ""),  # of which max would know nothing
+    ("the process ended with status -9", False, "float32: the process ended"),
+  ],
+)
+def test_the_benchmark_fails_where_losses_are_not_the_cpus(
+  ours, is_good, words
+):
+  line, found = benchmark.judge_losses(
+    "real tokens", "float32", ours, [1.0, 2.0]
+  )
+  assert found == is_good and words in line
+
+
+def test_the_benchmark_ends_in_time_and_after_a_process_that_died(monkeypatch):
+  process = benchmark.Process("cpu", ends=0)  # which is over
+  assert process.do("losses") == "not measured: it did not end in time"
+  process = benchmark.Process("cpu", ends=time.monotonic() + 60)
+  monkeypatch.setattr(process, "_command", ["sh", "-c", "exit 7"])
+  assert process.do("losses") == "the process ended with status 7"
+  monkeypatch.setattr(process, "_command", ["sh", "-c", "read line; echo [1]"])
+  assert process.do("losses") == [1]
+  process.end()
 
 
 # ---------------------------------------------------------------------------

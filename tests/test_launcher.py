@@ -71,6 +71,13 @@ def test_gpus_are_divided(launch, monkeypatch):
   assert launch("", num_gpus=0)[0] == 0
 
 
+@pytest.mark.parametrize("hidden", ["", "-1", "-1,0", "NoDevFiles"])
+def test_gpus_that_are_hidden_are_not_divided(launch, monkeypatch, hidden):
+  monkeypatch.setenv(machine.VISIBLE_GPUS, hidden)
+  status, started, _ = launch("")
+  assert status == 0 and [gpus for _, _, gpus, _ in started] == [hidden] * 2
+
+
 def test_all_start_again_when_one_is_killed(launch):
   status, started, log = launch(
     "save(starts)\n"
