@@ -7,7 +7,7 @@ trained folder, the task or the devices decide is checked later, by
 
 import os
 
-from bert_classifier import clusters
+from bert_classifier import clusters, sweep
 from bert_classifier.device_options import ONE_GPU, ONE_PROCESS
 from bert_classifier.errors import UserError
 
@@ -27,6 +27,8 @@ def check(options):
   cluster = clusters.read(text)
   check_run(options)
   check_devices(options, cluster)
+  check_selection(options, sees_every_step=not options.device.use_tpu)
+  sweep.plan_runs(options)  # raises where there is a mistake in it
   if options.device.num_workers == 1:  # else `launcher` does, by that flag
     check_division(options, cluster)
 
@@ -67,6 +69,46 @@ def check_run(options):
     raise UserError(
       "--overwrite_output_dir trains from the start: it needs --do_train and"
       " goes against --resume"
+    )
+
+
+def check_selection(options, sees_every_step):
+  """Checks that a training can evaluate on the way as flags ask for.
+
+  Args:
+    options: `options.Options`.
+    sees_every_step: see `devices.Placement`.
+
+  Raises:
+    UserError: a flag is needed, or does not go with another.
+  """
+  training, run = options.training, options.run
+  every, patience = training.eval_every_steps, training.early_stopping_patience
+  if not run.do_train:
+    return
+  if patience and not every:
+    raise UserError(
+      f"--early_stopping_patience={patience} counts the evaluations of"
+      " --eval_every_steps=N: give it, and --do_eval, too"
+    )
+  if not every:
+    return
+  if not run.do_eval:
+    raise UserError(
+      f"--eval_every_steps={every} evaluates the dev set: add --do_eval, or"
+      " leave it out"
+    )
+  saved = training.save_checkpoints_steps
+  if "save_checkpoints_steps" in options.given and saved != every:
+    raise UserError(
+      f"--save_checkpoints_steps={saved} goes against"
+      f" --eval_every_steps={every}: what is evaluated is a checkpoint, and"
+      " each one is evaluated. Leave out --save_checkpoints_steps"
+    )
+  if not sees_every_step:
+    raise UserError(
+      f"--eval_every_steps={every} is not possible on a TPU, which leaves the"
+      " training's session to this process only at its end: leave it out"
     )
 
 

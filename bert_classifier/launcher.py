@@ -42,9 +42,14 @@ def take_over(options):
 
   Args:
     options: `options.Options`.
+
+  Raises:
+    UserError: as `run_workers`, and of a dry run as its training would.
   """
   if is_asked(options):
     sys.exit(run_workers(options))
+  if options.device.num_workers > 1 and options.run.do_train:
+    check(options)
 
 
 def run_workers(options):

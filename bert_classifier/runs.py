@@ -70,6 +70,8 @@ def plan(asked):
     UserError: flags make no sense, or output_dir is a run's own.
   """
   plans = sweep.plan_runs(asked)
+  if asked.several.sweep is not None:
+    sweep.log_overruled(asked)
   folder = asked.run.output_dir
   if plans and (found := output_dir.inspect(folder)).checkpoint:
     raise errors.UserError(

@@ -22,6 +22,7 @@ from bert_classifier import (
   errors,
   evaluation,
   files,
+  flag_checks,
   history,
   metrics,
   options,
@@ -156,35 +157,13 @@ def check_request(asked, placement):
   Raises:
     UserError: a flag is needed, or does not go with another.
   """
-  training = asked.training
-  every, patience = training.eval_every_steps, training.early_stopping_patience
+  flag_checks.check_selection(asked, placement.sees_every_step)
+  every = asked.training.eval_every_steps
   if not asked.run.do_train:
     return asked
-  if patience and not every:
-    raise errors.UserError(
-      f"--early_stopping_patience={patience} counts the evaluations of"
-      " --eval_every_steps=N: give it, and --do_eval, too"
-    )
   if not every:
     _check_will_be_best(asked.run)
     return asked
-  if not asked.run.do_eval:
-    raise errors.UserError(
-      f"--eval_every_steps={every} evaluates the dev set: add --do_eval, or"
-      " leave it out"
-    )
-  saved = training.save_checkpoints_steps
-  if "save_checkpoints_steps" in asked.given and saved != every:
-    raise errors.UserError(
-      f"--save_checkpoints_steps={saved} goes against"
-      f" --eval_every_steps={every}: what is evaluated is a checkpoint, and"
-      " each one is evaluated. Leave out --save_checkpoints_steps"
-    )
-  if not placement.sees_every_step:
-    raise errors.UserError(
-      f"--eval_every_steps={every} is not possible on a TPU, which leaves the"
-      " training's session to this process only at its end: leave it out"
-    )
   _check_folder(output_dir.best_path(asked.run.output_dir))
   values = {**asked.given_values(), "save_checkpoints_steps": every}
   return options.make_options(**values)

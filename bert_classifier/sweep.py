@@ -110,14 +110,6 @@ def plan_runs(options):
       " predictions of the best"
     )
   swept = [] if several.sweep is None else parse_sweep(several.sweep)
-  for name, values in swept:
-    if name in options.given:
-      logging.info(
-        "--%s=%s gives way to --sweep, where it is %s",
-        name,
-        options.given_values()[name],
-        ", ".join(map(show_value, values)),
-      )
   first, folder = options.training.seed, options.run.output_dir
   seeds = range(first, first + several.num_runs)
   names = [name for name, _ in swept]
@@ -132,6 +124,22 @@ def plan_runs(options):
   for plan in plans:
     plan.apply(options)  # raises where a value is out of its range
   return plans
+
+
+def log_overruled(options):
+  """Logs the flags of a command that its sweep has other values of.
+
+  Args:
+    options: `options.Options`, with a sweep that `plan_runs` takes.
+  """
+  for name, values in parse_sweep(options.several.sweep):
+    if name in options.given:
+      logging.info(
+        "--%s=%s gives way to --sweep, where it is %s",
+        name,
+        options.given_values()[name],
+        ", ".join(map(show_value, values)),
+      )
 
 
 def list_swept():

@@ -14,6 +14,7 @@ from bert_classifier.options import make_options
 
 TRAIN = {"do_train": True, "output_dir": "nowhere"}
 TPU = {"use_tpu": True, "tpu_name": "local"}
+EVERY = {**TRAIN, "do_eval": True, "eval_every_steps": 4}
 MISTAKES = [
   ({}, "there is nothing to do"),
   ({"do_eval": True}, "--output_dir is needed"),
@@ -24,11 +25,21 @@ MISTAKES = [
     "multiple of .*=32 times 2 devices",
   ),
   ({**TRAIN, "num_gpus": 5}, "multiple of 5: it is divided among 5 GPUs"),
-  ({**TRAIN, "num_gpus": 2, "use_xla": True}, "--use_xla .* 2 GPUs are .*=1"),
+  ({**TRAIN, "num_gpus": 2, "use_xla": True}, "--use_xla .* 2 GPUs would.*=1"),
   ({**TRAIN, "num_gpus": 2, "pack_sequences": True}, "--pack_seq.* one device"),
   ({**TRAIN, "use_xla": True, "skip_padding": True}, "leave out --skip_padd"),
   ({**TRAIN, "use_tpu": True}, "needs --tpu_name"),
   ({**TRAIN, "use_tpu": True, "tpu_name": "a"}, "cannot read --output_dir=now"),
+  ({**TRAIN, "early_stopping_patience": 2}, "=2 counts .*eval_every_steps=N"),
+  ({**TRAIN, "eval_every_steps": 4}, "=4 evaluates the dev set: add --do_eval"),
+  (
+    {**EVERY, "save_checkpoints_steps": 3},
+    "=3 goes against --eval_every",
+  ),
+  ({**EVERY, **TPU}, "--eval_every_steps=4 is not possible on a TPU"),
+  ({**EVERY, "sweep": "learning_rate=fast"}, "learning_rate is fast, but must"),
+  ({**EVERY, "ensemble": True}, "--num_runs is 1: give --num_runs=5"),
+  ({**TRAIN, "num_runs": 2}, "give --do_train and --do_eval"),
   ({**TRAIN, **TPU, "num_gpus": 1}, "--use_tpu and --num_gpus=1 name diff"),
   ({**TRAIN, **TPU, "precision": "mixed_float16"}, "cannot be had on a TPU"),
   ({**TRAIN, **TPU, "use_xla": True}, "a TPU compiles all"),

@@ -180,6 +180,9 @@ def test_what_cannot_be_divided_is_refused_before_any_starts(
   with pytest.raises(UserError, match=words):
     launch("", **flags)
   assert not (tmp_path / "started").exists()
+  asked = make_options(do_train=True, dry_run=True, num_workers=2, **flags)
+  with pytest.raises(UserError, match=words):
+    launcher.take_over(asked)  # a dry run says what its training would
 
 
 def test_a_batch_that_cannot_be_divided_is_a_line_of_the_log():
