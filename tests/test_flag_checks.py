@@ -24,7 +24,7 @@ MISTAKES = [
     "multiple of .*=32 times 2 devices",
   ),
   ({**TRAIN, "num_gpus": 5}, "multiple of 5: it is divided among 5 GPUs"),
-  ({**TRAIN, "num_gpus": 2, "use_xla": True}, "--use_xla .* 2 GPUs are .*=1"),
+  ({**TRAIN, "num_gpus": 2, "use_xla": True}, "--use_xla .* 2 GPUs would .*=1"),
   ({**TRAIN, "num_gpus": 2, "pack_sequences": True}, "--pack_seq.* one device"),
   ({**TRAIN, "use_xla": True, "skip_padding": True}, "leave out --skip_padd"),
   ({**TRAIN, "use_tpu": True}, "needs --tpu_name"),
