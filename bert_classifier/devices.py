@@ -112,7 +112,7 @@ class Placement:
     """
 
   def check(self):
-    """Warns of what the device cannot do."""
+    """Warns where a GPU was to be expected and is not seen."""
     if self.options.num_gpus != 0:
       gpu.warn_where_missing()
 
@@ -312,20 +312,16 @@ class TpuPlacement(Placement):
     self.options.check_tpu_batches(sizes)
 
   def check(self):
-    pass  # the flags have been
+    pass  # `flag_checks` does, by the flags alone
 
   def join(self):
     self._cluster = tpu_cluster(
-      self._name, self.options.tpu_zone, self.options.gcp_project
+      self.options.tpu, self.options.tpu_zone, self.options.gcp_project
     )
 
   @property
   def reads_here(self):
-    return self._name == "local"
-
-  @property
-  def _name(self):
-    return self.options.tpu
+    return self.options.tpu == "local"
 
   def prepare_process(self):
     super().prepare_process()
@@ -382,10 +378,10 @@ class TpuPlacement(Placement):
     )
 
   def describe(self):
-    return f"TPU {self._name}, {self.options.num_tpu_cores} cores"
+    return f"TPU {self.options.tpu}, {self.options.num_tpu_cores} cores"
 
   def _found(self):
-    return f"TPU {self._name}"
+    return f"TPU {self.options.tpu}"
 
   def _used(self):
     return f"{self.options.num_tpu_cores} cores"

@@ -53,9 +53,8 @@ def check_run(options):
     ("dry_run_file", "dry_run"),
     ("predict_text_b", "predict_text"),
   ):
-    if getattr(run, needing) is not None and not (
-      getattr(run, needed) not in (None, False)
-    ):
+    is_given = getattr(run, needing) is not None
+    if is_given and getattr(run, needed) in (None, False):
       raise UserError(f"--{needing} is nothing without --{needed}: give both")
   # To answer or to export, the folder of the weights is enough.
   has_folder = options.model.init_checkpoint and not run.fills_folder

@@ -1,4 +1,4 @@
-"""A GPU: why there is none, and what leaves it when."""
+"""A GPU: why there is none, what is taken of one, and what leaves it when."""
 
 import contextlib
 import ctypes
@@ -58,6 +58,15 @@ def find_wanted():
     return None
 
 
+# ---------------------------------------------------------------------------
+# What is taken of one that is there
+
+
+def list_gpus():
+  """Returns TensorFlow's GPUs of this machine."""
+  return tf.config.list_physical_devices("GPU")
+
+
 def choose_for_process(number, grows):
   """Says which GPUs this process may have, and how it takes their memory.
 
@@ -103,11 +112,6 @@ def warn_where_missing():
   """Warns where a TensorFlow that was built for GPUs sees none."""
   if tf.test.is_built_with_cuda() and not list_gpus():
     logging.warning("the CPU computes: %s", explain_missing())
-
-
-def list_gpus():
-  """Returns TensorFlow's GPUs of this machine."""
-  return tf.config.list_physical_devices("GPU")
 
 
 def explain_missing():

@@ -16,7 +16,14 @@ from typing import Callable, NamedTuple, Optional
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, files, pickles, progress, variables
+from bert_classifier import (
+  errors,
+  files,
+  pickles,
+  progress,
+  status_line,
+  variables,
+)
 
 # Names of the files in a model's folder.
 CONFIG = "config.json"
@@ -223,7 +230,7 @@ def write_tensorflow_checkpoint(sources, prefix):
       # TensorFlow makes another error of one that a function raises.
       raise mistakes[0] if mistakes else error from None
     finally:
-      progress.STATUS.clear()
+      status_line.STATUS.clear()
 
 
 def list_not_finite(sources):

@@ -32,6 +32,7 @@ from bert_classifier import (
   predictions,
   process,
   progress,
+  status_line,
   windows,
 )
 from bert_classifier.errors import MissingFileError, UserError
@@ -298,7 +299,7 @@ class Answers:
         # On a terminal the answers themselves are seen to come.
         if not sys.stdout.isatty():
           counter.add(len(lines))
-    progress.STATUS.clear()
+    status_line.STATUS.clear()
     return True
 
   def _read(self, line):

@@ -53,7 +53,7 @@ from bert_classifier.schedule import (
 )
 from bert_classifier.task_choice import Task, check_task_flags, prepare_task
 
-CHECKPOINT = "newest checkpoint"  # of what machines agree on
+_CHECKPOINT = "newest checkpoint"  # one of the things machines agree on
 
 
 class Run(NamedTuple):
@@ -317,7 +317,7 @@ def agree_with_chief(run):
   """
   seen = {
     "devices of all machines": run.placement.replicas,
-    CHECKPOINT: run.found.step,
+    _CHECKPOINT: run.found.step,
     "examples": run.counts,
     "steps": run.schedule and run.schedule.steps,
     "end": bool(run.schedule and run.ended_early),
@@ -325,7 +325,7 @@ def agree_with_chief(run):
   buffer_size = run.schedule and run.schedule.buffer_size
   told, buffer_size = run.placement.share([seen, buffer_size])
   for name, value in told.items():
-    if name == CHECKPOINT and value != seen[name]:
+    if name == _CHECKPOINT and value != seen[name]:
       raise UserError(
         f"the newest checkpoint of {run.found.path} is of step {seen[name]} as"
         f" this machine sees it, and of step {value} as the chief does: another"

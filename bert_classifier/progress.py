@@ -1,9 +1,8 @@
-"""Progress of a run: the format of the log, the progress line, hooks."""
+"""Progress of a run: the log is set up; counters and hooks that report."""
 
 import contextlib
 import logging as python_logging
 import math
-import os
 import sys
 import time
 
@@ -18,58 +17,14 @@ from bert_classifier import (
   options,
   plain_texts,
   process,
+  status_line,
 )
 from bert_classifier.loss_scale import LossScale
 import optimization
 
 _RENEW_SECONDS = 0.5  # on a terminal
 _LOG_SECONDS = 10.0
-_USUAL_COLUMNS = 80  # of a terminal that does not tell
-_BARS = 20, 10  # columns of the bar; the second where there is less room
 _LEAST_POINTS = 100  # of the curve of a run that has as many steps
-# What a line leaves out where the terminal is narrow, the first before others.
-_DISPENSABLE = "learning rate", "epoch", "loss", "speed"
-
-
-class StatusLine:
-  """A line at the bottom of a terminal that is written over and over.
-
-  Args:
-    stream: where to write, `is_terminal` where that makes sense.
-  """
-
-  def __init__(self, stream):
-    self._stream = stream
-    self.is_terminal = stream.isatty()
-    self._shown = False
-
-  def show(self, text):
-    """Replaces what was shown by `text`, cut to the width of the terminal.
-
-    Line wrap is off meanwhile: of a text on two lines of the terminal only the
-    second could be erased.
-    """
-    self._stream.write(f"\r\x1b[K\x1b[?7l{text}\x1b[?7h")
-    self._stream.flush()
-    self._shown = True
-
-  def columns(self):
-    """Returns the width of the terminal."""
-    try:
-      columns = os.get_terminal_size(self._stream.fileno()).columns
-    except (OSError, ValueError):  # it is none, or tells nothing
-      columns = 0
-    return columns or _USUAL_COLUMNS
-
-  def clear(self):
-    """Erases the line, so that something else can be written."""
-    if self._shown:
-      self._stream.write("\r\x1b[K")
-      self._stream.flush()
-      self._shown = False
-
-
-STATUS = StatusLine(sys.stderr)
 
 
 def set_up_logging():
@@ -104,54 +59,8 @@ def log_errors_only(speaker):
 
 def _clear_status_line(record):
   del record
-  STATUS.clear()
+  status_line.STATUS.clear()
   return True
-
-
-def _report(parts, share=None):
-  """Writes to the status line on a terminal, else to the log.
-
-  Args:
-    parts: dictionary of phrases, in their order.
-    share: of the whole that is done, None where that is unknown.
-  """
-  if STATUS.is_terminal:
-    STATUS.show(fit(parts, share, STATUS.columns()))
-  else:
-    logging.info("%s", ", ".join(parts.values()))
-
-
-def fit(parts, share, columns):
-  """Returns what of a line of progress a terminal has room for.
-
-  >>> parts = {"done": "step 5/10", "loss": "loss 0.1", "left": "3 s left"}
-  >>> fit(parts, 0.5, 60)
-  '[##########..........]  50% step 5/10, loss 0.1, 3 s left'
-  >>> fit(parts, 0.5, 50)
-  '[#####.....]  50% step 5/10, loss 0.1, 3 s left'
-  >>> fit(parts, 0.5, 40)
-  '[#####.....]  50% step 5/10, 3 s left'
-  >>> fit(parts, None, 24)
-  'step 5/10, 3 s left'
-
-  Args:
-    parts, share: see `_report`.
-    columns: width of the terminal.
-  """
-  parts = dict(parts)
-
-  def text(bar=0):
-    line = ", ".join(parts.values())
-    if share is None or not bar:
-      return line
-    done = int(share * bar)
-    return f"[{'#' * done}{'.' * (bar - done)}] {share:4.0%} {line}"
-
-  for name in _DISPENSABLE:
-    if len(text(_BARS[-1])) > columns:
-      parts.pop(name, None)
-  lines = map(text, _BARS)
-  return next((line for line in lines if len(line) <= columns), text())
 
 
 class Counter:
@@ -183,10 +92,12 @@ class Counter:
       self._began = self._reported = now
       self._first_count = self._count
     elif now - self._reported >= (
-      _RENEW_SECONDS if STATUS.is_terminal else _LOG_SECONDS
+      _RENEW_SECONDS if status_line.STATUS.is_terminal else _LOG_SECONDS
     ):
       self._reported = now
-      _report(self._parts(), self._total and self._count / self._total)
+      status_line.report(
+        self._parts(), self._total and self._count / self._total
+      )
 
   def __str__(self):
     """Returns "converted 20 of 60 examples, 10.0 examples/s, 4 s left"."""
@@ -217,7 +128,7 @@ def count_examples(examples, counter, every=1000):
       if number % every == 0:
         counter.add(every)
   finally:
-    STATUS.clear()
+    status_line.STATUS.clear()
 
 
 class _Speed:
@@ -350,7 +261,7 @@ class ProgressHook(tf.train.SessionRunHook):
     if self._is_kept(self._step):
       self._keep(run_values.results)
     is_due = self._is_logged(self._step)
-    if STATUS.is_terminal:
+    if status_line.STATUS.is_terminal:
       is_due = self._is_wanted and self._is_late()
     if is_due:
       self._reported_time = time.monotonic()
@@ -382,7 +293,7 @@ class ProgressHook(tf.train.SessionRunHook):
 
   def end(self, session):
     del session
-    STATUS.clear()
+    status_line.STATUS.clear()
     if self._writer:
       self._writer.flush()
       self._check_events()
@@ -434,7 +345,7 @@ class ProgressHook(tf.train.SessionRunHook):
   def _is_late(self):
     """Returns whether a terminal is to show another line."""
     waited = time.monotonic() - self._reported_time
-    return STATUS.is_terminal and waited > _RENEW_SECONDS
+    return status_line.STATUS.is_terminal and waited > _RENEW_SECONDS
 
   @property
   def _epoch(self):
@@ -481,7 +392,7 @@ class ProgressHook(tf.train.SessionRunHook):
       speed = steps_per_second * self._batch
       parts["speed"] = f"{speed:.1f} {self._unit}s/s"
       parts["left"] = f"{format_duration(left)} left"
-    _report(parts, self._step / self._total)
+    status_line.report(parts, self._step / self._total)
 
 
 class EvaluationHook(tf.train.SessionRunHook):

@@ -17,7 +17,14 @@ from typing import NamedTuple, Optional
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import batches, devices, machine, progress, schedule
+from bert_classifier import (
+  batches,
+  devices,
+  machine,
+  progress,
+  schedule,
+  status_line,
+)
 from bert_classifier.errors import UserError
 
 try:
@@ -324,5 +331,5 @@ def _time_steps(step):
     step()
     steps += 1
     counter.add(1)
-  progress.STATUS.clear()
+  status_line.STATUS.clear()
   return (time.monotonic() - began) / steps, steps

@@ -1,4 +1,4 @@
-"""Several processes in one output_dir: a lock, held weights, leftovers.
+"""Several processes in one output_dir: a claim, held weights, leftovers.
 
 One process trains in a folder at a time. Others may evaluate and predict beside
 it, and keep the checkpoint that they read. What processes left that were killed
@@ -29,7 +29,7 @@ _CONVERTED_PREFIX = "converted.ckpt"
 _HELD = "held_checkpoint"
 
 # ---------------------------------------------------------------------------
-# Lock
+# Claim
 
 
 @contextlib.contextmanager

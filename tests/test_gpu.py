@@ -110,7 +110,7 @@ def test_a_cuda_build_without_a_gpu_warns_of_the_likely_cause(
 ):
   lacking, words, mend = CAUSES[cause]
   machine(**lacking)
-  devices.Placement(DeviceOptions()).check({}, do_eval=False)
+  devices.Placement(DeviceOptions()).check()
   (record,) = caplog.records
   assert record.levelname == "WARNING"
   assert "the CPU computes: TensorFlow sees no GPU" in record.getMessage()
@@ -129,7 +129,7 @@ def test_a_gpu_that_the_environment_hides_is_told_so(
 
 def test_a_build_for_the_cpu_says_nothing(monkeypatch, caplog):
   monkeypatch.setattr(tf.test, "is_built_with_cuda", lambda: False)
-  devices.Placement(DeviceOptions()).check({}, do_eval=False)
+  devices.Placement(DeviceOptions()).check()
   assert not caplog.records
   assert "requirements-gpu.txt" in gpu.explain_missing()
 
@@ -137,7 +137,7 @@ def test_a_build_for_the_cpu_says_nothing(monkeypatch, caplog):
 def test_a_gpu_that_is_there_is_not_warned_of(machine, monkeypatch, caplog):
   machine(lacks=["libcuda.so.1"])
   monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [None])
-  devices.Placement(DeviceOptions()).check({}, do_eval=False)
+  devices.Placement(DeviceOptions()).check()
   assert not caplog.records
 
 

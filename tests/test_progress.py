@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import history, progress
+from bert_classifier import history, progress, status_line
 from bert_classifier.errors import UserError
 import optimization
 
@@ -52,7 +52,7 @@ def test_a_duration_is_given_in_its_two_largest_units(seconds, words):
 
 def test_status_line_renews_itself_and_goes_away():
   stream = Terminal()
-  status = progress.StatusLine(stream)
+  status = status_line.StatusLine(stream)
   status.clear()
   assert stream.getvalue() == ""
   status.show("one")
@@ -257,7 +257,7 @@ def test_events_that_could_not_be_written_are_warned_of(
 
 def test_terminal_has_no_lines_in_the_log(graph, info, monkeypatch):
   stream, seconds = Terminal(), itertools.count()
-  monkeypatch.setattr(progress, "STATUS", progress.StatusLine(stream))
+  monkeypatch.setattr(status_line, "STATUS", status_line.StatusLine(stream))
   monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
   train(steps=3, log_steps=1)
   assert not progress_lines(info)
@@ -288,8 +288,8 @@ def test_a_narrow_terminal_shows_a_bar_that_a_log_line_erases(
   narrow_terminal, monkeypatch, clock
 ):
   read, stream = narrow_terminal
-  status = progress.StatusLine(stream)
-  monkeypatch.setattr(progress, "STATUS", status)
+  status = status_line.StatusLine(stream)
+  monkeypatch.setattr(status_line, "STATUS", status)
   counter = progress.Counter("read", 80)
   for _ in range(3):
     counter.add(10)
