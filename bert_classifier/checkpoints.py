@@ -362,8 +362,12 @@ def _open_tensorflow(prefix):
   data = _list_data_files(prefix)
   for path in (f"{prefix}.index", *data):
     _check_file(path)
-  weights = tensorflow_weights.open_weights(prefix)
-  found = sum(tf.io.gfile.stat(path).length for path in data)
+  try:
+    weights = tensorflow_weights.open_weights(prefix)
+    found = sum(tf.io.gfile.stat(path).length for path in data)
+  except (errors.UserError, tf.errors.NotFoundError):
+    _list_data_files(prefix)  # a training may have replaced it meanwhile
+    raise
   if found < weights.size:
     raise errors.UserError(
       f"the data of {prefix} are cut off: {', '.join(data)} hold {found} bytes,"

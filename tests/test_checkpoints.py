@@ -100,6 +100,25 @@ def test_reinit_head_leaves_out_a_head_that_would_fit_too(folder):
     coverage_of(folder).accept(reinit_head=True, trained_needed=True)
 
 
+@pytest.mark.parametrize("goes_first", [".index", ".data-00000-of-00001"])
+def test_a_checkpoint_that_goes_while_it_is_opened_is_missing(
+  goes_first, tmp_path, monkeypatch
+):
+  prefix = str(tmp_path / "model.ckpt-3")
+  write_checkpoint(prefix, {"w": np.float32([1])})
+  read = checkpoints.tensorflow_weights.open_weights
+
+  def replace_meanwhile(prefix):
+    os.remove(prefix + goes_first)
+    return read(prefix)
+
+  monkeypatch.setattr(
+    checkpoints.tensorflow_weights, "open_weights", replace_meanwhile
+  )
+  with pytest.raises(MissingFileError, match=r"model\.ckpt-3"):
+    checkpoints.open_checkpoint(prefix)
+
+
 @pytest.mark.parametrize(
   "key, value, shape",
   [
