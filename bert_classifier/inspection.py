@@ -288,30 +288,41 @@ def describe_memory(run, readings):
     run: `preparation.Run`.
     readings: list of the `Reading`s of the splits that are computed.
   """
-  estimates = []
-  for reading in readings:
-    size = memory.batch_size(run, reading.split)
-    longest = np.sort(reading.lengths)[::-1][:size]
-    if run.options.model.stride:  # at the worst all of them are full
-      longest = np.full(size, longest[0])
-    cut = np.minimum(longest, run.options.model.max_seq_length)
-    estimates.append(
-      resources.estimate_memory(run, cut, reading.split == "train")
-    )
-  most = max(estimates, key=sum)
+  most = max(readings, key=lambda reading: sum(_estimate_memory(run, reading)))
+  needed = _estimate_memory(run, most)
   on_cpu = run.placement.on_cpu
-  return {
-    **most._asdict(),
-    "total": most.total(on_cpu),
+  found = {
+    **needed._asdict(),
+    "total": needed.total(on_cpu),
     "free": machine.free_memory(),
     "gpu": None
     if on_cpu
     else {
       "name": run.placement.device,
-      "total": most.on_device(),
+      "total": needed.on_device(),
       "free": machine.free_gpu_memory(),
     },
   }
+
+  def fits(smaller):
+    needed = _estimate_memory(smaller, most)
+    tried = {**found, "total": needed.total(on_cpu)}
+    if not on_cpu:
+      tried["gpu"] = {**found["gpu"], "total": needed.on_device()}
+    return not inspection_page.list_lacks(tried)
+
+  found["advice"] = None if fits(run) else memory.suggest(run, most.split, fits)
+  return found
+
+
+def _estimate_memory(run, reading):
+  """Returns the `resources.Memory` of the longest examples of a split."""
+  size = memory.batch_size(run, reading.split)
+  longest = np.sort(reading.lengths)[::-1][:size]
+  if run.options.model.stride:  # at the worst all of them are full
+    longest = np.full(size, longest[0])
+  cut = np.minimum(longest, run.options.model.max_seq_length)
+  return resources.estimate_memory(run, cut, reading.split == "train")
 
 
 def measure(run, make_model_fn, readings, steps):

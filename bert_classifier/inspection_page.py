@@ -246,8 +246,8 @@ def list_warnings(report):
   for needed, free, where in list_lacks(memory) if memory else ():
     warnings.append(
       f"about {show_bytes(needed)} of memory{where} are needed and"
-      f" {show_bytes(free)} are free, so no step was tried: divide the batch by"
-      " --gradient_accumulation_steps, or give a smaller --max_seq_length"
+      f" {show_bytes(free)} are free, so no step was tried."
+      f" {memory['advice'].rstrip('.')}"
     )
   if (
     disk and disk["free disk"] is not None and disk["disk"] > disk["free disk"]

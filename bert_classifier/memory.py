@@ -48,7 +48,7 @@ def warn_if_short(run, split):
     " in all processes" * (run.placement.processes_here > 1),
     plain_texts.show_bytes(free),
     _list_parts(estimate(run, split)),
-    suggest(run, split, free),
+    suggest(run, split, lambda one: needed_memory(one, split) <= free),
   )
 
 
@@ -141,12 +141,13 @@ def _list_parts(memory):
   )
 
 
-def suggest(run, split, free=None):
+def suggest(run, split, fits=lambda run: True):
   """Returns the setting to try next, as a sentence.
 
   Args:
     run, split: as of `explain_exhaustion`.
-    free: bytes of this machine that it is to fit in; None where unknown.
+    fits: function of a `preparation.Run` with such a setting, whether the
+      memory suffices for it.
   """
   if split != "train":
     flag = "eval" if split.startswith("dev") else "predict"
@@ -154,12 +155,12 @@ def suggest(run, split, free=None):
     while size > 1:
       size //= 2
       smaller = run._replace(**{f"{flag}_batch_size": size})
-      if free is None or needed_memory(smaller, split) <= free:
+      if fits(smaller):
         return f"Next, try --{flag}_batch_size={size}."
   else:
     for step in _list_smaller_steps(run):
       smaller = run._replace(options=run.options._replace(step=step))
-      if free is None or needed_memory(smaller, split) <= free:
+      if fits(smaller):
         return _describe_step(run, smaller)
   return (
     "Next, try a smaller --max_seq_length, or a model with fewer or narrower"

@@ -3,6 +3,7 @@
 import collections
 import json
 from pathlib import Path
+import re
 import types
 from types import SimpleNamespace
 
@@ -19,6 +20,7 @@ from bert_classifier import (
   inspection,
   inspection_page,
   locks,
+  machine,
   options,
   resources,
   targets,
@@ -216,6 +218,29 @@ def test_memory_of_weights_is_that_of_their_numbers(report, small_model):
   counted = sum(value.size for value in weights.values())
   assert report["model"]["weights"] == counted
   assert report["memory"]["weights"] == 4 * counted
+
+
+def test_the_setting_that_is_advised_fits(
+  classify, training, tmp_path, monkeypatch
+):
+  path = tmp_path / "report.json"
+
+  def find_memory(free, **flags):
+    monkeypatch.setattr(machine, "free_memory", lambda: free)
+    given = {**training, **flags, "output_dir": tmp_path / "out"}
+    outcome = classify(dry_run=True, dry_run_file=path, **given)
+    assert outcome.status == 0, outcome.log
+    report = json.loads(path.read_text())
+    assert bool(report["time"]) == (report["memory"]["advice"] is None)
+    return report["memory"], " ".join(report["warnings"])
+
+  needs, said = find_memory(0)
+  assert "are free, so no step was tried. Next, try a smaller --max_se" in said
+  free = needs["total"] - needs["program"] - needs["activations"] // 3
+  _, said = find_memory(free)
+  (parts,) = re.findall(r"Next, try --gradient_accumulation_steps=(\d+)", said)
+  memory, said = find_memory(free, gradient_accumulation_steps=int(parts))
+  assert memory["advice"] is None and "Next, try" not in said
 
 
 def test_a_gpu_holds_the_model_and_this_machine_the_rest():
