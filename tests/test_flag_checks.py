@@ -93,7 +93,8 @@ def test_a_batch_that_a_trained_folder_may_say_is_left_to_it(tmp_path, known):
   elif known == "overwritten":
     flags["overwrite_output_dir"] = True
   elif known:
-    flags.update(output_dir="nowhere", sweep="train_batch_size=3,6")
+    sweep = {"do_eval": True, "sweep": "train_batch_size=3,6"}
+    flags.update(output_dir="nowhere", **sweep)
   if known in ("given", "overwritten"):
     with pytest.raises(UserError, match="is 32, but must be a multiple of 3"):
       flag_checks.check(make_options(**flags))
