@@ -164,7 +164,21 @@ def _run_once(shares, seconds):
     status, _ = process.describe_end(interruption)
     _end(workers, isinstance(interruption, process.Terminated))
     return status, None
+  status, cause = _judge(statuses)
+  if cause:
+    # They start again at once, which is nothing that they could know or say.
+    for worker in workers:
+      worker.kill()
   _end(workers, True)
+  return status, cause
+
+
+def _judge(statuses):
+  """Returns exit status and cause of another start as `_run_once` does.
+
+  Args:
+    statuses: see `_wait`.
+  """
   failed = [(i, status) for i, status in enumerate(statuses) if status]
   # Those that miss another one are not what went wrong.
   failed.sort(key=lambda pair: (pair[1] == GONE, pair[1] > 0))
