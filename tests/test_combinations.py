@@ -65,7 +65,6 @@ def met(request, classify, training, tmp_path_factory):
     "freeze_layers": 0,
     "layerwise_lr_decay": 0.9,
     "gradient_accumulation_steps": 2,
-    "shuffle_buffer_size": 8,
     "threshold": 0.45 if kind == "multi_label" else None,
   }
   done = classify(
@@ -197,6 +196,7 @@ def test_a_language_of_xnli_chooses_file_and_rows(classify, training, tmp_path):
     *("--do_predict", "--reinit_head"),
     **{**training, "num_train_epochs": 1, "task_name": "xnli"},
     xnli_language="de",
+    shuffle_buffer_size=4,
     data_dir=tmp_path,
     cache_dir=tmp_path / "cache",
     output_dir=tmp_path / "out",
