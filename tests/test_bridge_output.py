@@ -47,6 +47,7 @@ def test_a_tensorflow_that_is_not_known_ends_the_script_with_a_sentence():
     import tensorflow  # what it says on this CPU is its own
     print("imported", file=sys.stderr)
     tensorflow.__version__ = "2.99.0"
+    sys.argv[1:] = ["--do_eval", "--task_name=mrpc", "--output_dir=none"]
     runpy.run_module("run_classifier", run_name="__main__")
     """,
     check=False,

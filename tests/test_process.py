@@ -129,7 +129,7 @@ def test_sigterm_ends_each_phase_as_ctrl_c_does(
   monkeypatch.setattr(run_classifier, "evaluate", lambda *_: ("", {}))
   at = run_classifier.options if place == "read" else run_classifier
   monkeypatch.setattr(at, place, terminate)
-  phases = dict(do_train=True, do_eval=True, do_predict=True)
+  phases = dict(do_train=True, do_eval=place != "predict", do_predict=True)
   outcome = classify(output_dir=tmp_path / "out", **small_model, **phases)
   assert outcome.status == 143
   last = outcome.log.splitlines()[-1]

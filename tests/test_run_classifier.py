@@ -404,12 +404,13 @@ def test_examples_that_fill_up_a_batch_are_not_written(tmp_path, monkeypatch):
     placement=devices.Placement(),
     count=lambda *_: 2,
     count_records=lambda *_: 2,
-    unit="example",
+    describe_count=lambda *_: "2 examples",
     cache=SimpleNamespace(converted_examples=lambda _: examples),
     weights=model_files.Weights(None, "model.ckpt-1"),
     task=SimpleNamespace(target=targets.OneClass(["no", "yes"]), metrics=()),
   )
   monkeypatch.setattr(run_classifier, "input_fn_for", lambda *_: None)
+  monkeypatch.setattr(run_classifier.memory, "warn_if_short", lambda *_: None)
   left = iter([{"probabilities": rows[:3]}, {"probabilities": rows[3:]}])
   estimator = SimpleNamespace(predict=lambda *_, **__: left)
   run_classifier.predict(estimator, run, ["test"])
