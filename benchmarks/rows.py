@@ -86,11 +86,13 @@ def make(folder, rows):
   (folder / "vocab.txt").write_text("".join(f"{w}\n" for w in special + words))
   (folder / "bert_config.json").write_text(json.dumps(CONFIG))
   for name in ("train", "test"):
+    # Of a test set with labels, labels and outputs would be kept for figures.
+    has_labels = name == "train"
     with open(folder / f"{name}.tsv", "w") as file:
-      file.write("text\tlabel\n")
+      file.write("text" + "\tlabel" * has_labels + "\n")
       for number in range(rows):
         text = " ".join(source.choices(words, k=source.randint(3, 12)))
-        file.write(f"{text}\t{number % 2}\n")
+        file.write(text + f"\t{number % 2}" * has_labels + "\n")
 
 
 def command(part, folder, rows):
