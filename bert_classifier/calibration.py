@@ -212,7 +212,7 @@ def _list_other_cutting(found, options):
   """Returns the flags that cut texts otherwise when a temperature was fitted.
 
   Args:
-    found: what `_read` gives; of before they were kept, without them.
+    found: what `_read` gives. A file of an earlier version has no such flags.
     options: `options.ModelOptions` of now.
 
   Returns:

@@ -56,17 +56,16 @@ class _Group(NamedTuple):
   folder: pathlib.Path
   is_new: bool
 
-  def read(self, new_name, old_name):
+  def read(self, name):
     """Returns the text of a file, "" where there is none."""
-    name = new_name if self.is_new else old_name
     try:
       return (self.folder / name).read_text()
     except OSError:
       return ""
 
-  def read_number(self, *names):
+  def read_number(self, new_name, old_name):
     """Returns the number in a file, None where there is none."""
-    text = self.read(*names).strip()
+    text = self.read(new_name if self.is_new else old_name).strip()
     return int(text) if text.isdigit() else None  # else "max", or -1
 
 
@@ -77,7 +76,7 @@ def _read_memory(root):
     used = group.read_number("memory.current", "memory.usage_in_bytes")
     if limit is None or used is None or limit > _NO_LIMIT:
       continue
-    statistics = group.read("memory.stat", "memory.stat")
+    statistics = group.read("memory.stat")
     # What was read of files counts as used, but makes room for who needs it.
     name = "inactive_file" if group.is_new else "total_inactive_file"
     cached = re.search(rf"^{name} (\d+)$", statistics, re.MULTILINE)
@@ -87,13 +86,11 @@ def _read_memory(root):
 def _read_time(group):
   """Returns for how many cores a group has time, None for all."""
   if group.is_new:
-    quota, _, period = group.read("cpu.max", "").partition(" ")
+    quota, _, period = group.read("cpu.max").partition(" ")
   else:
-    quota, period = (
-      group.read("", f"cpu.cfs_{n}_us") for n in ("quota", "period")
-    )
-  quota, period = quota.strip(), period.strip()
-  if not (quota.isdigit() and period.isdigit()):
+    quota = group.read("cpu.cfs_quota_us").strip()
+    period = group.read("cpu.cfs_period_us").strip()
+  if not (quota.isdigit() and period.strip().isdigit()):
     return None
   return max(1, math.ceil(int(quota) / int(period)))
 

@@ -510,8 +510,7 @@ def inspect(run, make_model_fn, complete=None):
   """
   asked = run.options.run
   if asked.do_train:
-    with locks.lock_for_training(asked.output_dir):
-      pass  # or another command trains there
+    locks.check_unlocked(asked.output_dir)
   size = max(
     run.options.training.train_batch_size,
     run.eval_batch_size,

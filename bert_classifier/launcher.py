@@ -64,8 +64,7 @@ def run_workers(options):
   check(options)
   shares = _divide_machine(options)
   folder, failures = options.run.output_dir or "", 0
-  with locks.lock_for_training(folder):
-    pass  # or another command trains there; the chief locks it for this one
+  locks.check_unlocked(folder)  # the chief locks it
   with process.signals_as_exceptions():
     while True:
       newest = _read_state(folder)

@@ -38,6 +38,16 @@ def lock_for_training(folder):
     os.close(descriptor)
 
 
+def check_unlocked(folder):
+  """Makes sure that no other process trains in a folder.
+
+  Raises:
+    UserError: one does.
+  """
+  with lock_for_training(folder):
+    pass
+
+
 def _lock(descriptor, folder):
   """Locks an open folder until it is closed; returns whether that is possible.
 

@@ -201,8 +201,7 @@ def report_dry_run(prepared, asked, plans, make_model_fn):
     inspection.report_dry_run(prepared, make_model_fn)
     return
   folder = asked.run.output_dir
-  with locks.lock_for_training(folder):
-    pass  # or another command trains there
+  locks.check_unlocked(folder)
   prepared = calibration.without(prepared)
   runs = derive_all(prepared, plans)
   left = [run for run in runs if not run.is_finished]
