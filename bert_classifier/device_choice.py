@@ -6,7 +6,6 @@ from bert_classifier import (
   devices,
   flag_checks,
   gpu,
-  launcher,
   plain_texts,
   precision,
   replicas,
@@ -25,8 +24,6 @@ def check_request(options, cluster):
     UserError: they cannot.
   """
   device = options.device
-  if device.num_workers > 1 and options.run.do_train:  # of a dry run
-    launcher.check(options)
   flag_checks.check_devices(options, cluster)
   if device.use_xla:  # before TensorFlow looks for devices
     devices.prepare_xla()
@@ -66,7 +63,7 @@ def check_batches(options, placement):
     UserError: it cannot.
   """
   trains = options.run.do_train
-  placement.check_batches(flag_checks.batch_sizes(options), trains)
+  placement.check_batches(flag_checks.list_batch_sizes(options), trains)
   if trains:
     options.step.check_division(
       options.training.train_batch_size, placement.replicas

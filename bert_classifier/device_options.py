@@ -89,19 +89,19 @@ class DeviceOptions:
     """Returns the name of the TPU, or the address of its host."""
     return self.tpu_name or self.master
 
-  def check_tpu(self, cluster, paths, do_eval):
+  def check_tpu(self, elsewhere, paths, do_eval):
     """Checks that a TPU is named, and can do what is asked for.
 
     Args:
-      cluster: what names other machines, or None.
+      elsewhere: what names other devices than this process has, or None.
       paths: {flag: path or None}.
       do_eval: whether an evaluation is asked for.
 
     Raises:
       UserError: it is not, or cannot.
     """
-    if cluster or self.num_gpus:
-      other = cluster or f"--num_gpus={self.num_gpus}"
+    if elsewhere or self.num_gpus:
+      other = elsewhere or f"--num_gpus={self.num_gpus}"
       raise UserError(
         f"--use_tpu and {other} name different devices: leave one out"
       )

@@ -25,15 +25,14 @@ def check(options):
   if clusters.is_evaluator(text):
     return  # which does nothing
   cluster = clusters.read(text)
-  check_run(options)
+  check_run_options(options)
   check_devices(options, cluster)
   check_selection(options, sees_every_step=not options.device.use_tpu)
   sweep.plan_runs(options)  # raises where there is a mistake in it
-  if options.device.num_workers == 1:  # else `launcher` does, by that flag
-    check_division(options, cluster)
+  check_division(options, cluster)
 
 
-def check_run(options):
+def check_run_options(options):
   """Checks that what is asked for is complete, and something.
 
   Args:
@@ -123,14 +122,28 @@ def check_devices(options, cluster):
   """
   device, run = options.device, options.run
   options.step.check_device(device)
+  elsewhere = clusters.VARIABLE if cluster else None
+  if device.num_workers > 1 and run.do_train:
+    if cluster:
+      raise UserError(
+        f"--num_workers={device.num_workers} starts processes on this machine"
+        f" alone, but the environment variable {clusters.VARIABLE} names"
+        " several: leave one out"
+      )
+    elsewhere = f"--num_workers={device.num_workers}"
   if device.use_xla and device.skip_padding and "skip_padding" in options.given:
     raise UserError(
       "--skip_padding makes batches of many shapes, each of which XLA would"
       " compile anew: leave out --skip_padding or --use_xla"
     )
+  if device.pack_sequences and not run.do_train:
+    raise UserError(
+      "--pack_sequences packs batches of training: add --do_train, or leave it"
+      " out"
+    )
   if device.use_tpu:
     device.check_tpu(
-      clusters.VARIABLE if cluster else None,
+      elsewhere,
       paths={
         "output_dir": run.output_dir,
         "cache_dir": options.data.cache_dir,
@@ -150,8 +163,8 @@ def check_division(options, cluster):
     UserError: they cannot.
   """
   device, trains = options.device, options.run.do_train
-  sizes = batch_sizes(options)
-  if trains and not knows_batch(options):
+  sizes = list_batch_sizes(options)
+  if trains and not _knows_batch(options):
     del sizes["train_batch_size"]
   size = sizes.get("train_batch_size")
   workers = cluster.size if cluster else device.num_workers
@@ -169,7 +182,7 @@ def check_division(options, cluster):
     options.step.check_division(size, replicas)
 
 
-def batch_sizes(options):
+def list_batch_sizes(options):
   """Returns {flag: examples} of the batches.
 
   Args:
@@ -189,12 +202,8 @@ def name_devices(workers, gpus):
   return f"{workers} workers" + (f" with {gpus} GPUs each" if gpus else "")
 
 
-def knows_batch(options):
-  """Returns whether flags say train_batch_size, and no trained folder does.
-
-  Args:
-    options: `options.Options`.
-  """
+def _knows_batch(options):
+  """Returns whether flags say train_batch_size, and no trained folder does."""
   run = options.run
   folder = run.output_dir or ""
   return options.several.sweep is None and (

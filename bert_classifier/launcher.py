@@ -91,22 +91,12 @@ def check(options):
   Raises:
     UserError: it cannot.
   """
-  device, number = options.device, options.device.num_workers
-  options.several.check(options.run, f"--num_workers={number}")
-  if clusters.read(os.environ.get(clusters.VARIABLE)):
-    raise UserError(
-      f"--num_workers={number} starts processes on this machine alone, but the"
-      f" environment variable {clusters.VARIABLE} names several: leave one out"
-    )
-  if device.use_tpu:
-    raise UserError("--num_workers is nothing for --use_tpu: leave one out")
-  batch_size = options.training.train_batch_size
-  if batch_size % number and flag_checks.knows_batch(options):
-    raise UserError(
-      f"--train_batch_size is {batch_size}, but must be a multiple of"
-      f" --num_workers={number}: every worker takes as many examples"
-    )
-  flag_checks.check_division(options, None)
+  options.several.check(
+    options.run, f"--num_workers={options.device.num_workers}"
+  )
+  cluster = clusters.read(os.environ.get(clusters.VARIABLE))
+  flag_checks.check_devices(options, cluster)
+  flag_checks.check_division(options, cluster)
   if not os.path.isfile(sys.argv[0]):
     raise UserError(
       "--num_workers starts the command of a script again, and this is none:"

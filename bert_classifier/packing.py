@@ -234,21 +234,15 @@ class PackedSequences(fast_modeling.EveryPosition):
 # The run
 
 
-def check(will_train, schedule):
-  """Makes sure that a run that is to pack can.
+def check_schedule(schedule):
+  """Makes sure that a training that is to pack can.
 
   Args:
-    will_train: whether it trains at all.
-    schedule: `schedule.Schedule` of a training.
+    schedule: `schedule.Schedule`.
 
   Raises:
-    UserError: nothing is trained, or the order is not known before it begins.
+    UserError: the order is not known before it begins.
   """
-  if not will_train:
-    raise UserError(
-      "--pack_sequences packs batches of training: add --do_train, or leave it"
-      " out"
-    )
   if schedule.buffer_size is not None:
     raise UserError(
       "--pack_sequences must know which examples come together, but this"

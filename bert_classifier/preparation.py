@@ -175,7 +175,7 @@ def prepare(options):
   if cluster is not None:
     leave_log_to_chief(cluster, options.run)
   options = trained_settings.find_output_dir(options)
-  flag_checks.check_run(options)
+  flag_checks.check_run_options(options)
   check_there_is_a_model(options.run, options.model)
   selection.check_best(options.run)
   if options.run.fills_folder:
@@ -225,10 +225,10 @@ def check(options, trained, placement):
   )
   splits = choose_splits(options.run, task.data)
   cache = prepare_cache(options, placement, task, model) if splits else None
-  return check_run(options, placement, task, model, cache)
+  return make_run(options, placement, task, model, cache)
 
 
-def check_run(options, placement, task, model, cache):
+def make_run(options, placement, task, model, cache):
   """Returns the `Run` of what is open already, before features are made.
 
   Writes nothing.
@@ -267,9 +267,9 @@ def check_run(options, placement, task, model, cache):
     settings.update(
       run_settings.describe_training(options.data, task, schedule)
     )
+    if options.device.pack_sequences:
+      packing.check_schedule(schedule)
     announce_rate(options.training, found, schedule)
-  if options.device.pack_sequences:
-    packing.check(options.run.do_train, schedule)
   run = Run(
     options=options,
     placement=placement,

@@ -114,7 +114,7 @@ def derive(run, options):
   device_choice.check_batches(options, run.placement)
   if options.run.do_train:
     preparation.check_choices(options.choice, run.task)
-  return preparation.check_run(
+  return preparation.make_run(
     options, run.placement, run.task, run.model, run.cache
   )
 

@@ -170,13 +170,13 @@ def test_the_signal_that_ends_a_job_reaches_all(launch):
   [
     (
       {"train_batch_size": 9},
-      "is 9, but must be a multiple of --num_workers=2",
+      "is 9, but must be a multiple of 2: it is divided among 2 workers",
     ),
     (
       {"train_batch_size": 8, "gradient_accumulation_steps": 8},
       "is 8, but must be a multiple of .*=8 times 2 devices",
     ),
-    ({"use_tpu": True}, "nothing for --use_tpu"),
+    ({"use_tpu": True}, "--use_tpu and --num_workers=2 name diff"),
   ],
 )
 def test_what_cannot_be_divided_is_refused_before_any_starts(

@@ -192,4 +192,4 @@ def test_packing_that_cannot_be_is_refused(classify, tmp_path):
   assert refused.status == 1 and "add --do_train, or leave it" in refused.log
   drawn = schedule.NO_STEPS._replace(buffer_size=9)
   with pytest.raises(UserError, match="the next one from a buffer of 9: leave"):
-    packing.check(True, drawn)
+    packing.check_schedule(drawn)

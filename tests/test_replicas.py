@@ -204,7 +204,7 @@ def test_a_dry_run_of_two_devices_is_that_of_one(
   assert "steps    1 to 13 of 8 examples" in capsys.readouterr().out
   still = dict(still, num_workers=3, output_dir=tmp_path / "out")
   refused = classify("--dry_run", **still)
-  assert "is 8, but must be a multiple of --num_workers=3" in refused.log
+  assert "is 8, but must be a multiple of 3: it is divided" in refused.log
   assert refused.status == 1 and not (tmp_path / "out").exists()
 
 

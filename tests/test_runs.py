@@ -325,6 +325,17 @@ def test_where_the_metric_is_undefined_no_run_is_chosen(
   assert "not done again" in outcome.log  # nothing is computed
 
 
+def test_the_best_of_runs_predicts_where_training_was_to_be_packed(
+  swept, classify, flags, tmp_path
+):
+  folder = shutil.copytree(swept.folder, tmp_path / "copy")
+  command = dict(flags, output_dir=folder, sweep=SWEEP, pack_sequences=True)
+  outcome = classify("--do_predict", **command)
+  assert outcome.status == 0, outcome.log
+  assert f"best run: {folder}" in outcome.log
+  assert "test: predictions: " in outcome.log
+
+
 def test_a_dry_run_tells_of_all_runs(swept, classify, flags, tmp_path, capsys):
   before = sorted(swept.folder.rglob("*"))
   path = tmp_path / "report.json"
