@@ -165,7 +165,7 @@ def prepare(options, task, folder):
     labels=len(processor.get_labels()),
     batch=options.batch,
     length=options.length,
-    threads=machine.threads(options.threads),
+    threads=machine.count_threads(options.threads),
     steps=options.steps or (3 if options.model == "base" else 10),
   )
   for mode, split in (("training", "train"), ("inference", "dev")):

@@ -16,7 +16,7 @@ ROOT = pathlib.Path("/")
 _NO_LIMIT = 1 << 62  # bytes; version 1 has about 2^63 for none
 
 
-def limit_of_memory(root=ROOT):
+def find_memory_limit(root=ROOT):
   """Returns the bytes that this process may ever use, None for any.
 
   Args:
@@ -25,7 +25,7 @@ def limit_of_memory(root=ROOT):
   return min((limit for limit, _ in _read_memory(root)), default=None)
 
 
-def free_memory(root=ROOT):
+def find_free_memory(root=ROOT):
   """Returns the bytes that are left to this process, None for any.
 
   Args:
@@ -35,7 +35,7 @@ def free_memory(root=ROOT):
   return min(free, default=None)
 
 
-def cores(root=ROOT):
+def count_cores(root=ROOT):
   """Returns for how many cores there is time, at least 1; None for all.
 
   Args:

@@ -417,7 +417,7 @@ def session_config(options):
   Args:
     options: `device_options.DeviceOptions`.
   """
-  threads = machine.threads(options.num_threads)
+  threads = machine.count_threads(options.num_threads)
   config = tf.ConfigProto(
     intra_op_parallelism_threads=threads,
     inter_op_parallelism_threads=threads,
@@ -444,9 +444,9 @@ def describe(options):
   gpus = gpu.list_gpus()
   if gpus and options.num_gpus != 0:
     return _describe_gpus(gpus)
-  count = machine.threads(options.num_threads)
+  count = machine.count_threads(options.num_threads)
   words = f"CPU, {count} thread{'s' * (count != 1)}"
-  free = machine.free_memory()
+  free = machine.find_free_memory()
   return words + (
     f", {free / _GIBIBYTE:.1f} GiB of memory free" if free else ""
   )

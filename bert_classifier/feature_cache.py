@@ -369,7 +369,7 @@ def prepare_cache(options, placement, task, model):
         if placement.shares_folders
         else "may be out of the device's reach",
       )
-  num_threads = machine.threads(options.device.num_threads)
+  num_threads = machine.count_threads(options.device.num_threads)
   return FeatureCache(
     task.data,
     task.name,

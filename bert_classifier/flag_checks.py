@@ -122,15 +122,12 @@ def check_devices(options, cluster):
   """
   device, run = options.device, options.run
   options.step.check_device(device)
-  elsewhere = clusters.VARIABLE if cluster else None
-  if device.num_workers > 1 and run.do_train:
-    if cluster:
-      raise UserError(
-        f"--num_workers={device.num_workers} starts processes on this machine"
-        f" alone, but the environment variable {clusters.VARIABLE} names"
-        " several: leave one out"
-      )
-    elsewhere = f"--num_workers={device.num_workers}"
+  if cluster and device.num_workers > 1 and run.do_train:
+    raise UserError(
+      f"--num_workers={device.num_workers} starts processes on this machine"
+      f" alone, but the environment variable {clusters.VARIABLE} names several:"
+      " leave one out"
+    )
   if device.use_xla and device.skip_padding and "skip_padding" in options.given:
     raise UserError(
       "--skip_padding makes batches of many shapes, each of which XLA would"
@@ -143,7 +140,7 @@ def check_devices(options, cluster):
     )
   if device.use_tpu:
     device.check_tpu(
-      elsewhere,
+      clusters.VARIABLE if cluster else None,
       paths={
         "output_dir": run.output_dir,
         "cache_dir": options.data.cache_dir,

@@ -294,13 +294,13 @@ def describe_memory(run, readings):
   found = {
     **needed._asdict(),
     "total": needed.total(on_cpu),
-    "free": machine.free_memory(),
+    "free": machine.find_free_memory(),
     "gpu": None
     if on_cpu
     else {
       "name": run.placement.device,
       "total": needed.on_device(),
-      "free": machine.free_gpu_memory(),
+      "free": machine.find_free_gpu_memory(),
     },
   }
 
@@ -317,7 +317,7 @@ def describe_memory(run, readings):
 
 def _estimate_memory(run, reading):
   """Returns the `resources.Memory` of the longest examples of a split."""
-  size = memory.batch_size(run, reading.split)
+  size = memory.find_batch_size(run, reading.split)
   longest = np.sort(reading.lengths)[::-1][:size]
   if run.options.model.stride:  # at the worst all of them are full
     longest = np.full(size, longest[0])
@@ -454,9 +454,9 @@ def estimate_disk(run):
   training = run.options.training
   saved = -(-run.schedule.steps // training.save_checkpoints_steps)
   kept = min(training.keep_checkpoint_max or saved, saved) + 1
-  needed = kept * resources.checkpoint_size(*model, frozen)
+  needed = kept * resources.compute_checkpoint_size(*model, frozen)
   if selection.keeps_best(run):  # twice while one takes the other's place
-    needed += 2 * resources.weights_size(*model)
+    needed += 2 * resources.compute_weights_size(*model)
   return needed
 
 

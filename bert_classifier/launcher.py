@@ -111,7 +111,7 @@ def _divide_machine(options):
     UserError: there are fewer GPUs than workers.
   """
   device, number = options.device, options.device.num_workers
-  threads = device.num_threads or max(1, machine.threads(0) // number)
+  threads = device.num_threads or max(1, machine.count_threads(0) // number)
   flags = ["--num_workers=1", f"--num_threads={threads}"]
   gpus = [] if device.num_gpus == 0 else machine.list_gpus()
   if 0 < len(gpus) < number:

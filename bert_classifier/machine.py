@@ -55,7 +55,7 @@ def query_nvidia_smi():
   return rows if all(len(row) == 3 for row in rows) else []
 
 
-def free_gpu_memory():
+def find_free_gpu_memory():
   """Returns the free bytes of the only GPU, None where unknown."""
   rows = query_nvidia_smi()
   free = re.fullmatch(r"(\d+) MiB", rows[0][-1]) if len(rows) == 1 else None
@@ -75,7 +75,7 @@ def list_gpus():
   return [str(number) for number in range(len(query_nvidia_smi()))]
 
 
-def threads(num_threads):
+def count_threads(num_threads):
   """Returns how many threads compute: those asked for, or one a usable core."""
   return num_threads or _count_usable_cores()
 
@@ -85,19 +85,19 @@ def _count_usable_cores():
     cores = len(os.sched_getaffinity(0))
   else:
     cores = os.cpu_count() or 1
-  return min(cores, containers.cores() or cores)
+  return min(cores, containers.count_cores() or cores)
 
 
-def free_memory():
+def find_free_memory():
   """Returns the bytes of memory that may still be used, None where unknown.
 
   It is the smaller of what the machine has left and what a container allows.
   """
-  free = [free_in_machine(), containers.free_memory()]
+  free = [read_available_memory(), containers.find_free_memory()]
   return min((amount for amount in free if amount is not None), default=None)
 
 
-def total_memory():
+def find_total_memory():
   """Returns the bytes of memory that a process may ever use, None if unknown.
 
   It is the smaller of what the machine has and what a container allows.
@@ -106,7 +106,7 @@ def total_memory():
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
   except (AttributeError, OSError, ValueError):
     machine = None
-  amounts = [machine, containers.limit_of_memory()]
+  amounts = [machine, containers.find_memory_limit()]
   return min((amount for amount in amounts if amount is not None), default=None)
 
 
@@ -122,7 +122,7 @@ def read_linux_figure(path, name):
   return None
 
 
-def free_in_machine():
+def read_available_memory():
   """Returns the bytes that the system calls available, None where unknown."""
   available = read_linux_figure("/proc/meminfo", "MemAvailable:")
   if available is not None:

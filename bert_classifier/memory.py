@@ -36,8 +36,8 @@ def warn_if_short(run, split):
     return
   if split != "train" and run.options.run.do_train:
     return  # what the training held is free by then
-  free = machine.free_memory()
-  needed = needed_memory(run, split)
+  free = machine.find_free_memory()
+  needed = estimate_need(run, split)
   if free is None or needed <= free:
     return
   logging.warning(
@@ -47,19 +47,21 @@ def warn_if_short(run, split):
     plain_texts.show_bytes(needed),
     " in all processes" * (run.placement.processes_here > 1),
     plain_texts.show_bytes(free),
-    _list_parts(estimate(run, split)),
-    suggest(run, split, lambda one: needed_memory(one, split) <= free),
+    _list_parts(estimate_split(run, split)),
+    suggest(run, split, lambda one: estimate_need(one, split) <= free),
   )
 
 
-def needed_memory(run, split):
+def estimate_need(run, split):
   """Returns the bytes that a split takes of this machine from now on, about.
 
   Args:
     run, split: as of `explain_exhaustion`.
   """
-  held = resources.resident_memory() or 0
-  return (estimate(run, split).total() - held) * run.placement.processes_here
+  held = resources.read_resident_memory() or 0
+  return (
+    estimate_split(run, split).total() - held
+  ) * run.placement.processes_here
 
 
 @contextlib.contextmanager
@@ -90,12 +92,12 @@ def explain_exhaustion(run, split, training_hook=None):
     reason = next(filter(_EXHAUSTED.search, lines), lines[0])
     raise errors.UserError(
       f"the memory of {run.placement.describe()} is exhausted:"
-      f" {describe_work(run, split)} {_list_parts(estimate(run, split))}."
+      f" {describe_work(run, split)} {_list_parts(estimate_split(run, split))}."
       f" {suggest(run, split)}{f' ({reason:.300})' if reason else ''}"
     ) from error
 
 
-def estimate(run, split):
+def estimate_split(run, split):
   """Returns the `resources.Memory` of a batch of a split, about.
 
   The batch has one example as long as may be, and others of mean length.
@@ -105,12 +107,12 @@ def estimate(run, split):
   """
   features = run.features[split]
   mean = -(-features.tokens // max(features.records, 1))
-  lengths = np.full(batch_size(run, split), mean)
+  lengths = np.full(find_batch_size(run, split), mean)
   lengths[0] = run.options.model.max_seq_length
   return resources.estimate_memory(run, lengths, split == "train")
 
 
-def batch_size(run, split):
+def find_batch_size(run, split):
   """Returns how many examples of a split are computed at a time.
 
   Of training, those that a device computes before it adds up gradients.
@@ -125,7 +127,7 @@ def batch_size(run, split):
 def describe_work(run, split):
   """Returns what is computed at a time, and by which model."""
   weights = resources.count_weights(run.model.config, run.task.target.width)
-  size = batch_size(run, split)
+  size = find_batch_size(run, split)
   return (
     f"{plain_texts.count(size, run.options.model.unit)} of {split} at a time,"
     f" of up to {run.options.model.max_seq_length} positions, and a model of"
@@ -151,7 +153,7 @@ def suggest(run, split, fits=lambda run: True):
   """
   if split != "train":
     flag = "eval" if split.startswith("dev") else "predict"
-    size = batch_size(run, split)
+    size = find_batch_size(run, split)
     while size > 1:
       size //= 2
       smaller = run._replace(**{f"{flag}_batch_size": size})
@@ -174,7 +176,7 @@ def _list_smaller_steps(run):
   Those that cost no time come first.
   """
   step = run.options.step
-  parts, size = step.gradient_accumulation_steps, batch_size(run, "train")
+  parts, size = step.gradient_accumulation_steps, find_batch_size(run, "train")
   smaller = [
     dataclasses.replace(step, gradient_accumulation_steps=n * parts)
     for n in range(2, size + 1)
@@ -193,7 +195,7 @@ def _describe_step(run, smaller):
   if parts != run.options.step.gradient_accumulation_steps:
     flags.append(f"--gradient_accumulation_steps={parts}")
     size = plain_texts.count(
-      batch_size(smaller, "train"), run.options.model.unit
+      find_batch_size(smaller, "train"), run.options.model.unit
     )
     cost = f", by {size} at a time"
   if step.gradient_checkpointing != run.options.step.gradient_checkpointing:

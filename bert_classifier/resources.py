@@ -74,12 +74,12 @@ def _count_trained_layers(config, frozen):
   return max(0, config.num_hidden_layers - (frozen or 0))
 
 
-def weights_size(config, num_labels):
+def compute_weights_size(config, num_labels):
   """Returns the bytes of a model's weights; args as of `count_weights`."""
   return _BYTES_A_NUMBER * count_weights(config, num_labels)
 
 
-def checkpoint_size(config, num_labels, frozen=None):
+def compute_checkpoint_size(config, num_labels, frozen=None):
   """Returns the bytes of a checkpoint of training: weights and two slots.
 
   Args:
@@ -87,7 +87,7 @@ def checkpoint_size(config, num_labels, frozen=None):
       slots.
   """
   slots = 2 * _BYTES_A_NUMBER * count_weights(config, num_labels, frozen)
-  return weights_size(config, num_labels) + slots
+  return compute_weights_size(config, num_labels) + slots
 
 
 def check_memory(config, config_file, num_labels, is_training, frozen=None):
@@ -102,7 +102,7 @@ def check_memory(config, config_file, num_labels, is_training, frozen=None):
   Raises:
     UserError: it could not; names the sizes.
   """
-  total = machine.total_memory()
+  total = machine.find_total_memory()
   layer = _BYTES_A_TRAINED_LAYER if is_training else _BYTES_A_LAYER
   weights = numbers = count_weights(config, num_labels)
   if is_training:
@@ -186,7 +186,7 @@ def estimate_memory(run, lengths, is_training):
     config, lengths, is_training, step.gradient_checkpointing, frozen
   )
   return Memory(
-    program=(resident_memory() or 0) + _SESSION_BYTES,
+    program=(read_resident_memory() or 0) + _SESSION_BYTES,
     weights=weights,
     gradients=trained * copies * is_training,
     slots=2 * trained * is_training,
@@ -240,12 +240,12 @@ def _count_scores(lengths):
   )
 
 
-def resident_memory():
+def read_resident_memory():
   """Returns the bytes of memory that this process holds, None where unknown."""
   return machine.read_linux_figure("/proc/self/status", "VmRSS:")
 
 
-def peak_memory():
+def read_peak_memory():
   """Returns the most bytes that this process ever held, None where unknown."""
   if resource is None:
     return None
@@ -311,7 +311,7 @@ def try_steps(run, model_fn, mode, converter, longest, sample, batch_size):
       step()
       start = time.monotonic() - began
       seconds, steps = _time_steps(step)
-  return Trial(start, seconds, steps, peak_memory())
+  return Trial(start, seconds, steps, read_peak_memory())
 
 
 def _convert(examples, converter, number):

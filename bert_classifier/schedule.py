@@ -185,7 +185,7 @@ def choose_buffer_size(options, max_seq_length, examples, found, reads_here):
 
 def fit_buffer_size(examples, max_seq_length):
   """Returns how many examples a quarter of the free memory holds, or all."""
-  free = machine.free_memory()
+  free = machine.find_free_memory()
   record_bytes = bytes_a_record(max_seq_length)
   if free is None or examples * record_bytes <= free / 4:
     return examples

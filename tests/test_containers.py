@@ -55,14 +55,14 @@ def new_memory(folder, limit, used, cached=0):
 
 
 def test_no_groups_are_no_limit(tmp_path, machine):
-  assert containers.limit_of_memory(tmp_path) is None
-  assert containers.free_memory(tmp_path) is None
-  assert containers.cores(tmp_path) is None
+  assert containers.find_memory_limit(tmp_path) is None
+  assert containers.find_free_memory(tmp_path) is None
+  assert containers.count_cores(tmp_path) is None
   root = machine(V2, "0::/", **new_memory("", "max", 700))
-  assert containers.limit_of_memory(root) is None
-  assert containers.free_memory(root) is None
+  assert containers.find_memory_limit(root) is None
+  assert containers.find_free_memory(root) is None
   root = machine(V1_SLURM, "4:memory:/", **old_memory("", NO_LIMIT, 700))
-  assert containers.limit_of_memory(root) is None
+  assert containers.find_memory_limit(root) is None
 
 
 @pytest.mark.parametrize(
@@ -80,9 +80,9 @@ def test_a_container_leaves_its_limit_less_what_is_used(
   machine, mounts, own, files
 ):
   root = machine(mounts, own, **files("", 1000, 700, cached=450))
-  assert containers.limit_of_memory(root) == 1000
+  assert containers.find_memory_limit(root) == 1000
   # What was read of files makes room.
-  assert containers.free_memory(root) == 750
+  assert containers.find_free_memory(root) == 750
 
 
 @pytest.mark.parametrize(
@@ -102,13 +102,13 @@ def test_limits_of_the_groups_around_hold_as_well(machine, mounts, own, files):
     **files("slurm/job_7/step_0", 3000, 100),
     **files("slurm/job_8", 10, 10),
   )
-  assert containers.limit_of_memory(root) == 3000
-  assert containers.free_memory(root) == 600
+  assert containers.find_memory_limit(root) == 3000
+  assert containers.find_free_memory(root) == 600
 
 
 def test_more_than_the_limit_leaves_nothing(machine):
   root = machine(V2, "0::/", **new_memory("", 1000, 1200))
-  assert containers.free_memory(root) == 0
+  assert containers.find_free_memory(root) == 0
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_time_of_the_processor_is_for_so_many_cores(machine, quota, expected):
     **{f"{folder}/cpu.cfs_quota_us": quota},
     **{f"{folder}/cpu.cfs_period_us": "100000"},
   )
-  assert containers.cores(root) == expected
+  assert containers.count_cores(root) == expected
   quota = "max" if expected is None else quota
   new = {"sys/fs/cgroup/cpu.max": f"{quota} 100000"}
-  assert containers.cores(machine(V2, "0::/", **new)) == expected
+  assert containers.count_cores(machine(V2, "0::/", **new)) == expected

@@ -68,7 +68,7 @@ def test_gpu_is_named_with_its_memory_where_the_driver_tells_it(
   )
   expected = "GPU:0 (A100, 40000 MiB of 40960 MiB of memory free at the start)"
   assert describe(1) == expected
-  assert machine.free_gpu_memory() == 40000 << 20
+  assert machine.find_free_gpu_memory() == 40000 << 20
   # Two lines for one visible GPU: the other is hidden, and may be either.
   tool.write_text("#!/bin/sh\necho 'A100, 4 MiB, 4 MiB\nT4, 2 MiB, 1 MiB'\n")
   assert describe(1) == expected  # the tool is run once
@@ -77,7 +77,7 @@ def test_gpu_is_named_with_its_memory_where_the_driver_tells_it(
     devices.tf.config.experimental, "get_device_details", lambda gpu: {}
   )
   assert describe(1) == "GPU:0 (unnamed)"
-  assert machine.free_gpu_memory() is None
+  assert machine.find_free_gpu_memory() is None
 
 
 def test_local_paths_are_refused_by_flag_name():

@@ -226,7 +226,7 @@ def test_the_setting_that_is_advised_fits(
   path = tmp_path / "report.json"
 
   def find_memory(free, **flags):
-    monkeypatch.setattr(machine, "free_memory", lambda: free)
+    monkeypatch.setattr(machine, "find_free_memory", lambda: free)
     given = {**training, **flags, "output_dir": tmp_path / "out"}
     outcome = classify(dry_run=True, dry_run_file=path, **given)
     assert outcome.status == 0, outcome.log

@@ -53,7 +53,7 @@ def launch(tmp_path, monkeypatch, capfd):
 def test_each_process_gets_its_place_and_its_share_of_the_threads(
   launch, monkeypatch
 ):
-  monkeypatch.setattr(machine, "threads", lambda number: 5)
+  monkeypatch.setattr(machine, "count_threads", lambda number: 5)
   status, (first, second), log = launch("")
   assert (status, log) == (0, "")
   assert first[0] == 0 and second[0] == 1 and first[1] == second[1]

@@ -30,23 +30,23 @@ def test_a_big_block_that_was_freed_comes_without_page_faults():
 
 def test_free_memory_is_at_most_what_the_machine_has():
   total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-  assert 0 <= machine.free_memory() <= total
+  assert 0 <= machine.find_free_memory() <= total
 
 
 def test_free_memory_is_the_smaller_of_machine_and_container(monkeypatch):
-  monkeypatch.setattr(machine, "free_in_machine", lambda: 5 << 30)
+  monkeypatch.setattr(machine, "read_available_memory", lambda: 5 << 30)
   for left, expected in (
     (3 << 30, 3 << 30),
     (9 << 30, 5 << 30),
     (None, 5 << 30),
   ):
-    monkeypatch.setattr(containers, "free_memory", lambda left=left: left)
-    assert machine.free_memory() == expected
+    monkeypatch.setattr(containers, "find_free_memory", lambda left=left: left)
+    assert machine.find_free_memory() == expected
 
 
 def test_threads_are_as_many_as_a_container_has_time_for(monkeypatch):
   monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64), False)
   for cores, expected in ((None, 64), (2, 2), (80, 64)):
-    monkeypatch.setattr(containers, "cores", lambda cores=cores: cores)
-    assert machine.threads(0) == expected
-  assert machine.threads(3) == 3
+    monkeypatch.setattr(containers, "count_cores", lambda cores=cores: cores)
+    assert machine.count_threads(0) == expected
+  assert machine.count_threads(3) == 3

@@ -50,7 +50,7 @@ def test_each_setting_to_try_next_needs_less_memory(prepare):
   flags, seen = {"train_batch_size": 12}, []
   while True:
     run = prepare(**flags)
-    seen.append((flags, memory.estimate(run, "train").activations))
+    seen.append((flags, memory.estimate_split(run, "train").activations))
     asked = re.findall(r"--(\w+)(?:=(\d+))?", memory.suggest(run, "train"))
     if "max_seq_length" in dict(asked):
       break
@@ -171,11 +171,11 @@ def test_another_error_stays_what_it_is(prepare):
 @pytest.fixture
 def warn(monkeypatch, caplog):
   """Returns a function that gives the warning, where so much is free."""
-  monkeypatch.setattr(resources, "resident_memory", lambda: 500 << 20)
+  monkeypatch.setattr(resources, "read_resident_memory", lambda: 500 << 20)
 
   def warn(run, split, free):
     caplog.clear()
-    monkeypatch.setattr(machine, "free_memory", lambda: free)
+    monkeypatch.setattr(machine, "find_free_memory", lambda: free)
     memory.warn_if_short(run, split)
     return caplog.text
 
@@ -184,7 +184,7 @@ def warn(monkeypatch, caplog):
 
 def test_a_training_that_is_too_large_is_said_beforehand(prepare, warn):
   run = prepare(train_batch_size=16)
-  needed = memory.needed_memory(run, "train")
+  needed = memory.estimate_need(run, "train")
   assert not warn(run, "train", needed) and not warn(run, "train", None)
   assert "training needs about" in warn(run, "train", needed - 1)
   assert "Next, try a smaller --max_seq_length" in warn(run, "train", 1)
@@ -202,11 +202,11 @@ def test_the_setting_to_try_next_fits_into_what_is_free(
   )
   run = prepare(**flags)
   steps = dict(gradient_accumulation_steps=8)
-  needed = memory.needed_memory(prepare(**flags, **steps), "train")
+  needed = memory.estimate_need(prepare(**flags, **steps), "train")
   said = warn(run, "train", needed)
   assert "steps=8: the same update, by 64 examples at a time." in said
   least = dict(gradient_accumulation_steps=512, gradient_checkpointing=True)
-  needed = memory.needed_memory(prepare(**flags, **least), "train")
+  needed = memory.estimate_need(prepare(**flags, **least), "train")
   assert (
     "steps=512 --gradient_checkpointing: the same update, by 1 example at a"
     " time, in a third more time." in warn(run, "train", needed)
@@ -220,7 +220,7 @@ def test_an_evaluation_that_is_too_large_is_said_beforehand(prepare, warn):
       run=dataclasses.replace(run.options.run, do_train=False)
     )
   )
-  free = memory.needed_memory(alone._replace(eval_batch_size=16), "dev")
+  free = memory.estimate_need(alone._replace(eval_batch_size=16), "dev")
   said = warn(alone, "dev", free)
   assert "computing dev needs about" in said and "_batch_size=16." in said
   assert not warn(run, "dev", free)  # training was told
@@ -228,20 +228,22 @@ def test_an_evaluation_that_is_too_large_is_said_beforehand(prepare, warn):
 
 def test_processes_of_one_machine_need_it_as_often(prepare, warn):
   run = prepare(train_batch_size=16)
-  needed = memory.needed_memory(run, "train")
+  needed = memory.estimate_need(run, "train")
   addresses = ("a:1", "b:1", "b:2", "b:3")
   several = replicas.WorkersPlacement(
     run.options.device, Cluster(addresses, 2), gpus=0
   )
   assert several.processes_here == 3
-  assert 2 * needed < memory.needed_memory(
+  assert 2 * needed < memory.estimate_need(
     run._replace(placement=several), "train"
   )
 
 
 def test_frozen_layers_keep_nothing_for_gradients(prepare):
   run, frozen = prepare(), prepare(freeze_layers=1)
-  ours, theirs = (memory.estimate(each, "train") for each in (frozen, run))
+  ours, theirs = (
+    memory.estimate_split(each, "train") for each in (frozen, run)
+  )
   assert ours.weights == theirs.weights
   assert ours.slots == 2 * ours.gradients < theirs.slots / 2
   config, lengths = small_config(num_hidden_layers=4), np.full(4, 6)

@@ -43,7 +43,7 @@ def test_frozen_weights_are_counted_as_the_training_leaves_them(frozen):
   )
   assert resources.count_weights(config, 2, frozen) == trained
   weights = resources.count_weights(config, 2)
-  assert resources.checkpoint_size(config, 2, frozen) == 4 * (
+  assert resources.compute_checkpoint_size(config, 2, frozen) == 4 * (
     weights + 2 * trained
   )
 
@@ -69,11 +69,11 @@ def test_a_model_that_no_memory_holds_is_refused_at_once(sizes):
 
 def test_training_needs_four_times_the_weights(monkeypatch):
   config = modeling.BertConfig(30522)  # BERT-base: 0.41 GiB of weights
-  monkeypatch.setattr(machine, "total_memory", lambda: GIBIBYTE)
+  monkeypatch.setattr(machine, "find_total_memory", lambda: GIBIBYTE)
   resources.check_memory(config, "a.json", 2, is_training=False)
   with pytest.raises(UserError, match="gradients and the optimizer's slots"):
     resources.check_memory(config, "a.json", 2, is_training=True)
   # Only pooler and head are trained.
   resources.check_memory(config, "a.json", 2, is_training=True, frozen=12)
-  monkeypatch.setattr(machine, "total_memory", lambda: 2 * GIBIBYTE)
+  monkeypatch.setattr(machine, "find_total_memory", lambda: 2 * GIBIBYTE)
   resources.check_memory(config, "a.json", 2, is_training=True)

@@ -13,7 +13,7 @@ import optimization
 
 def test_a_buffer_is_what_a_quarter_of_the_free_memory_holds(monkeypatch):
   example = 5 * 128 + 400  # bytes
-  monkeypatch.setattr(machine, "free_memory", lambda: 4 * 100 * example)
+  monkeypatch.setattr(machine, "find_free_memory", lambda: 4 * 100 * example)
   assert schedule.fit_buffer_size(100, 128) == 100
   assert schedule.fit_buffer_size(101, 128) == 100
 
@@ -33,7 +33,7 @@ def test_a_buffer_is_what_a_quarter_of_the_free_memory_holds(monkeypatch):
 def test_a_run_keeps_the_order_that_it_began_with(
   asked, begun, reads_here, expected, monkeypatch
 ):
-  monkeypatch.setattr(machine, "free_memory", lambda: None)
+  monkeypatch.setattr(machine, "find_free_memory", lambda: None)
   found = OutputDir("out", "out/model.ckpt-3", 3, {"order": begun})
   training = options.TrainingOptions(shuffle_buffer_size=asked)
   made = schedule.make_schedule(training, 128, 99, found, "linear", reads_here)
