@@ -225,16 +225,15 @@ def model_fn_builder(
     choices: `choices.Choices`; the default ones where not given.
   """
   choices = choices or Choices()
-  trained, model = [
-    modeling.BertForSequenceClassification(
-      bert_config,
-      num_labels,
-      use_one_hot_embeddings=use_one_hot_embeddings,
-      forms=chosen,
-      head_dropout=head_dropout,
-    )
-    for chosen in (training_forms or forms, forms)
-  ]
+  make_model = functools.partial(
+    modeling.BertForSequenceClassification,
+    bert_config,
+    num_labels,
+    use_one_hot_embeddings=use_one_hot_embeddings,
+    head_dropout=head_dropout,
+  )
+  model = make_model(forms=forms)
+  trained = make_model(forms=training_forms or forms)
   collector = collector or evaluation.Collector(
     targets.OneClass(map(str, range(num_labels)))
   )
@@ -567,15 +566,14 @@ def compute_splits(run, init_checkpoint):
     collector.target = run.task.target
   for split in run.splits("dev"):
     path, results = evaluate(estimator, run, split, known.get(split))
-    evaluation.warn_of_one_answer(run.task.target, collector.evaluated())
+    evaluated = collector.join_batches()
+    evaluation.warn_of_one_answer(run.task.target, evaluated)
     weights, _ = sharing.find_weights_in_use(run)
     if run.options.inference.calibrate and split == "dev":
       run, results = calibration.calibrate(run, collector, weights, results)
     last_lines.append(evaluation.describe_results(split, results, path))
     if run.options.inference.eval_report:
-      page = report.write_of_run(
-        run, split, results, collector.evaluated(), weights
-      )
+      page = report.write_of_run(run, split, results, evaluated, weights)
       last_lines.append(f"{split}: report: {page}")
   if run.options.run.do_predict:
     last_lines += predict(estimator, run, run.splits("test"))

@@ -98,7 +98,7 @@ def calibrate(run, collector, weights, results):
     The run with the temperature, and the results with it: a threshold other
     than 0.5 decides otherwise, and some metrics are of the probabilities.
   """
-  evaluated = collector.evaluated()
+  evaluated = collector.join_batches()
   plain = run.task.target.calibrated(1.0)
   temperature = fit_temperature(plain, evaluated.logits, evaluated.labels)
   temperature = float(f"{temperature:.6g}")

@@ -70,7 +70,7 @@ class Collector(tf.train.SessionRunHook):
     """Logs what the results are to be held against."""
     del session
     if self._batches:
-      judge(self.target, self.evaluated())
+      judge(self.target, self.join_batches())
 
   def change_target(self, target):
     """Goes on with another target; returns the metrics that it gives.
@@ -83,7 +83,7 @@ class Collector(tf.train.SessionRunHook):
     """
     self.target = target
     results = compute_results(
-      self.evaluated(), target, self._metrics, self._loss_batch_size
+      self.join_batches(), target, self._metrics, self._loss_batch_size
     )
     return {
       f"eval_{name}": results[name] for name in self._metrics if name in results
@@ -137,7 +137,7 @@ class Collector(tf.train.SessionRunHook):
     self._batches.append([column[real] for column in columns])
     return np.float32(0)
 
-  def evaluated(self):
+  def join_batches(self):
     """Returns the `Evaluated` of all batches so far, of texts in windows, too.
 
     The loss of such a text is that of its pooled logits.
@@ -159,7 +159,7 @@ class Collector(tf.train.SessionRunHook):
     Each is <float32>[], or <float32>[0] where it is undefined.
     """
     results = compute_results(
-      self.evaluated(), self.target, self._metrics, self._loss_batch_size
+      self.join_batches(), self.target, self._metrics, self._loss_batch_size
     )
     undefined = np.zeros([0], np.float32)
     names = ("loss", *self._metrics, MEAN_OF_BATCHES)

@@ -89,7 +89,7 @@ def make_processor(options, trained):
     wanted["train"] = True
   names = known.get("data", {}).get("columns")
   names = dict(names) if isinstance(names, dict) else {}
-  kind = _find_kind(data, known)
+  kind = _find_kind(options, known)
   tables, flags = {}, {}
   for split in _SPLITS:
     if wanted[split]:
@@ -103,24 +103,22 @@ def make_processor(options, trained):
   if labels is None and not run.uses_head:
     processor.kind = "regression"  # which needs none, and nothing asks for it
   elif known is not trained:
-    _take_over(processor, options.given, folder, known)
+    _take_over(processor, kind, options.given, folder, known)
   return processor
 
 
-def _take_over(processor, given, folder, known):
+def _take_over(processor, kind, given, folder, known):
   """Sets kind and threshold, where no flag does, as init_checkpoint has them.
 
   Args:
     processor: `OwnData`.
+    kind: what `_find_kind` gives.
     given: names of the flags that were given.
     folder, known: what `_find_trained` gives.
   """
   found = {}
-  kind = targets.find_kind(known.get("model", {}).get("problem_type"))
-  if kind and given.isdisjoint(targets.KINDS):
-    processor.kind = kind
-    if kind != "single_label":
-      found[kind] = "true"
+  if kind != "single_label" and kind not in given:
+    processor.kind, found[kind] = kind, "true"
   threshold = known.get("prediction", {}).get("threshold")
   if threshold is not None and "threshold" not in given:
     processor.threshold = found["threshold"] = threshold
@@ -146,18 +144,21 @@ def _find_trained(options, trained):
   return weights, output_dir.inspect(weights).settings
 
 
-def _find_kind(data, known):
+def _find_kind(options, known):
   """Returns the kind of the target, see `targets.KINDS`.
 
   Args:
-    data: `data_options.DataOptions`.
-    known: the settings of a training.
+    options: `options.Options`.
+    known: the settings of a training, which count where no flag says it.
   """
-  for kind in ("multi_label", "regression"):
-    if getattr(data, kind):
+  flags = "multi_label", "regression"
+  for kind in flags:
+    if getattr(options.data, kind):
       return kind
-  problem_type = known.get("model", {}).get("problem_type")
-  return targets.find_kind(problem_type) or "single_label"
+  kind = None
+  if options.given.isdisjoint(flags):
+    kind = targets.find_kind(known.get("model", {}).get("problem_type"))
+  return kind or "single_label"
 
 
 def _share(tables, share, is_evaluated):

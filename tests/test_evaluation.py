@@ -293,7 +293,7 @@ def test_the_accuracy_is_logged_beside_the_share_of_the_majority(info):
 def test_predictions_of_nearly_one_class_are_warned_of(info, others):
   collector = judge([0, 1] * 25, [1] * (50 - others) + [0] * others)
   assert {r.levelname for r in info.records} == {"INFO"}  # nothing on the way
-  evaluation.warn_of_one_answer(collector.target, collector.evaluated())
+  evaluation.warn_of_one_answer(collector.target, collector.join_batches())
   warned = [r.getMessage() for r in info.records if r.levelname == "WARNING"]
   assert len(warned) == 1
   assert warned[0].startswith(f"{50 - others} of 50 predictions are 'yes': ")
@@ -306,7 +306,7 @@ def test_predictions_of_nearly_one_class_are_warned_of(info, others):
 )
 def test_ordinary_predictions_are_not_warned_of(info, labels, decided):
   collector = judge(labels, decided)
-  evaluation.warn_of_one_answer(collector.target, collector.evaluated())
+  evaluation.warn_of_one_answer(collector.target, collector.join_batches())
   assert [r.levelname for r in info.records] == ["INFO"]
 
 
@@ -337,7 +337,7 @@ def test_a_collector_begins_anew_with_each_session():
     columns = draw_examples([0, 1], [0, 0], 2)
     losses, labels, logits, real = columns
     collector.add(losses, logits, labels, real)
-    assert len(collector.evaluated().losses) == 2
+    assert len(collector.join_batches().losses) == 2
 
 
 def test_results_keep_their_loss_where_no_other_was_measured():

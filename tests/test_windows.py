@@ -266,7 +266,7 @@ def test_an_evaluation_is_of_texts_in_any_batches(kind, pooling):
     real = np.ones(end - start, np.int32)
     arrays = losses, logits, labels
     collector.add(*(a[part] for a in arrays), real, NUMBERS[part])
-  found = collector.evaluated()
+  found = collector.join_batches()
   pooled = np.float32([REDUCE[pooling](logits[g], axis=0) for g in GROUPS])
   np.testing.assert_allclose(found.logits, pooled, rtol=1e-6)
   of_texts = labels[[group[0] for group in GROUPS]]
