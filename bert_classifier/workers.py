@@ -22,6 +22,7 @@ _POLL_SECONDS = 0.2
 _BLAME_SECONDS = 3  # after an error, in which another process may be found gone
 _MOST_PING_SECONDS = 5
 _GET_STATUS = "/tensorflow.WorkerService/GetStatus"
+_NO_PROXY = "no_grpc_proxy", "no_proxy"  # gRPC reads the first that is set
 
 
 class Team:
@@ -43,6 +44,7 @@ class Team:
     self._cluster, self._seconds = cluster, seconds
     name = cluster.name(cluster.index)
     own = cluster.addresses[cluster.index]
+    _pass_by_proxy(cluster)
     try:
       self._server = tf.train.Server(
         tf.train.ClusterSpec({JOB: list(cluster.addresses)}),
@@ -160,6 +162,17 @@ class Team:
       session.run([queue.enqueue(json.dumps(value)) for queue in news])
       _wait_for(session, tf.add_n([queue.size() for queue in news]), 0)
       return value
+
+
+def _pass_by_proxy(cluster):
+  """Lets TensorFlow reach the others directly where there is an HTTP proxy.
+
+  It would ask the proxy of `http_proxy` for them, and wait for ever.
+  """
+  kept = next(filter(None, map(os.environ.get, _NO_PROXY)), None)
+  hosts = [address.rpartition(":")[0] for address in cluster.addresses]
+  names = dict.fromkeys(host.strip("[]") for host in hosts)
+  os.environ[_NO_PROXY[0]] = ",".join([*([kept] if kept else []), *names])
 
 
 def _open_session(target):

@@ -43,7 +43,13 @@ def make_addresses(number):
   return tuple(f"127.0.0.1:{port}" for port in find_ports(number))
 
 
-def test_all_get_what_the_chief_shares_once_all_are_there():
+@pytest.mark.parametrize("proxy", [None, "http://127.0.0.1:9"])
+def test_all_get_what_the_chief_shares_once_all_are_there(monkeypatch, proxy):
+  """Also where there is an HTTP proxy, which here is dead."""
+  monkeypatch.setenv("no_grpc_proxy", "")
+  monkeypatch.setenv("no_proxy", "example.com")
+  if proxy:
+    monkeypatch.setenv("http_proxy", proxy)
   addresses, heard = make_addresses(3), {}
 
   def take_part(index):
@@ -52,14 +58,16 @@ def test_all_get_what_the_chief_shares_once_all_are_there():
     team.part()
 
   threads = [
-    threading.Thread(target=take_part, args=(index,)) for index in range(3)
+    threading.Thread(target=take_part, args=(index,), daemon=True)
+    for index in range(3)
   ]
   for thread in threads:
     thread.start()
   for thread in threads:
-    thread.join()
+    thread.join(30)
   expected = [[0, "first"], [0, "second"]]
   assert heard == dict.fromkeys(range(3), expected)
+  assert os.environ["no_grpc_proxy"].startswith("example.com,127.0.0.1")
 
 
 def test_a_port_that_is_taken_is_named():
