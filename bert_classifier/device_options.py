@@ -100,11 +100,15 @@ class DeviceOptions:
     Raises:
       UserError: it is not, or cannot.
     """
-    if cluster or self.num_gpus:
-      other = cluster or f"--num_gpus={self.num_gpus}"
-      raise UserError(
-        f"--use_tpu and {other} name different devices: leave one out"
-      )
+    for other in (
+      cluster,
+      self.num_gpus and f"--num_gpus={self.num_gpus}",
+      self.num_workers > 1 and f"--num_workers={self.num_workers}",
+    ):
+      if other:
+        raise UserError(
+          f"--use_tpu and {other} name different devices: leave one out"
+        )
     refuse_local_paths(self.tpu, paths)
     if do_eval:
       refuse_remote_evaluation(self.tpu)

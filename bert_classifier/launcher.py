@@ -91,15 +91,13 @@ def check(options):
   Raises:
     UserError: it cannot.
   """
-  device, number = options.device, options.device.num_workers
+  number = options.device.num_workers
   options.several.check(options.run, f"--num_workers={number}")
   if clusters.read(os.environ.get(clusters.VARIABLE)):
     raise UserError(
       f"--num_workers={number} starts processes on this machine alone, but the"
       f" environment variable {clusters.VARIABLE} names several: leave one out"
     )
-  if device.use_tpu:
-    raise UserError("--num_workers is nothing for --use_tpu: leave one out")
   batch_size = options.training.train_batch_size
   if batch_size % number and flag_checks.knows_batch(options):
     raise UserError(

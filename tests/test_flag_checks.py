@@ -41,6 +41,7 @@ MISTAKES = [
   ({**EVERY, "ensemble": True}, "--num_runs is 1: give --num_runs=5"),
   ({**TRAIN, "num_runs": 2}, "give --do_train and --do_eval"),
   ({**TRAIN, **TPU, "num_gpus": 1}, "--use_tpu and --num_gpus=1 name diff"),
+  ({**TRAIN, "use_tpu": True, "num_workers": 2}, "and --num_workers=2 name"),
   ({**TRAIN, **TPU, "precision": "mixed_float16"}, "cannot be had on a TPU"),
   ({**TRAIN, **TPU, "use_xla": True}, "a TPU compiles all"),
   ({**TRAIN, **TPU, "train_batch_size": 9}, "is 9, .* --num_tpu_cores=8"),
