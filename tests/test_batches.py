@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import batches, errors, shuffled_epochs
+from bert_classifier import batches, errors, record_index, shuffled_epochs
 import run_classifier
 
 
@@ -31,6 +31,8 @@ def test_examples_go_on_where_a_run_stopped(graph, buffer_size):
   epochs = [whole[i : i + 10] for i in range(0, 40, 10)]
   assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
   assert len(set(map(tuple, epochs))) == 4
+  for epoch in epochs:  # a place is no further on than the buffer reaches
+    assert all(n < place + buffer_size for place, n in enumerate(epoch))
 
 
 @pytest.mark.parametrize("start", [0, 1, 35, 100])
@@ -49,6 +51,26 @@ def test_indexed_examples_go_on_where_a_run_stopped(graph, cache, start):
     examples = session.run(set_)["input_ids"]
   order = shuffled_epochs.ShuffledEpochs(3, 21).indices(start, 64)
   np.testing.assert_array_equal(np.concatenate(found), examples[order])
+
+
+def test_a_run_that_goes_on_reads_nothing_of_what_came_before(
+  graph, cache, monkeypatch
+):
+  read, numbers = record_index.RecordReader.read, []
+  monkeypatch.setattr(
+    record_index.RecordReader,
+    "read",
+    lambda reader, asked: numbers.append(asked) or read(reader, asked),
+  )
+  path, *_, index = cache().indexed("dev")
+  start = 21_000_005
+  data = batches.read_shuffled(path, index, 8, seed=3, start=start)
+  batch = tf.data.make_one_shot_iterator(data).get_next()
+  with tf.Session() as session:
+    session.run(batch)
+  order = shuffled_epochs.ShuffledEpochs(3, 21)
+  next_ones = order.indices(start, 8 * 3 * batches.AHEAD).reshape(-1, 8)
+  assert set(map(tuple, numbers)) <= set(map(tuple, next_ones))
 
 
 def test_records_that_are_gone_end_with_a_sentence(graph, tmp_path, cache):

@@ -41,7 +41,7 @@ MISTAKES = [
   ({**EVERY, "ensemble": True}, "--num_runs is 1: give --num_runs=5"),
   ({**TRAIN, "num_runs": 2}, "give --do_train and --do_eval"),
   ({**TRAIN, **TPU, "num_gpus": 1}, "--use_tpu and --num_gpus=1 name diff"),
-  ({**TRAIN, **TPU, "num_workers": 2}, "and --num_workers=2 name different"),
+  ({**TRAIN, "use_tpu": True, "num_workers": 2}, "and --num_workers=2 name"),
   ({**TRAIN, "num_workers": 3}, "multiple of 3: it is divided among 3 workers"),
   ({"do_eval": True, "output_dir": "o", "pack_sequences": True}, "add --do_tr"),
   ({**TRAIN, **TPU, "precision": "mixed_float16"}, "cannot be had on a TPU"),

@@ -13,8 +13,8 @@ import tensorflow.compat.v1 as tf
 from tensorflow.python.eager import context
 from tensorflow.python.framework import config
 
-from bert_classifier import devices, errors, gpu, progress
-from bert_classifier.options import DeviceOptions
+from bert_classifier import device_choice, devices, errors, gpu, progress
+from bert_classifier.options import DeviceOptions, make_options
 
 # ---------------------------------------------------------------------------
 # Why there is none
@@ -110,12 +110,16 @@ def test_a_cuda_build_without_a_gpu_warns_of_the_likely_cause(
 ):
   lacking, words, mend = CAUSES[cause]
   machine(**lacking)
-  devices.Placement(DeviceOptions()).check()
+  device_choice.check_request(make_options(do_train=True), None)
   (record,) = caplog.records
   assert record.levelname == "WARNING"
   assert "the CPU computes: TensorFlow sees no GPU" in record.getMessage()
   assert words in record.getMessage() and mend in record.getMessage()
   assert gpu.explain_missing() in record.getMessage()
+  asked = make_options(do_train=True, num_gpus=1)
+  with pytest.raises(errors.UserError, match="^--num_gpus is 1, but ") as said:
+    device_choice.check_request(asked, None)
+  assert str(said.value).endswith(gpu.explain_missing())
 
 
 @pytest.mark.parametrize("hidden", ["", "-1"])

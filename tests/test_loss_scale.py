@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
 
-from bert_classifier import errors, fast_optimization, progress, saving
+from bert_classifier import (
+  errors,
+  fast_optimization,
+  machine,
+  precision,
+  progress,
+  saving,
+)
 from bert_classifier.loss_scale import LossScale
 import optimization
 
@@ -166,10 +173,14 @@ def test_a_folder_goes_on_in_float16_and_counts_what_it_skips(
   names = set(LossScale.VARIABLES)
   assert not names & read_checkpoint(out).keys()
   monkeypatch.setattr(LossScale, "FIRST", 2.0**60)
+  monkeypatch.setattr(precision, "read_cpu_flags", lambda: {"avx2"})
+  monkeypatch.setattr(machine, "free_memory", lambda: 1)
   float16 = ["--precision=mixed_float16", "--gradient_accumulation_steps=2"]
   done = classify(*float16, **flags, num_train_epochs=2, do_eval=True)
   assert done.status == 0, done.log
   assert "skipped for the range of float16" in done.log
+  assert "--precision=mixed_float16 will be slower" in done.log
+  assert "training needs about" in done.log and "0 MiB are free" in done.log
   found = read_checkpoint(out)
   assert 0 < found["skipped_steps"] <= 5
   assert found["current_loss_scale"] == 2.0 ** (60 - found["skipped_steps"])

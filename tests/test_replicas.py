@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest import mock
 
 from conftest import (
   read_checkpoint,
@@ -542,10 +543,27 @@ def test_a_process_that_has_joined_others_ends_without_waiting_for_them(
 ):
   """Its cleanup would wait for a step that they wait in for this process."""
   done = []
-  monkeypatch.setattr(workers, "Team", lambda *_: done.append("joined"))
+  monkeypatch.setattr(workers, "Team", lambda *given: done.append(given[-1]))
   monkeypatch.setattr(process, "skip_cleanup", lambda: done.append("skips"))
+  cluster = Cluster(("a:1", "b:1"), 1)
+  asked = DeviceOptions(worker_timeout=7.0)
+  placement = replicas.WorkersPlacement(asked, cluster, 0)
+  monkeypatch.setattr(placement, "session_config", tf.ConfigProto)
+  placement.join()
+  assert done == [7.0, "skips"]
+
+
+def test_an_error_of_a_step_is_laid_to_another_process_that_is_gone(
+  monkeypatch,
+):
+  team = mock.Mock()
+  monkeypatch.setattr(workers, "Team", lambda *_: team)
+  monkeypatch.setattr(process, "skip_cleanup", lambda: None)
   cluster = Cluster(("a:1", "b:1"), 1)
   placement = replicas.WorkersPlacement(DeviceOptions(), cluster, 0)
   monkeypatch.setattr(placement, "session_config", tf.ConfigProto)
   placement.join()
-  assert done == ["joined", "skips"]
+  with pytest.raises(tf.errors.UnavailableError), placement.together():
+    raise tf.errors.UnavailableError(None, None, "Connection reset by peer")
+  team.end_without_others.assert_called_once()
+  team.part.assert_not_called()

@@ -67,7 +67,7 @@ def test_all_get_what_the_chief_shares_once_all_are_there(monkeypatch, proxy):
     thread.join(30)
   expected = [[0, "first"], [0, "second"]]
   assert heard == dict.fromkeys(range(3), expected)
-  assert os.environ["no_grpc_proxy"].startswith("example.com,127.0.0.1")
+  assert dict(os.environ)["no_grpc_proxy"].startswith("example.com,127.0.0.1")
 
 
 def test_a_port_that_is_taken_is_named():
@@ -86,18 +86,21 @@ from bert_classifier import clusters, progress, workers
 *addresses, index = sys.argv[1:]
 progress.set_up_logging()
 cluster = clusters.Cluster(tuple(addresses), int(index))
-team = workers.Team(cluster, tf.ConfigProto(), 3)
-print("all are there", flush=True)
+# The last one is told by an error of its own that another one is gone.
+is_last = cluster.index == cluster.size - 1
+team = workers.Team(cluster, tf.ConfigProto(), 600 if is_last else 3)
 team.share(None)
+print("all are there", flush=True)
 if cluster.is_chief: sys.stdin.read()  # stands for work without an end
+if is_last and sys.stdin.read(): team.end_without_others()
 team.share(None)
 """
 
 
 @pytest.fixture
 def members():
-  """Returns two processes of a team: chief and worker, each after its start."""
-  addresses = make_addresses(2)
+  """Returns three processes of a team, the chief first, after their start."""
+  addresses = make_addresses(3)
   processes = [
     subprocess.Popen(
       [sys.executable, "-c", MEMBER, *addresses, str(index)],
@@ -107,7 +110,7 @@ def members():
       stderr=subprocess.PIPE,
       text=True,
     )
-    for index in range(2)
+    for index in range(3)
   ]
   for each in processes:
     assert each.stdout.readline() == "all are there\n"
@@ -117,8 +120,8 @@ def members():
     each.communicate()
 
 
-def test_a_process_that_stands_still_or_is_killed_ends_the_other(members):
-  chief, worker = members
+def test_a_process_that_stands_still_or_is_killed_ends_the_others(members):
+  chief, worker, last = members
   chief.send_signal(signal.SIGSTOP)
   _, said = worker.communicate(timeout=60)
   assert worker.returncode == GONE
@@ -127,10 +130,15 @@ def test_a_process_that_stands_still_or_is_killed_ends_the_other(members):
     r" life for 3 seconds: this process ends\..* again on every machine, goes",
     said,
   )
+  _, said = last.communicate("an error", timeout=60)
+  assert last.returncode == GONE
+  assert re.search(
+    r"the chief, worker 0 \(.*\) is gone: this process end", said
+  )
   chief.send_signal(signal.SIGCONT)
   _, said = chief.communicate(timeout=60)
   assert chief.returncode == GONE
-  assert re.search(r"\[ERROR\] worker 1 \(.*no sign of life", said)
+  assert re.search(r"\[ERROR\] worker [12] \(.*no sign of life", said)
 
 
 # ---------------------------------------------------------------------------
