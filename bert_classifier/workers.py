@@ -172,7 +172,7 @@ def _pass_by_proxy(cluster):
   kept = next(filter(None, map(os.environ.get, _NO_PROXY)), None)
   hosts = [address.rpartition(":")[0] for address in cluster.addresses]
   names = dict.fromkeys(host.strip("[]") for host in hosts)
-  os.environ[_NO_PROXY[0]] = ",".join([*([kept] if kept else []), *names])
+  os.environ[_NO_PROXY[0]] = ",".join(filter(None, [kept, *names]))
 
 
 def _open_session(target):
