@@ -165,6 +165,12 @@ def blocks(page, language):
   return re.findall(rf"^```{language}\n(.*?)^```$", page, re.M | re.S)
 
 
+def read_client(name):
+  """Returns the client that docs/serving.md prints under a name."""
+  page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+  return re.search(rf"<!-- {name} -->\n```python\n(.*?)```", page, re.S)[1]
+
+
 def read_results(path):
   """Returns {key: number} of a file of `key = value` lines."""
   lines = Path(path).read_text().splitlines()
@@ -316,8 +322,7 @@ def hold_client(classify, training, tmp_path, capsys, monkeypatch):
     flags.update(task_name="tsv", num_train_epochs=1)
     asked = tmp_path / "texts"
     asked.write_text("\n".join(texts), encoding="utf-8")
-    page = (ROOT / "docs" / "serving.md").read_text()
-    client = re.search(rf"<!-- {name} -->\n```python\n(.*?)```", page, re.S)[1]
+    client = read_client(name)
     (tmp_path / "client.py").write_text(client)
     outcome = classify(*more, predict_file=asked, **flags, **export)
     assert outcome.status == 0, outcome.log
@@ -466,49 +471,6 @@ def assert_equal_variables(found, expected):
 
 
 # ---------------------------------------------------------------------------
-# Kills
-
-_KILLED = """if True:
-  import os, signal, sys
-  import run_classifier
-  from bert_classifier import comparison, evaluation, history, runs, saving
-
-  def die_at(owner, name, is_time):
-    function, calls = getattr(owner, name), []
-    def call(*arguments, **named):
-      calls.append(arguments)
-      if is_time(len(calls), *arguments):
-        os.kill(os.getpid(), signal.SIGKILL)
-      return function(*arguments, **named)
-    setattr(owner, name, call)
-
-  for way in [WAYS]:
-    child = os.fork()
-    if not child:
-      die_at(*way)
-      run_classifier.main(run_classifier.FLAGS(sys.argv))
-      os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
-
-
-def run_killed(ways, flags):
-  """Runs a command once for each way to die by kill -9, and makes sure it does.
-
-  Each in a process of its own, which has TensorFlow's import from the first.
-
-  Args:
-    ways: Python source of tuples: module or class, name of a function, and a
-      function of how often that was called and of its arguments, which says
-      whether to die before it.
-    flags: {name: value}; None leaves one out.
-  """
-  words = [f"--{n}={v}" for n, v in flags.items() if v is not None]
-  done = run_python("-c", _KILLED.replace("WAYS", ways), *words)
-  assert set(done.stdout.split()) == {"-9"}, done.stderr
-
-
-# ---------------------------------------------------------------------------
 # Tasks, features and their cache
 
 
@@ -564,6 +526,18 @@ def read_records(path):
       }
     )
   return parsed
+
+
+def cut_as_squad(number, room, stride):
+  """Returns (start, length) of each span, as run_squad.py's loop has them."""
+  spans, start = [], 0
+  while start < number:
+    length = min(number - start, room)
+    spans.append((start, length))
+    if start + length == number:
+      break
+    start += min(length, stride)
+  return spans
 
 
 @pytest.fixture

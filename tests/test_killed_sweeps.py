@@ -11,8 +11,8 @@ from conftest import (
   list_names,
   read_results,
   read_table,
-  run_killed,
 )
+from kills import run_killed
 import pytest
 
 NAMES = [f"learning_rate={rate},seed=42" for rate in ("0.001", "0.005")]

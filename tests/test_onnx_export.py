@@ -13,8 +13,8 @@ import sys
 
 from conftest import (
   ALONE,
-  ROOT,
   read_checkpoint,
+  read_client,
   read_features,
   read_table,
   write_checkpoint,
@@ -230,12 +230,7 @@ def test_the_printed_client_does_not_cut_a_text_that_was_read_in_windows(
   settings = json.loads((folder / "settings.json").read_text())
   settings["stride"] = 5
   (folder / "settings.json").write_text(json.dumps(settings))
-  (client,) = re.findall(
-    r"<!-- onnx client -->\n```python\n(.*?)```",
-    (ROOT / "docs" / "serving.md").read_text(),
-    re.S,
-  )
-  (tmp_path / "client.py").write_text(client)
+  (tmp_path / "client.py").write_text(read_client("onnx client"))
   words = ["client.py", str(folder), "ga h", "ga h, fnj?" * 20]
   monkeypatch.setattr(sys, "argv", words)
   with pytest.raises(SystemExit, match="cut it into windows and pool"):

@@ -17,9 +17,9 @@ from conftest import (
   read_checkpoint,
   read_examples,
   read_results,
-  run_killed,
   write_checkpoint,
 )
+from kills import run_killed
 import mutations_check
 import numpy as np
 import pytest

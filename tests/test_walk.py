@@ -1,14 +1,13 @@
 """docs/walk.md: its commands as printed, on a small model."""
 
 from pathlib import Path
-import re
 import runpy
 import shlex
 import shutil
 import subprocess
 import sys
 
-from conftest import ROOT, blocks, lengthen, read_checkpoint
+from conftest import ROOT, blocks, lengthen, read_checkpoint, read_client
 import mutations_check
 import numpy as np
 import pytest
@@ -17,7 +16,6 @@ import modeling
 import tokenization
 
 PAGE = (ROOT / "docs" / "walk.md").read_text(encoding="utf-8")
-SERVING = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 LABELS = ["negative", "positive"]
 
 
@@ -52,8 +50,7 @@ def walked(classify, golden_task, small_model, tmp_path_factory):
 def answers(walked, monkeypatch, capsys):
   """Returns the lines that the client prints, as lists of cells."""
   monkeypatch.chdir(walked)
-  (client,) = re.findall(r"<!-- client -->\n```python\n(.*?)```", SERVING, re.S)
-  Path("client.py").write_text(client)
+  Path("client.py").write_text(read_client("client"))
   command = read_commands()[2].replace("python client.py", "printf '%s\\n'")
   words = subprocess.run(
     ["bash", "-c", command], check=True, capture_output=True, text=True
