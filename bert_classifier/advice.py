@@ -53,7 +53,7 @@ def explain_interruption(asked):
   One that says more already keeps what it says.
 
   Args:
-    asked: `options.RunOptions`.
+    asked: `run_options.RunOptions`.
   """
   try:
     with process.signals_in_sight():

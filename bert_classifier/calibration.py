@@ -34,7 +34,7 @@ def check_request(inference, run, task):
 
   Args:
     inference: `options.InferenceOptions`.
-    run: `options.RunOptions`.
+    run: `run_options.RunOptions`.
     task: `task_choice.Task`.
 
   Raises:

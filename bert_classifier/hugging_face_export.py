@@ -47,7 +47,7 @@ def check_request(options):
   """Makes sure that a folder to be exported to can be made.
 
   Args:
-    options: `options.RunOptions`.
+    options: `run_options.RunOptions`.
 
   Raises:
     UserError: something is there already, or in the way.

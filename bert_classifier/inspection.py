@@ -468,7 +468,7 @@ def check_request(options):
   """Makes sure that the report can be written where it is asked for.
 
   Args:
-    options: `options.RunOptions`.
+    options: `run_options.RunOptions`.
 
   Raises:
     UserError: there is no such folder, or it is one itself.

@@ -54,7 +54,7 @@ def check_request(options, task):
   """Makes sure that what is to be answered is a text or can be read.
 
   Args:
-    options: `options.RunOptions`.
+    options: `run_options.RunOptions`.
     task: `task_choice.Task`.
 
   Raises:
@@ -340,7 +340,7 @@ def answer(options, task, predictor):
   """Answers what a command asks for, on standard output.
 
   Args:
-    options: `options.RunOptions`.
+    options: `run_options.RunOptions`.
     task: `task_choice.Task`.
     predictor: `Predictor`.
 

@@ -49,7 +49,7 @@ def check_request(options):
   """Makes sure that an export can be made, and its folder.
 
   Args:
-    options: `options.RunOptions`.
+    options: `run_options.RunOptions`.
 
   Raises:
     UserError: a package is not installed or cannot be imported, or a folder is

@@ -156,7 +156,7 @@ def weights_folder(options):
   """Returns the folder of the weights to evaluate and to predict with.
 
   Args:
-    options: `options.RunOptions`.
+    options: `run_options.RunOptions`.
   """
   folder = options.output_dir
   return best_path(folder) if options.use_best else folder
@@ -166,8 +166,8 @@ def trained_folder(options):
   """Returns the folder of the checkpoint that a command begins with.
 
   Args:
-    options: `options.RunOptions`. Training goes on from the newest one, never
-      from the best.
+    options: `run_options.RunOptions`. Training goes on from the newest one,
+      never from the best.
   """
   return options.output_dir if options.do_train else weights_folder(options)
 
@@ -277,7 +277,7 @@ def check_new_folder(run_options, flag):
   """Makes sure that a folder to be exported to can be made.
 
   Args:
-    run_options: `options.RunOptions`.
+    run_options: `run_options.RunOptions`.
     flag: the one that names the folder.
 
   Raises:

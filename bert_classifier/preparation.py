@@ -352,7 +352,7 @@ def leave_log_to_chief(cluster, options):
 
   Args:
     cluster: `clusters.Cluster`.
-    options: `options.RunOptions`.
+    options: `run_options.RunOptions`.
 
   Raises:
     UserError: something else than a run is asked for.
@@ -374,7 +374,7 @@ def check_there_is_a_model(run, model):
   """Makes sure that what is not trained may have been trained before.
 
   Args:
-    run: `options.RunOptions`.
+    run: `run_options.RunOptions`.
     model: `options.ModelOptions`.
 
   Raises:
@@ -457,7 +457,7 @@ def check_choices(options, task):
 
 
 def choose_splits(options, data):
-  """Returns the splits that `options.RunOptions` ask for.
+  """Returns the splits that `run_options.RunOptions` ask for.
 
   Second evaluation sets are among them where their files are there.
   """

@@ -312,7 +312,7 @@ def _asks_more(asked):
   """Returns whether more is asked for than training and evaluation.
 
   Args:
-    asked: `options.RunOptions`.
+    asked: `run_options.RunOptions`.
   """
   return any(
     getattr(asked, name) not in (None, False)

@@ -134,7 +134,7 @@ def check_best(run):
   """Makes sure that there are, or will be, weights for --use_best.
 
   Args:
-    run: `options.RunOptions`.
+    run: `run_options.RunOptions`.
 
   Raises:
     UserError: there are none.
@@ -195,7 +195,7 @@ def check_start(run, found):
   """Makes sure that a training from the start replaces no weights in best/.
 
   Args:
-    run: `options.RunOptions`.
+    run: `run_options.RunOptions`.
     found: `output_dir.OutputDir`.
 
   Raises:

@@ -54,7 +54,7 @@ class SeveralOptions:
     """Checks that the options go with what is asked for.
 
     Args:
-      run: `options.RunOptions`.
+      run: `run_options.RunOptions`.
       elsewhere: what names other devices than this process has, or None.
 
     Raises:

@@ -39,7 +39,7 @@ def claim(options, found):
   Also what killed processes left there is removed, see `remove_abandoned`.
 
   Args:
-    options: `options.RunOptions`.
+    options: `run_options.RunOptions`.
     found: the `output_dir.OutputDir` as it was when everything was checked.
 
   Raises:

@@ -29,7 +29,7 @@ def read(options):
   """Returns the settings of the checkpoint in output_dir that is kept.
 
   Args:
-    options: `options.RunOptions`.
+    options: `run_options.RunOptions`.
 
   Returns:
     Dictionary by phase; {} where no checkpoint is there, or it is to be
