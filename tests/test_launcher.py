@@ -177,6 +177,8 @@ def test_the_signal_that_ends_a_job_reaches_all(launch):
       {"train_batch_size": 8, "gradient_accumulation_steps": 8},
       "is 8, but must be a multiple of .*=8 times 2 devices",
     ),
+    ({"use_xla": True}, "--use_xla is for one device, and 2 workers would"),
+    ({"pack_sequences": True}, "--pack_sequences is for one device, and 2 wor"),
   ],
 )
 def test_what_cannot_be_divided_is_refused_before_any_starts(
