@@ -106,6 +106,27 @@ def test_an_evaluator_is_no_member_of_the_cluster():
     assert clusters.is_evaluator(json.dumps({"cluster": cluster, "task": task}))
 
 
+def test_a_machine_alone_trains_and_an_evaluator_does_nothing(
+  classify, training, tmp_path, monkeypatch
+):
+  """The Estimator itself would wait for others, whom TF_CONFIG seems to name."""
+  flags = {**training, "num_train_epochs": 0.3, "output_dir": tmp_path / "out"}
+  task = '"task": {"type": "%s", "index": 0}}'
+  monkeypatch.setenv(
+    "TF_CONFIG",
+    '{"cluster": {"chief": ["a:1"], "worker": ["b:1"]}, ' + task % "evaluator",
+  )
+  done = classify(**flags)
+  assert done.status == 0 and "this evaluator has nothing to do" in done.log
+  assert not (tmp_path / "out").exists()
+  monkeypatch.setenv(
+    "TF_CONFIG", '{"cluster": {"worker": ["a:1"]}, ' + task % "worker"
+  )
+  done = classify("--do_eval", **flags)
+  assert done.status == 0, done.log
+  assert (tmp_path / "out" / "eval_results.txt").exists()
+
+
 @pytest.mark.parametrize(
   ("text", "words"),
   [

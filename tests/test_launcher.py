@@ -178,6 +178,8 @@ def test_the_signal_that_ends_a_job_reaches_all(launch):
       "is 8, but must be a multiple of .*=8 times 2 devices",
     ),
     ({"use_tpu": True}, "--use_tpu and --num_workers=2 name diff"),
+    ({"use_xla": True}, "--use_xla is for one device, and 2 workers would"),
+    ({"pack_sequences": True}, "--pack_sequences is for one device, and 2 wor"),
   ],
 )
 def test_what_cannot_be_divided_is_refused_before_any_starts(

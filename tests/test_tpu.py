@@ -60,8 +60,7 @@ def graph_of(mode, classify, folder, **flags):
     simulate_tpu(patch, CORES)
     patch.setattr(monitored_session.Scaffold, "finalize", stop)
     classify(
-      f"--do_{mode}",
-      "--use_tpu",
+      *(f"--do_{mode}", "--use_tpu"),
       tpu_name="local",
       bert_config_file=folder / "config.json",
       output_dir=folder / "out",
@@ -439,19 +438,30 @@ def test_kinds_of_floats_are_evaluated_on_every_core(
   assert not unknown_ops(nodes)
 
 
-def test_answers_are_computed_on_the_cpu_of_a_tpus_host(
+def test_the_cores_embed_in_what_xla_compiles(classify, unknown_ops, tmp_path):
+  nodes = replicated(graph_of("embed", classify, tmp_path))
+  assert not dynamic(nodes)
+  assert not unknown_ops(nodes)
+  assert of_type(nodes, "OutfeedEnqueueTuple")
+
+
+def test_answers_and_exports_are_computed_on_the_cpu_of_a_tpus_host(
   classify, tmp_path, monkeypatch, capsys
 ):
   simulate_tpu(monkeypatch, CORES)
   done = classify(
-    "--use_tpu",
+    *("--use_tpu", "--do_export"),
     tpu_name="local",
     predict_text="He said so .",
     predict_text_b="She did .",
-    output_dir=tmp_path / "none",
+    output_dir=tmp_path / "out",
   )
   assert done.status == 0, done.log
   assert json.loads(capsys.readouterr().out)["text"] == "He said so ."
+  (exported,) = (tmp_path / "out" / "export").iterdir()
+  with tf.Graph().as_default(), tf.Session() as running:
+    served = tf.saved_model.load(running, ["serve"], str(exported))
+    assert "serving_default" in served.signature_def
 
 
 def test_a_dry_run_of_a_tpu_describes_and_tries_nothing(

@@ -177,6 +177,7 @@ def start():
   yield start
   for process in processes:
     process.terminate()
+    process.stdout.close()
     process.stderr.close()
     process.wait()
 
@@ -188,6 +189,7 @@ def _start(flags):
     [sys.executable, "run_classifier.py", *words],
     cwd=ROOT,
     env=environment,
+    stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
   )
@@ -247,16 +249,27 @@ def test_two_processes_in_float16_train_as_one(
 ):
   """Within the rounding of float16: 2^-11 of each of two products' sums.
 
-  A loss is under 1.
+  A loss is under 1. What comes after the training is the chief's alone.
   """
   one, two = tmp_path / "one", tmp_path / "two"
   flags = dict(flags, num_train_epochs=1, precision="mixed_float16")
   assert classify(output_dir=one, **flags).status == 0
-  process = start(dict(flags, output_dir=two, num_workers=2))
-  log = process.communicate(timeout=900)[1]
+  flags.update(dict.fromkeys(("deterministic", "do_embed", "do_export"), True))
+  flags.update(do_eval=True, calibrate=True, predict_text="He said so .")
+  flags.update(predict_text_b="She did .", output_dir=two, num_workers=2)
+  process = start(flags)
+  said, log = process.communicate(timeout=900)
   assert process.returncode == 0, log
+  assert json.loads(said)["text_b"] == "She did ."
+  assert "temperature" in json.loads((two / "calibration.json").read_text())
+  assert np.load(two / "test_embeddings.npy").shape[0] == 13
+  assert len(list((two / "export").iterdir())) == 1
   losses, expected = (
-    [entry["loss"] for entry in history.read(f"{folder}/history.jsonl")]
+    [
+      entry["loss"]
+      for entry in history.read(f"{folder}/history.jsonl")
+      if "split" not in entry
+    ]
     for folder in (two, one)
   )
   assert len(expected) == 4
