@@ -68,7 +68,8 @@ def run_workers(options):
   with process.signals_as_exceptions():
     while True:
       newest = _read_state(folder)
-      status, cause = _run_once(shares, options.device.worker_timeout)
+      with _hold_ports(len(shares)) as ports:
+        status, cause = _run_once(shares, ports, options.device.worker_timeout)
       if cause is None:
         return status
       failures = 0 if _read_state(folder) != newest else failures + 1
@@ -134,18 +135,19 @@ def _divide_machine(options):
   ]
 
 
-def _run_once(shares, seconds):
+def _run_once(shares, ports, seconds):
   """Starts the workers and waits until all have ended.
 
   Args:
     shares: see `_divide_machine`.
+    ports: of the workers.
     seconds: that the others have when one has ended.
 
   Returns:
     Exit status; and the words for what ended them where they are worth another
     start, else None.
   """
-  workers = _start(shares)
+  workers = _start(shares, ports)
   try:
     statuses = _wait(workers, seconds)
   except KeyboardInterrupt as interruption:
@@ -209,9 +211,9 @@ def _wait(workers, seconds):
     time.sleep(_POLL_SECONDS)
 
 
-def _start(shares):
+def _start(shares, ports):
   """Returns the processes of the workers, each with its TF_CONFIG."""
-  addresses = [f"127.0.0.1:{port}" for port in _find_ports(len(shares))]
+  addresses = [f"127.0.0.1:{port}" for port in ports]
   return [
     subprocess.Popen(
       [sys.executable, *sys.argv, *flags],
@@ -238,13 +240,23 @@ def _end_with_parent():
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _find_ports(number):
-  """Returns ports of this machine that nobody uses."""
+@contextlib.contextmanager
+def _hold_ports(number):
+  """Yields ports of this machine that nobody uses, and keeps others off them.
+
+  Half a minute may pass until the workers listen on them. Under Linux a socket
+  that is bound, and does not listen, leaves its port only to those that set
+  SO_REUSEADDR, as gRPC does.
+  """
   with contextlib.ExitStack() as stack:
     sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
     for each in sockets:
+      each.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
       each.bind(("127.0.0.1", 0))
-    return [each.getsockname()[1] for each in sockets]
+    ports = [each.getsockname()[1] for each in sockets]
+    if sys.platform != "linux":
+      stack.close()
+    yield ports
 
 
 def _end(workers, asks):

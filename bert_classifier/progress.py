@@ -217,7 +217,7 @@ class ProgressHook(tf.train.SessionRunHook):
     self._summary_dir, self._writer = summary_dir, None
     self._summarized = None
     self.history_path, self.waits = history_path, False
-    self._fetches, self._show = {}, show
+    self._fetches, self._show, self._skipped = {}, show, 0
     self._wanted, self._is_wanted = None, True
 
   def begin(self):
@@ -237,6 +237,8 @@ class ProgressHook(tf.train.SessionRunHook):
   def after_create_session(self, session, coord):
     del coord
     self._first = self._step = int(session.run(tf.train.get_global_step()))
+    if "skipped_steps" in self._fetches:
+      self._skipped = session.run(f"{LossScale.SKIPPED}:0")
     self._reported_time = time.monotonic()
     self._shown_speed, self._kept_speed = _Speed(self._step), _Speed(self._step)
     if self.history_path:
@@ -278,6 +280,7 @@ class ProgressHook(tf.train.SessionRunHook):
     watched, advice = ["loss"], ""
     if scale is not None:
       watched.append("gradient_norm")
+      before -= int(numbers.get("skipped_steps", 0) - self._skipped)
       advice = (
         ", and the loss scale cannot fall under 1. bfloat16 and float32 have"
         " the range that float16 lacks: give --precision=mixed_bfloat16 or"

@@ -85,7 +85,7 @@ class TrainingStep(NamedTuple):
       scale,
     )
     host_call = self.placement.host_call(loss, rate, step, model_dir)
-    shown = self.placement.show(loss)
+    shown = self.placement.show(loss if scale is None else scale.hide_nan(loss))
     return dict(loss=shown, train_op=train_op, host_call=host_call)
 
 

@@ -63,6 +63,23 @@ def test_each_process_gets_its_place_and_its_share_of_the_threads(
   assert first[3][-2:] == ["--num_workers=1", "--num_threads=2"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere they are free")
+def test_ports_are_kept_for_the_workers_until_they_listen(launch):
+  status, _, _ = launch(
+    "import socket\n"
+    "ports = [name.split(':')[1] for name in place['cluster']['worker']]\n"
+    "own, other = socket.socket(), socket.socket()\n"
+    "if not other.connect_ex(('127.0.0.1', int(ports[index]))): sys.exit(2)\n"
+    "try: other.bind(('', int(ports[index])))\n"
+    "except OSError: pass\n"
+    "else: sys.exit(3)\n"
+    "own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
+    "own.bind(('', int(ports[index])))\n"
+    "own.listen()\n"
+  )
+  assert status == 0
+
+
 def test_gpus_are_divided(launch, monkeypatch):
   monkeypatch.setenv(machine.VISIBLE_GPUS, "0,2,5")
   _, started, _ = launch("")

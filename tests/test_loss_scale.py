@@ -2,7 +2,7 @@
 
 import json
 
-from conftest import AS_BUILT, read_checkpoint
+from conftest import AS_BUILT, read_checkpoint, write_checkpoint
 import numpy as np
 import pytest
 import tensorflow.compat.v1 as tf
@@ -190,3 +190,19 @@ def test_a_folder_goes_on_in_float16_and_counts_what_it_skips(
   assert "loss_scale" not in steps[3]
   assert steps[4]["loss_scale"] == pytest.approx(2.0**60, rel=1e-6)
   assert steps[4]["skipped_steps"] == 0 < steps[-1]["skipped_steps"]
+
+
+def test_weights_that_no_step_has_changed_are_what_is_not_finite(
+  classify, training, tmp_path
+):
+  """Not the learning rate, although so many steps were skipped before."""
+  weights = read_checkpoint(training["init_checkpoint"] / "bert_model.ckpt")
+  for name in ("query", "key"):  # 1e38 is finite, but no product of it
+    weights[f"bert/encoder/layer_0/attention/self/{name}/kernel"][0] = 1e38
+  write_checkpoint(tmp_path / "bert_model.ckpt", weights)
+  flags = dict(training, output_dir=tmp_path / "out", init_checkpoint=tmp_path)
+  failed = classify("--precision=mixed_float16", num_train_epochs=5, **flags)
+  assert failed.status == 1 and "the loss of step 16 is nan" in failed.log
+  assert f"Nothing was trained yet: that is what the weights of {tmp_path}" in (
+    failed.log
+  )
