@@ -17,6 +17,7 @@ VARIABLE = "TF_CONFIG"
 # machine; "master" is what the chief was called before.
 _TRAINING = ("chief", "master", "worker")
 _EVALUATOR = "evaluator"
+_PORTS = {str(port) for port in range(1, 65536)}
 
 
 class Cluster(NamedTuple):
@@ -90,17 +91,22 @@ def read(text):
   tasks = [(job, number) for job, number, _ in places]
   if (kind, index) not in tasks:
     names = ", ".join(f"{job} {number}" for job, number in tasks)
+    own = f"says that this machine is {kind} {index}, but"
+    if kind is None:
+      own = "does not say which machine this is, and"
     raise _mistake(
       text,
-      f"says that this machine is {kind} {index}, but the cluster has {names}:"
-      ' each machine\'s own place stands under "task"',
+      f"{own} the cluster has {names}: each machine's own place stands under"
+      ' "task", as {"type": "worker", "index": 0}',
     )
   addresses = tuple(address for _, _, address in places)
   for address in addresses:
     host, _, port = address.rpartition(":")
-    if not (host and port.isdigit()):
+    if not host or "/" in host or port not in _PORTS:
       raise _mistake(
-        text, f"has the address {address!r}, but must be host:port"
+        text,
+        f"has the address {address!r}, but must be host:port, with a port from"
+        " 1 to 65535",
       )
     if addresses.count(address) > 1:
       raise _mistake(text, f"has the address {address!r} twice")

@@ -12,6 +12,15 @@ ONE_PROCESS = (
   "train in one process, with --num_gpus=0 or 1, and without TF_CONFIG and"
   " --num_workers"
 )
+# Flags that may differ among machines that train together; that they have as
+# many GPUs is looked at when those are known.
+OF_ONE_MACHINE = {
+  "num_threads",
+  "num_gpus",
+  "gpu_memory_growth",
+  "num_workers",
+  "worker_timeout",
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -170,20 +170,27 @@ def exit_with_a_sentence():
 
   With 1 after a sentence for a mistake or a mishap, 130 after Ctrl-C and 143
   after SIGTERM, whose KeyboardInterrupt may carry advice, and 70 after the
-  traceback of a bug.
+  traceback of a bug. Of processes that a launcher has started, one speaks.
   """
   try:
     with _event_writers_hand_on():
       yield
   except KeyboardInterrupt as interruption:
     status, sentence = process.describe_end(interruption)
-    logging.error("%s", sentence)
+    if process.takes_last_word():
+      logging.error("%s", sentence)
     process.exit_with(status)
   except Exception as error:
     sentence = describe(error)
-    if sentence is None:
-      logging.error("this is a bug: please report it with these lines")
-      traceback.print_exc()
-      process.exit_with(70)
+    if process.takes_last_word():
+      _say(sentence)
+    process.exit_with(70 if sentence is None else 1)
+
+
+def _say(sentence):
+  """Logs why the program ends; None is a bug, which is being handled."""
+  if sentence is None:
+    logging.error("this is a bug: please report it with these lines")
+    traceback.print_exc()
+  else:
     logging.error("%s", sentence)
-    process.exit_with(1)

@@ -214,24 +214,36 @@ def _wait(workers, seconds):
 def _start(shares, ports):
   """Returns the processes of the workers, each with its TF_CONFIG."""
   addresses = [f"127.0.0.1:{port}" for port in ports]
-  return [
-    subprocess.Popen(
-      [sys.executable, *sys.argv, *flags],
-      env={
-        **os.environ,
-        **environment,
-        clusters.VARIABLE: json.dumps(
-          {
-            "cluster": {"worker": addresses},
-            "task": {"type": "worker", "index": index},
-          }
-        ),
-      },
-      stdin=subprocess.DEVNULL,
-      preexec_fn=_end_with_parent,
-    )
-    for index, (flags, environment) in enumerate(shares)
-  ]
+  with _open_last_word() as last_word:
+    return [
+      subprocess.Popen(
+        [sys.executable, *sys.argv, *flags],
+        env={
+          **os.environ,
+          **environment,
+          process.LAST_WORD: str(last_word.fileno()),
+          clusters.VARIABLE: _describe_place(addresses, index),
+        },
+        stdin=subprocess.DEVNULL,
+        pass_fds=[last_word.fileno()],
+        preexec_fn=_end_with_parent,
+      )
+      for index, (flags, environment) in enumerate(shares)
+    ]
+
+
+def _describe_place(addresses, index):
+  """Returns the TF_CONFIG of a worker."""
+  task = {"type": "worker", "index": index}
+  return json.dumps({"cluster": {"worker": addresses}, "task": task})
+
+
+def _open_last_word():
+  """Returns the file for `process.takes_last_word`: a pipe's end, one byte."""
+  reading, writing = os.pipe()
+  os.write(writing, b"!")
+  os.close(writing)  # so that whoever comes second reads that there is no more
+  return open(reading, "rb", buffering=0)
 
 
 def _end_with_parent():

@@ -29,7 +29,7 @@ from bert_classifier.choice_options import (
   ChoiceOptions,
 )
 from bert_classifier.data_options import DataOptions
-from bert_classifier.device_options import DeviceOptions
+from bert_classifier.device_options import OF_ONE_MACHINE, DeviceOptions
 from bert_classifier.errors import UserError
 from bert_classifier.flag_fields import (
   TYPES_IN_WORDS,
@@ -306,6 +306,18 @@ class Options(NamedTuple):
       if value != field.default:
         found[field.name] = value
     return make_options(**values), found
+
+  def shared_values(self):
+    """Returns {name: value} of the flags that machines need alike.
+
+    All but paths and those of a single machine.
+    """
+    return {
+      field.name: getattr(group, field.name)
+      for group in self[: len(GROUPS)]
+      for field in dataclasses.fields(group)
+      if not field.metadata["is_path"] and field.name not in OF_ONE_MACHINE
+    }
 
   def given_values(self):
     """Returns {name: value} of the flags that were given."""

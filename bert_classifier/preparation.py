@@ -6,6 +6,7 @@ anything is computed or written. `convert` makes the features. What a user can
 have got wrong is a UserError that says what to do.
 """
 
+import json
 import os
 from typing import NamedTuple, Optional
 
@@ -313,15 +314,10 @@ def agree_with_chief(run):
   """Returns the run in the order of the chief, on each of several machines.
 
   Raises:
-    UserError: this machine sees other GPUs, another folder or other data.
+    UserError: this machine has another command, other software or GPUs, or
+      sees another folder or other data.
   """
-  seen = {
-    "devices of all machines": run.placement.replicas,
-    _CHECKPOINT: run.found.step,
-    "examples": run.counts,
-    "steps": run.schedule and run.schedule.steps,
-    "end": bool(run.schedule and run.ended_early),
-  }
+  seen = json.loads(json.dumps(describe_training(run)))  # as it is told
   buffer_size = run.schedule and run.schedule.buffer_size
   told, buffer_size = run.placement.share([seen, buffer_size])
   for name, value in told.items():
@@ -333,14 +329,40 @@ def agree_with_chief(run):
         " not one folder that all machines share"
       )
     if value != seen[name]:
+      own, chiefs = map(output_dir.shorten, (seen[name], value))
       raise UserError(
-        f"{name}: {seen[name]} on this machine, {value} on the chief: all"
-        " machines need the same command, GPUs, data and --output_dir"
+        f"{name}: {own} on this machine, {chiefs} on the chief: all machines"
+        " need the same command, TensorFlow, GPUs, data and --output_dir"
         f"={run.options.run.output_dir}, in a folder that they share"
       )
   if run.schedule is None:
     return run
   return run._replace(schedule=run.schedule._replace(buffer_size=buffer_size))
+
+
+def describe_training(run):
+  """Returns {name: value} of what several machines need alike to train as one.
+
+  Flags but paths, which may differ, what the files there hold, and what else
+  decides the steps.
+  """
+  settings = run.settings["model"], run.settings.get("training", {})
+  flags = run.options.shared_values()
+  return {
+    **{f"--{name}": value for name, value in flags.items()},
+    "TensorFlow": tf.version.VERSION,
+    "devices of all machines": run.placement.replicas,
+    _CHECKPOINT: run.found.step,
+    "examples": run.counts,
+    "steps": run.schedule and run.schedule.steps,
+    "end": bool(run.schedule and run.ended_early),
+    **{
+      name: value
+      for phase in settings
+      for name, value in phase.items()
+      if name not in {output_dir.WEIGHTS, *flags}
+    },
+  }
 
 
 # ---------------------------------------------------------------------------

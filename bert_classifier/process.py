@@ -100,6 +100,21 @@ def describe_end(interruption):
   return 128 + number, f"{_WORDS[number]}; {advice}"
 
 
+# Environment variable that `launcher` gives to the processes of one command:
+# the number of a file that has one byte for all of them.
+LAST_WORD = "BERT_CLASSIFIER_LAST_WORD"
+
+
+def takes_last_word():
+  """Returns whether this process says what ends it.
+
+  Of several that a launcher has started, the first does: the others have the
+  same mistake or the same signal, or are ended because of it.
+  """
+  number = os.environ.get(LAST_WORD)
+  return number is None or bool(os.read(int(number), 1))
+
+
 _skips_cleanup = False
 
 
@@ -135,7 +150,8 @@ def _end(number, frame):
   """Ends the process at a signal, with a sentence."""
   del frame
   sentence = f"{_WORDS[number]}; {BEGINS_AGAIN}"
-  os.write(2, f"{format_line(sentence)}\n".encode())
+  if takes_last_word():
+    os.write(2, f"{format_line(sentence)}\n".encode())
   os._exit(128 + number)
 
 
