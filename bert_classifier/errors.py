@@ -170,7 +170,8 @@ def exit_with_a_sentence():
 
   With 1 after a sentence for a mistake or a mishap, 130 after Ctrl-C and 143
   after SIGTERM, whose KeyboardInterrupt may carry advice, and 70 after the
-  traceback of a bug. Of processes that a launcher has started, one speaks.
+  traceback of a bug. Of processes that a launcher has started, one speaks;
+  each shows its bugs.
   """
   try:
     with _event_writers_hand_on():
@@ -182,7 +183,7 @@ def exit_with_a_sentence():
     process.exit_with(status)
   except Exception as error:
     sentence = describe(error)
-    if process.takes_last_word():
+    if process.takes_last_word() or sentence is None:
       _say(sentence)
     process.exit_with(70 if sentence is None else 1)
 

@@ -109,7 +109,7 @@ def test_an_evaluator_is_no_member_of_the_cluster():
 def test_a_machine_alone_trains_and_an_evaluator_does_nothing(
   classify, training, tmp_path, monkeypatch
 ):
-  """The Estimator itself would wait for others, whom TF_CONFIG seems to name."""
+  """The Estimator would wait for others, whom TF_CONFIG seems to name."""
   flags = {**training, "num_train_epochs": 0.3, "output_dir": tmp_path / "out"}
   task = '"task": {"type": "%s", "index": 0}}'
   monkeypatch.setenv(
