@@ -224,7 +224,6 @@ def model_fn_builder(
     step_options: `step_options.StepOptions`; the default ones where not given.
     choices: `choices.Choices`; the default ones where not given.
   """
-  choices = choices or Choices()
   make_model = functools.partial(
     modeling.BertForSequenceClassification,
     bert_config,
@@ -245,7 +244,7 @@ def model_fn_builder(
     optimizer_class,
     placement,
     step_options or options.StepOptions(),
-    choices,
+    choices or Choices(),
     bert_config.num_hidden_layers,
   )
 

@@ -5,6 +5,9 @@ from typing import Optional
 
 from bert_classifier.flag_fields import Range, flag
 
+# Flags that say a kind of target other than one class; see `targets.KINDS`.
+KIND_FLAGS = "multi_label", "regression"
+
 
 @dataclasses.dataclass(frozen=True)
 class DataOptions:
@@ -105,3 +108,9 @@ class DataOptions:
     " output_dir where there is none, it cannot be written or --use_tpu is on.",
     is_path=True,
   )
+
+  @property
+  def kind(self):
+    """Returns the kind of target that a flag asks for, None where none does."""
+    asked = (kind for kind in KIND_FLAGS if getattr(self, kind))
+    return next(asked, None)

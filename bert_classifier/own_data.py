@@ -24,6 +24,7 @@ from bert_classifier import (
   table_files,
   targets,
 )
+from bert_classifier.data_options import KIND_FLAGS
 from bert_classifier.dev_split import Share
 from bert_classifier.own_columns import Columns
 from bert_classifier.table_files import FORMATS
@@ -151,12 +152,8 @@ def _find_kind(options, known):
     options: `options.Options`.
     known: the settings of a training, which count where no flag says it.
   """
-  flags = "multi_label", "regression"
-  for kind in flags:
-    if getattr(options.data, kind):
-      return kind
-  kind = None
-  if options.given.isdisjoint(flags):
+  kind = options.data.kind
+  if options.given.isdisjoint(KIND_FLAGS):
     kind = targets.find_kind(known.get("model", {}).get("problem_type"))
   return kind or "single_label"
 

@@ -10,6 +10,7 @@ from absl import logging
 
 from bert_classifier import output_dir, own_data, plain_texts, targets
 from bert_classifier.catalogue import PROCESSORS, XnliProcessor
+from bert_classifier.data_options import KIND_FLAGS
 from bert_classifier.errors import UserError
 from bert_classifier.metrics import check_metric
 from bert_classifier.options import InferenceOptions
@@ -193,17 +194,16 @@ def choose_kind(processor, name, options, given, trained):
   Raises:
     UserError: a flag contradicts the task.
   """
-  flags = [kind for kind in ("multi_label", "regression") if kind in given]
-  for kind in flags:
-    if getattr(options, kind):
-      if processor.kind not in (None, kind):
-        raise UserError(
-          f"--{kind} contradicts the task {name}, which is of the kind"
-          f" {processor.kind!r}: leave the flag out"
-        )
-      processor.kind = kind
+  asked = options.kind
+  if asked:
+    if processor.kind not in (None, asked):
+      raise UserError(
+        f"--{asked} contradicts the task {name}, which is of the kind"
+        f" {processor.kind!r}: leave the flag out"
+      )
+    processor.kind = asked
   kind = targets.find_kind(trained.get("problem_type"))
-  if processor.kind is None and not flags and kind:
+  if processor.kind is None and given.isdisjoint(KIND_FLAGS) and kind:
     processor.kind = kind
     if kind != "single_label":
       logging.info(
