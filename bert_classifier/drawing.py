@@ -57,6 +57,7 @@ NARROW, WIDE = 300, 640
 
 
 def make_figure(height, width=NARROW):
+  """Returns an empty Figure; height and width are in units of the SVG."""
   return Figure(
     figsize=(width / _POINTS_AN_INCH, height / _POINTS_AN_INCH),
     layout="constrained",

@@ -373,10 +373,38 @@ def measure(run, make_model_fn, readings, steps):
 
 def describe_files(run):
   """Returns what would be written, replaced and removed, lists of paths."""
-  asked, folder = run.options.run, run.options.run.output_dir
-  written, removed = [], []
-  if asked.overwrite_output_dir:
+  folder, removed = run.options.run.output_dir, []
+  if run.options.run.overwrite_output_dir:
     removed = output_dir.list_own_files(folder)
+  manifest = os.path.join(folder, output_dir.MANIFEST)
+  added_to = (
+    manifest,
+    output_dir.history_path(folder),
+    output_dir.best_path(folder),
+    output_dir.export_path(folder),
+  )
+  written = _list_written(run)
+  return {
+    "written": written,
+    "replaced": [
+      path
+      for path in written
+      if path not in (*removed, *added_to) and tf.io.gfile.exists(path)
+    ],
+    "removed": [path for path in removed if path != manifest],
+    "features": {
+      split: known.path if (known := run.cache.lookup(split)) else None
+      for split in run.counts
+    },
+    "free disk": _free_disk(folder),
+    "disk": estimate_disk(run),
+  }
+
+
+def _list_written(run):
+  """Returns the paths that a run would write."""
+  asked, folder = run.options.run, run.options.run.output_dir
+  written = []
   if asked.do_train and not run.is_finished:
     written.append(os.path.join(folder, f"model.ckpt-{run.schedule.steps}"))
     written.append(os.path.join(folder, output_dir.MANIFEST))
@@ -403,36 +431,7 @@ def describe_files(run):
       written.append(output_dir.submission_path(folder, name))
   if asked.do_export:
     written.append(output_dir.export_path(folder))
-  kept = [output_dir.MANIFEST]
-  kept += map(
-    os.path.basename,
-    (
-      output_dir.history_path(folder),
-      output_dir.best_path(folder),
-      output_dir.export_path(folder),
-    ),
-  )
-  return {
-    "written": written,
-    "replaced": [
-      path
-      for path in written
-      if path not in removed
-      and os.path.basename(path) not in kept  # which a run adds to
-      and tf.io.gfile.exists(path)
-    ],
-    "removed": [
-      path
-      for path in removed
-      if path != os.path.join(folder, output_dir.MANIFEST)
-    ],
-    "features": {
-      split: known.path if (known := run.cache.lookup(split)) else None
-      for split in run.counts
-    },
-    "free disk": _free_disk(folder),
-    "disk": estimate_disk(run),
-  }
+  return written
 
 
 def _free_disk(folder):
