@@ -15,8 +15,9 @@ def test_a_layer_keeps_what_it_reads_and_is_computed_once_its_gradient_is_due(
 
   def build(tokens, dropout):
     kernel = tf.get_variable("kernel", initializer=np.eye(3, dtype="f"))
-    built.append(tf.tanh(dropout(tf.matmul(tokens, kernel), 0.5)))
-    return built[-1]
+    product = tf.matmul(tokens, kernel)
+    built.append((product, tf.tanh(dropout(product, 0.5))))
+    return built[-1][-1]
 
   key = modeling.dropout_key(1, tf.constant(3), 0)
   tokens = tf.constant([[1.0, 2.0, 3.0]] * 9)
@@ -25,13 +26,14 @@ def test_a_layer_keeps_what_it_reads_and_is_computed_once_its_gradient_is_due(
   gradients = tf.gradients(
     output, [tokens, tf.trainable_variables()[0]], upstream
   )
-  once, again = built
+  (_, once), (product, again) = built
   due = {upstream: np.ones([9, 3])}
   with tf.Session() as session:
     session.run(tf.global_variables_initializer())
     kept = session.run(once)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="must feed"):
-      session.run(again)  # nothing of it is held before
+    for early in (product, again):  # nothing of it is held before
+      with pytest.raises(tf.errors.InvalidArgumentError, match="must feed"):
+        session.run(early)
     np.testing.assert_array_equal(session.run(again, due), kept)
     assert 0 < (kept == 0).sum() < kept.size
     found = session.run(gradients, due)

@@ -183,6 +183,17 @@ def test_a_checkpoint_of_one_device_goes_on_on_two(
   assert_exports_are_trained(after, tmp_path / "hf")
 
 
+def test_two_devices_end_where_evaluations_are_no_better(
+  classify, still, on_two, tmp_path
+):
+  flags = dict(still, learning_rate=1e-9, save_checkpoints_steps=None)
+  flags.update(do_eval=True, eval_every_steps=2, early_stopping_patience=1)
+  outcome = classify(output_dir=tmp_path, **flags)
+  assert outcome.status == 0, outcome.log
+  assert selection.read(str(tmp_path), "f1", 4).steps == (2, 4)
+  assert read_checkpoint(tmp_path)["global_step"] == 4
+
+
 def test_what_is_not_training_is_done_by_one_of_two_devices(
   classify, still, on_one, on_two, tmp_path, capsys
 ):

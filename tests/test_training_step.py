@@ -41,8 +41,13 @@ def features():
   }
 
 
-class Trained(collections.namedtuple("Trained", "losses variables dtypes")):
-  """Losses of some steps, the variables after, dtypes of products by name."""
+class Trained(
+  collections.namedtuple("Trained", "losses variables dtypes narrow")
+):
+  """Losses of some steps, the variables after, dtypes of products by name.
+
+  And the types of the operations that take or give 16 bits.
+  """
 
 
 @functools.cache
@@ -97,7 +102,13 @@ def train(
       for op in graph.get_operations()
       if op.type in ("MatMul", "BatchMatMulV2")
     )
-  return Trained(np.array(numbers), variables, dtypes)
+    narrow = {
+      op.type
+      for op in graph.get_operations()
+      for tensor in (*op.inputs, *op.outputs)
+      if tensor.dtype.base_dtype in (tf.bfloat16, tf.float16)
+    }
+  return Trained(np.array(numbers), variables, dtypes, narrow)
 
 
 PARTS = dict(gradient_accumulation_steps=4)
@@ -143,6 +154,13 @@ def test_a_step_is_that_of_the_whole_batch_in_float32(asked):
       )
 
 
+# What computes nothing: it converts, moves or fills.
+MOVING = {
+  *("Cast", "Reshape", "Transpose", "GatherV2", "ConcatV2", "Pad"),
+  *("Identity", "IdentityN", "Shape", "ZerosLike"),
+}
+
+
 @pytest.mark.parametrize("asked", [BFLOAT16, FLOAT16])
 @pytest.mark.parametrize("form", [{}, {"skip_padding": False}, {"plain": True}])
 def test_products_of_layers_and_pooler_are_of_the_precision(form, asked):
@@ -153,6 +171,9 @@ def test_products_of_layers_and_pooler_are_of_the_precision(form, asked):
   groups = 2 if form == {} else 1
   assert ours.dtypes[dtype] == 3 * 13 + 6 * 2 * groups
   assert sum(ours.dtypes.values()) == sum(theirs.dtypes.values())
+  # Sums, softmax, normalization, activations and the loss are float32.
+  assert ours.narrow - MOVING == {"MatMul", "BatchMatMulV2"}
+  assert not theirs.narrow
   assert (ours.losses[0] != theirs.losses[0]).all()
 
 

@@ -195,16 +195,15 @@ def _start(flags):
   )
 
 
+def read_losses(folder):
+  """Returns the loss of each step of a training, from its history."""
+  entries = history.read(f"{folder}/history.jsonl")
+  return [entry["loss"] for entry in entries if "split" not in entry]
+
+
 def assert_same_training(folder, expected, steps):
   """Holds losses and variables against those of one process."""
-  losses = [
-    [
-      entry["loss"]
-      for entry in history.read(f"{path}/history.jsonl")
-      if "split" not in entry
-    ]
-    for path in (folder, expected)
-  ]
+  losses = [*map(read_losses, (folder, expected))]
   assert len(losses[1]) == steps
   np.testing.assert_allclose(*losses, rtol=0, atol=1e-5)
   found, variables = read_checkpoint(folder), read_checkpoint(expected)
@@ -249,35 +248,41 @@ def test_two_processes_in_float16_train_as_one(
 ):
   """Within the rounding of float16: 2^-11 of each of two products' sums.
 
-  A loss is under 1. What comes after the training is the chief's alone.
+  A loss is under 1.
   """
   one, two = tmp_path / "one", tmp_path / "two"
   flags = dict(flags, num_train_epochs=1, precision="mixed_float16")
   assert classify(output_dir=one, **flags).status == 0
-  flags.update(dict.fromkeys(("deterministic", "do_embed", "do_export"), True))
-  flags.update(do_eval=True, calibrate=True, predict_text="He said so .")
-  flags.update(predict_text_b="She did .", output_dir=two, num_workers=2)
-  process = start(flags)
-  said, log = process.communicate(timeout=900)
+  process = start(dict(flags, output_dir=two, num_workers=2))
+  log = process.communicate(timeout=900)[1]
   assert process.returncode == 0, log
-  assert json.loads(said)["text_b"] == "She did ."
-  assert "temperature" in json.loads((two / "calibration.json").read_text())
-  assert np.load(two / "test_embeddings.npy").shape[0] == 13
-  assert len(list((two / "export").iterdir())) == 1
-  losses, expected = (
-    [
-      entry["loss"]
-      for entry in history.read(f"{folder}/history.jsonl")
-      if "split" not in entry
-    ]
-    for folder in (two, one)
-  )
+  losses, expected = map(read_losses, (two, one))
   assert len(expected) == 4
   np.testing.assert_allclose(losses, expected, rtol=0, atol=2 * 2.0**-11)
   found, variables = read_checkpoint(two), read_checkpoint(one)
   assert found.keys() == variables.keys()
   for name in LossScale.VARIABLES:
     assert found[name] == variables[name]
+
+
+def test_what_is_not_training_is_done_by_the_chief_of_two(
+  classify, flags, start, tmp_path
+):
+  """The training is in bfloat16, of which a rounding is 2^-8."""
+  one, two = tmp_path / "one", tmp_path / "two"
+  flags = dict(flags, num_train_epochs=1, precision="mixed_bfloat16")
+  assert classify(output_dir=one, **flags).status == 0
+  flags.update(dict.fromkeys(("deterministic", "do_embed", "do_export"), True))
+  flags.update(do_eval=True, calibrate=True, predict_text="He said so .")
+  flags.update(predict_text_b="She did .", output_dir=two, num_workers=2)
+  said, log = start(flags).communicate(timeout=900)
+  assert json.loads(said)["text_b"] == "She did .", log
+  assert "temperature" in json.loads((two / "calibration.json").read_text())
+  assert np.load(two / "test_embeddings.npy").shape[0] == 13
+  assert len(list((two / "export").iterdir())) == 1
+  losses, expected = map(read_losses, (two, one))
+  assert len(expected) == 4
+  np.testing.assert_allclose(losses, expected, rtol=0, atol=2 * 2.0**-8)
 
 
 def child_pids(pid):
