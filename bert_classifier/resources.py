@@ -176,7 +176,8 @@ def estimate_memory(run, lengths, is_training):
     for left_out in (None, frozen)
   )
   size = run.options.model.max_seq_length
-  buffer = (run.schedule and run.schedule.buffer_size) or 0
+  plan = run.schedule or schedule.NO_STEPS
+  buffer = min(plan.buffer_size or 0, plan.examples)
   if not run.placement.skip_padding:
     lengths = np.full(len(lengths), size)
   step = run.options.step
