@@ -98,6 +98,9 @@ def shuffle_and_repeat(
   first_epoch, passed = divmod(start, num_examples) if start else (0, 0)
   if seed is None:
     seed = _draw_seed()
+  if buffer_size and num_examples:
+    # TensorFlow takes memory for all of them before the first is read.
+    buffer_size = min(buffer_size, num_examples)
 
   def shuffle(epoch):
     return examples.shuffle(

@@ -23,6 +23,7 @@ from bert_classifier.errors import GONE, UserError
 _GRACE_SECONDS = 10  # from the request to end to the end by force
 _POLL_SECONDS = 0.2
 _MOST_FAILURES = 3  # starts in a row that came to no new checkpoint
+_KEEP = "--overwrite_output_dir=false"
 _LOG_LEVEL, _ERRORS = "TF_CPP_MIN_LOG_LEVEL", "2"
 _PR_SET_PDEATHSIG = 1  # prctl.h
 
@@ -65,14 +66,15 @@ def run_workers(options):
   shares = _divide_machine(options)
   folder, failures = options.run.output_dir or "", 0
   locks.check_unlocked(folder)  # the chief locks it
+  first = newest = _read_state(folder)
   with process.signals_as_exceptions():
     while True:
-      newest = _read_state(folder)
       with _hold_ports(len(shares)) as ports:
         status, cause = _run_once(shares, ports, options.device.worker_timeout)
       if cause is None:
         return status
-      failures = 0 if _read_state(folder) != newest else failures + 1
+      before, newest = newest, _read_state(folder)
+      failures = 0 if newest != before else failures + 1
       if failures == _MOST_FAILURES:
         _log(
           "ERROR",
@@ -81,6 +83,9 @@ def run_workers(options):
         )
         return status
       _log("WARNING", f"{cause}: all workers start again")
+      if newest not in (None, first):
+        # What is there now is this training's own.
+        shares = [([*flags, _KEEP], others) for flags, others in shares]
 
 
 def check(options):
@@ -290,10 +295,13 @@ def _end(workers, asks):
 
 
 def _read_state(folder):
-  """Returns what names the newest checkpoint in a folder, None without one."""
+  """Returns what names the newest checkpoint in a folder, None without one.
+
+  With the time when it was written, for two trainings have the same names.
+  """
   try:
     with open(os.path.join(folder, "checkpoint"), "rb") as file:
-      return file.read()
+      return file.read(), os.fstat(file.fileno()).st_mtime_ns
   except OSError:
     return None
 

@@ -176,8 +176,12 @@ def estimate_memory(run, lengths, is_training):
     for left_out in (None, frozen)
   )
   size = run.options.model.max_seq_length
-  buffer = (run.schedule and run.schedule.buffer_size) or 0
-  if not run.placement.skip_padding:
+  plan = run.schedule or schedule.NO_STEPS
+  buffer = min(plan.buffer_size or 0, plan.examples)
+  if is_training and run.packed:
+    rows = -(-len(lengths) * run.packed.rows // run.packed.examples)
+    lengths = np.full(rows, size)
+  elif not run.placement.skip_padding:
     lengths = np.full(len(lengths), size)
   step = run.options.step
   # Of parts, the sum so far is kept beside the gradients of the next.

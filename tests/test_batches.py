@@ -35,6 +35,21 @@ def test_examples_go_on_where_a_run_stopped(graph, buffer_size):
     assert all(n < place + buffer_size for place, n in enumerate(epoch))
 
 
+def test_a_buffer_for_more_than_the_set_takes_no_more_memory(graph):
+  """It would be 24 TB. The order is TensorFlow's with any large one."""
+  examples = tf.data.Dataset.range(10)
+  ours = batches.shuffle_and_repeat(
+    examples, seed=5, buffer_size=10**12, num_examples=10
+  )
+  theirs = examples.shuffle(99, 5 << 32, reshuffle_each_iteration=False)
+  pair = tf.data.make_one_shot_iterator(
+    tf.data.Dataset.zip((ours, theirs)).batch(10)
+  ).get_next()
+  with tf.Session() as session:
+    found, expected = session.run(pair)
+  assert found.tolist() == expected.tolist() != [*range(10)]
+
+
 @pytest.mark.parametrize("start", [0, 1, 35, 100])
 def test_indexed_examples_go_on_where_a_run_stopped(graph, cache, start):
   path, *_, index = cache().indexed("dev")

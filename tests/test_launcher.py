@@ -114,6 +114,21 @@ def test_all_start_again_when_one_is_killed(launch):
   )
 
 
+def test_a_training_that_starts_again_does_not_remove_its_own(launch, tmp_path):
+  """It removes what was there before, also where it is killed before that."""
+  (tmp_path / "checkpoint").write_text("7")
+  status, started, _ = launch(
+    "if index: time.sleep(60 * (starts < 4))\n"
+    "elif starts < 4:\n"
+    "  if starts == 2: (here / 'checkpoint').unlink()\n"
+    "  if starts == 3: save(7)\n"
+    "  os.kill(os.getpid(), signal.SIGKILL)\n",
+    overwrite_output_dir=True,
+  )
+  keeps = ["--overwrite_output_dir=false" in s[3] for s in started if not s[0]]
+  assert status == 0 and keeps == [False, False, False, True]
+
+
 def test_one_that_stands_still_is_ended_by_force(launch):
   status, started, log = launch(
     "save(starts)\n"

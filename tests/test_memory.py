@@ -255,6 +255,25 @@ def test_frozen_layers_keep_nothing_for_gradients(prepare):
   assert kept[2] == pytest.approx(kept[0] * 3 / 4)
 
 
+def test_packed_rows_are_computed_whole(prepare):
+  """Measured with 32 examples in 18 rows of 512: 2947 for a peak of 2762 MiB.
+
+  Of the tokens alone, 2091 were estimated.
+  """
+  flags = dict(pack_sequences=True, train_batch_size=12)
+  run = prepare(**flags)
+  rows = np.full(run.packed.rows, 24)
+  numbers = resources.count_activations(run.model.config, rows, True)
+  assert memory.estimate(run, "train").activations == int(4 * numbers)
+  smaller = prepare(**flags, gradient_accumulation_steps=2)
+  halved = run._replace(options=smaller.options)
+  assert (
+    memory.estimate(smaller, "train").activations
+    == memory.estimate(halved, "train").activations
+    < memory.estimate(run, "train").activations
+  )
+
+
 def test_of_layers_that_are_built_again_the_memory_is_one_layers():
   lengths = np.full(4, 6)
 
