@@ -128,15 +128,12 @@ def check_devices(options, cluster):
       f" alone, but the environment variable {clusters.VARIABLE} names several:"
       " leave one out"
     )
+  if device.pack_sequences:
+    check_packing(run, options.training)
   if device.use_xla and device.skip_padding and "skip_padding" in options.given:
     raise UserError(
       "--skip_padding makes batches of many shapes, each of which XLA would"
       " compile anew: leave out --skip_padding or --use_xla"
-    )
-  if device.pack_sequences and not run.do_train:
-    raise UserError(
-      "--pack_sequences packs batches of training: add --do_train, or leave it"
-      " out"
     )
   if device.use_tpu:
     device.check_tpu(
@@ -147,6 +144,29 @@ def check_devices(options, cluster):
         "init_checkpoint": options.model.init_checkpoint,
       },
       do_eval=run.do_eval,
+    )
+
+
+def check_packing(run, training):
+  """Checks that there are batches whose examples are known beforehand.
+
+  Args:
+    run: `options.RunOptions`.
+    training: `options.TrainingOptions`.
+
+  Raises:
+    UserError: there are not.
+  """
+  if not run.do_train:
+    raise UserError(
+      "--pack_sequences packs batches of training: add --do_train, or leave it"
+      " out"
+    )
+  if training.shuffle_buffer_size:
+    raise UserError(
+      "--pack_sequences must know which examples come together, but"
+      f" --shuffle_buffer_size={training.shuffle_buffer_size} draws each when"
+      " it is needed: leave one out"
     )
 
 

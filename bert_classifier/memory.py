@@ -40,14 +40,17 @@ def warn_if_short(run, split):
   needed = estimate_need(run, split)
   if free is None or needed <= free:
     return
+  memory, processes = estimate_split(run, split), run.placement.processes_here
+  rest = needed // processes - sum(getattr(memory, part) for part in _COMPUTED)
   logging.warning(
-    "%s needs about %s of memory%s, and %s are free: %s. The system may end"
-    " it. %s",
+    "%s needs about %s of memory%s, and %s are free: %s, %s for the program."
+    " The system may end it. %s",
     "training" if split == "train" else f"computing {split}",
     plain_texts.show_bytes(needed),
-    " in all processes" * (run.placement.processes_here > 1),
+    f" in {processes} processes, of which each has its own" * (processes > 1),
     plain_texts.show_bytes(free),
-    _list_parts(estimate_split(run, split)),
+    _list_parts(memory),
+    plain_texts.show_bytes(rest),
     suggest(run, split, lambda one: estimate_need(one, split) <= free),
   )
 

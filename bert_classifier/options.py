@@ -372,7 +372,8 @@ def make_options(**values):
       continue
     if metadata["allowed"] is not None and value not in metadata["allowed"]:
       mistakes.append(
-        f"--{field.name} is {value}, but must be {metadata['allowed']}"
+        f"--{field.name} is {value or repr(value)}, but must be"
+        f" {metadata['allowed']}"
       )
     if metadata["is_path"]:
       values[field.name] = os.path.expanduser(value)
@@ -467,8 +468,9 @@ def parse_flags(argv, manual=""):
     message = str(error)
   except flags.Error as error:
     message = _explain_value(str(error))
+  end = "" if message.endswith("?") else "."
   sys.stderr.write(
-    process.format_line(f"{message}. --help lists all flags") + "\n"
+    process.format_line(f"{message}{end} --help lists all flags") + "\n"
   )
   sys.exit(1)
 

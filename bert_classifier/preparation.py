@@ -32,6 +32,7 @@ from bert_classifier import (
   packing,
   plain_texts,
   progress,
+  report,
   run_settings,
   selection,
   sweep,
@@ -454,6 +455,7 @@ def choose_task(options, trained):
       "--glue_submission is made of the predictions of the test set: add"
       " --do_predict, or leave it out"
     )
+  report.check_request(options)
   windows.check_request(options.model, task)
   calibration.check_request(options.inference, options.run, task)
   interactive.check_request(options.run, task)

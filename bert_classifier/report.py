@@ -11,6 +11,7 @@ made from that alone.
 
 from collections.abc import Iterable
 import contextlib
+import importlib.util
 import os
 import platform
 from typing import Any, NamedTuple
@@ -34,6 +35,36 @@ from bert_classifier import report_statistics as statistics
 SHOWN_MISTAKES = 20
 # Replicates of a metric that is computed anew for each.
 _FEW_REPLICATES = 200
+# What a report is made with: modules, and the packages that bring them.
+_PACKAGES = {
+  "sklearn": "scikit-learn",
+  "matplotlib": "matplotlib",
+  "jinja2": "jinja2",
+}
+
+
+def check_request(options):
+  """Makes sure that a report can be made of the evaluation asked for.
+
+  Args:
+    options: `options.Options`.
+
+  Raises:
+    UserError: a package is not installed.
+  """
+  if not (options.run.do_eval and options.inference.eval_report):
+    return
+  missing = [
+    package
+    for module, package in _PACKAGES.items()
+    if not importlib.util.find_spec(module)
+  ]
+  if missing:
+    raise errors.UserError(
+      f"the report of an evaluation needs {' and '.join(missing)}, which this"
+      f" Python does not have: pip install {' '.join(missing)}, or give"
+      " --eval_report=false"
+    )
 
 
 class Evaluation(NamedTuple):

@@ -214,14 +214,8 @@ def _list_ways(found, differing, fixed, flags, epochs_needed):
   ways = []
   given = [flags.get((one.phase, one.name)) for one in differing]
   only_epochs = given == ["num_train_epochs"]
-  # None is no value that a flag takes.
-  may_give = all(given) and all(one.old is not None for one in differing)
-  if may_give and not (only_epochs and epochs_needed):
-    as_before = " ".join(
-      f"--{flag}={_format_value(one.old)}"
-      for flag, one in zip(given, differing)
-    )
-    ways.append(f"{as_before} as before, which may be left out")
+  if all(given) and not (only_epochs and epochs_needed):
+    ways.append(_describe_as_before(given, [one.old for one in differing]))
   elsewhere = "another --output_dir"
   if not fixed and any(one.phase == "training" for one in differing):
     elsewhere += (
@@ -236,6 +230,21 @@ def _list_ways(found, differing, fixed, flags, epochs_needed):
       with_more = f" and {more}" if more else ""
       ways.append(f"--resume{with_more} to go on with the new values")
   return ways
+
+
+def _describe_as_before(names, values):
+  """Returns a phrase for the command that leaves settings as they were.
+
+  Args:
+    names: of flags.
+    values: those that they had.
+  """
+  if None in values:  # which is no value that a flag takes
+    return f"the command without --{' and --'.join(names)}, as before"
+  as_before = " ".join(
+    f"--{name}={_format_value(value)}" for name, value in zip(names, values)
+  )
+  return f"{as_before} as before, which may be left out"
 
 
 def _format_value(value):

@@ -283,7 +283,7 @@ def test_a_file_in_the_place_of_a_folder_is_named(refused, tmp_path, name):
     (
       "--num=1",
       "there is no flag --num; did you mean --num_train_epochs, --num_runs,"
-      " --num_threads, --num_gpus, --num_workers, --num_tpu_cores?",
+      " --num_threads, --num_gpus, --num_workers, --num_tpu_cores? --help",
     ),
     ("--qqq=1", "there is no flag --qqq. --help lists all flags"),
     ("--flagfile=nowhere", "the flagfile cannot be read: "),

@@ -74,30 +74,43 @@ def test_a_dry_run_is_of_one_machine():
 
 
 def test_machines_that_see_other_things_than_the_chief_are_told():
-  ours = {
-    "devices of all machines": 4,
-    "newest checkpoint": 7,
-    "examples": {"train": 5},
-    "steps": None,
-    "end": False,
-  }
-  chiefs = dict(ours)
+  told = {}
   run = SimpleNamespace(
-    placement=SimpleNamespace(share=lambda _: [chiefs, None], replicas=4),
+    placement=SimpleNamespace(share=lambda _: [told, None], replicas=4),
     found=SimpleNamespace(step=7, path="out"),
     counts={"train": 5},
     schedule=None,
-    options=SimpleNamespace(run=RunOptions(output_dir="out")),
+    settings={
+      "model": {"labels": ("0", "1")},
+      "training": {"init_checkpoint": "here", "learning_rate": 5e-5, "data": 1},
+    },
+    options=make_options(output_dir="out"),
   )
+  ours = json.loads(json.dumps(preparation.describe_training(run)))
+  told.update(ours)
   assert preparation.agree_with_chief(run) is run
   for name, value, words in (
     ("devices of all machines", 2, ": 4 on this machine, 2 on the chief"),
     ("newest checkpoint", 0, " of out is of step 7 as .* of step 0 as the chi"),
-    ("examples", {"train": 6}, ": .* command, GPUs, data and --output_dir=out"),
+    ("examples", {"train": 6}, ": .* TensorFlow, GPUs, data and --output_dir="),
+    ("TensorFlow", "2.15.1", ": '2.+' on this machine, '2.15.1' on the chief"),
+    ("--learning_rate", 0.1, ": 5e-05 on this machine, 0.1 on the chief"),
+    ("--precision", "mixed_float16", ": 'float32' on this machine"),
+    ("labels", ["0"], ": .*'0', '1'.* on this machine"),
+    ("data", 2, ": 1 on this machine, 2 on the chief"),
   ):
-    chiefs.update(ours, **{name: value})
+    told.update(ours, **{name: value})
     with pytest.raises(UserError, match=f"^(the )?{name}{words}"):
       preparation.agree_with_chief(run)
+
+
+def test_what_a_machine_has_for_itself_is_not_compared():
+  one, other = (
+    make_options(output_dir=folder, num_threads=n, num_gpus=n, worker_timeout=n)
+    for folder, n in (("a", 1), ("b", 2))
+  )
+  assert one.shared_values() == other.shared_values()
+  assert {"seed", "head_dropout", "skip_padding"} <= set(one.shared_values())
 
 
 def test_an_evaluator_is_no_member_of_the_cluster():
@@ -133,7 +146,7 @@ def test_a_machine_alone_trains_and_an_evaluator_does_nothing(
     ('{"cluster": {"chief": ["a:1"], "ps": ["b:1"]}}', "of the kind ps, which"),
     (
       '{"cluster": {"worker": ["a:1", "b:1"], "chief": ["c:1"]}}',
-      "machine is None 0, but the cluster has chief 0, worker 0, worker 1:",
+      "not say which machine this is, and .* has chief 0, worker 0, worker 1:",
     ),
     (
       '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker",'
@@ -143,6 +156,9 @@ def test_a_machine_alone_trains_and_an_evaluator_does_nothing(
     ('{"cluster": {"worker": ["a:1", "a:1"]}, ', "in JSON"),
     ('{"cluster": {"chief": ["a:1"], "worker": ["a:1"]}, ' + CHIEF, "twice"),
     ('{"cluster": {"chief": ["a:1"], "worker": ["b"]}, ' + CHIEF, "host:port"),
+    ('{"cluster": {"chief": ["a:0", "b:1"]}, ' + CHIEF, "a port from 1 to 655"),
+    ('{"cluster": {"chief": ["a:1", "b:65536"]}, ' + CHIEF, "'b:65536', but"),
+    ('{"cluster": {"chief": ["a:1", "http://b:1"]}, ' + CHIEF, "//b:1', but"),
     ('{"cluster": ', "does not name the machines of a cluster in JSON"),
     ("null", "it is no JSON object"),
     ("[]", "it is no JSON object"),

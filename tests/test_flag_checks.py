@@ -28,6 +28,14 @@ MISTAKES = [
   ({**TRAIN, "num_gpus": 2, "use_xla": True}, "--use_xla .* 2 GPUs would.*=1"),
   ({**TRAIN, "num_gpus": 2, "pack_sequences": True}, "--pack_seq.* one device"),
   ({**TRAIN, "use_xla": True, "skip_padding": True}, "leave out --skip_padd"),
+  (
+    {"do_predict": True, "output_dir": "o", "pack_sequences": True},
+    "--pack_sequences packs batches of training: add --do_train",
+  ),
+  (
+    {**TRAIN, "pack_sequences": True, "shuffle_buffer_size": 9},
+    "but --shuffle_buffer_size=9 draws each .*: leave one out",
+  ),
   ({**TRAIN, "use_tpu": True}, "needs --tpu_name"),
   ({**TRAIN, "use_tpu": True, "tpu_name": "a"}, "cannot read --output_dir=now"),
   ({**TRAIN, "early_stopping_patience": 2}, "=2 counts .*eval_every_steps=N"),

@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 
-from conftest import LOG_LINE, run_script
+from conftest import LOG_LINE, ROOT, run_script
 import pytest
 
 from bert_classifier import launcher, locks, machine
@@ -186,6 +186,32 @@ def test_a_mistake_of_the_user_ends_all(launch, status):
   )
   assert (found, log) == (status, "")
   assert 1 <= len(started) <= 2  # and not again
+
+
+MISTAKES = """
+sys.path.insert(0, {root!r})
+from absl import logging
+from bert_classifier import errors, process
+logging.use_absl_handler()
+(here / f"came{{index}}").touch()
+while len(list(here.glob("came*"))) < 2: time.sleep(0.01)
+with errors.exit_with_a_sentence(), process.signals_as_exceptions():
+  {does}
+"""
+
+
+@pytest.mark.parametrize(
+  ("does", "status", "words"),
+  [
+    ("raise errors.UserError('no such thing')", 1, "no such thing"),
+    ("raise ZeroDivisionError", 70, "this is a bug"),
+    ("time.sleep(60) if index else sys.exit(open('none'))", 1, "No such file"),
+  ],
+)
+def test_what_ends_all_is_said_by_one(launch, does, status, words):
+  found, _, log = launch(MISTAKES.format(root=str(ROOT), does=does))
+  assert found == status and log.count(words) == 1
+  assert log.count("Traceback") == (status == 70) and "terminated" not in log
 
 
 def test_the_signal_that_ends_a_job_reaches_all(launch):

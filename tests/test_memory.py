@@ -190,6 +190,13 @@ def test_a_training_that_is_too_large_is_said_beforehand(prepare, warn):
   assert "Next, try a smaller --max_seq_length" in warn(run, "train", 1)
 
 
+def test_the_parts_that_are_named_are_what_is_needed(prepare, warn):
+  said = warn(prepare(train_batch_size=16), "train", 1)
+  needed, *parts = [int(n) for n in re.findall(r"(\d+) MiB (?:of|for)", said)]
+  assert len(parts) == 6 and parts[-1] > 0
+  assert abs(sum(parts) - needed) <= 4  # of rounding
+
+
 def test_the_setting_to_try_next_fits_into_what_is_free(
   classify, prepare, warn
 ):

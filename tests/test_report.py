@@ -1,6 +1,7 @@
 """The report: figures against scikit-learn and NumPy, the page in a browser."""
 
 import html
+import importlib.util
 import itertools
 import json
 from pathlib import Path
@@ -18,6 +19,7 @@ from sklearn import metrics as sklearn_metrics
 from bert_classifier import metrics, report, report_kinds, targets
 from bert_classifier import report_statistics as statistics
 from bert_classifier.errors import UserError
+from bert_classifier.options import make_options
 from bert_classifier.report_findings import count_columns, shorten
 from bert_classifier.tasks import InputExample
 
@@ -546,3 +548,20 @@ def test_a_browser_shows_the_page_and_runs_nothing_of_the_texts(
     assert SCRIPT in seen["text"]
     assert len(seen["pictures"]) == 6 and min(seen["pictures"]) > 200
     assert seen["overflow"] <= 0
+
+
+def test_a_package_that_is_missing_is_named_before_anything_is_computed(
+  monkeypatch,
+):
+  asked = make_options(do_eval=True, output_dir="out")
+  report.check_request(asked)
+  there = importlib.util.find_spec
+  monkeypatch.setattr(
+    importlib.util,
+    "find_spec",
+    lambda name: None if name in ("sklearn", "jinja2") else there(name),
+  )
+  with pytest.raises(UserError, match="pip install scikit-learn jinja2, or"):
+    report.check_request(asked)
+  for others in ({"eval_report": False}, {"do_eval": False, "do_train": True}):
+    report.check_request(make_options(**{**asked.given_values(), **others}))

@@ -146,6 +146,19 @@ def test_the_ways_out_are_those_that_work(now, epochs_needed, ways):
   assert ways in str(error.value)
 
 
+def test_a_flag_that_was_not_given_before_is_to_be_left_out():
+  before = {"training": {"seed": 1, "shuffle_buffer_size": None}}
+  there = OutputDir("out", "out/model.ckpt-7", 7, before)
+  now = {"training": {"seed": 2, "shuffle_buffer_size": 50}}
+  flags = {("training", name): name for name in now["training"]}
+  with pytest.raises(UserError) as error:
+    check_settings(there, now, flags=flags)
+  assert (
+    "Give the command without --seed and --shuffle_buffer_size, as before, or"
+    " another --output_dir" in str(error.value)
+  )
+
+
 @pytest.mark.parametrize(
   ("phases", "advice"),
   [
