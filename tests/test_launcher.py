@@ -204,14 +204,27 @@ with errors.exit_with_a_sentence(), process.signals_as_exceptions():
   ("does", "status", "words"),
   [
     ("raise errors.UserError('no such thing')", 1, "no such thing"),
-    ("raise ZeroDivisionError", 70, "this is a bug"),
     ("time.sleep(60) if index else sys.exit(open('none'))", 1, "No such file"),
   ],
 )
 def test_what_ends_all_is_said_by_one(launch, does, status, words):
   found, _, log = launch(MISTAKES.format(root=str(ROOT), does=does))
   assert found == status and log.count(words) == 1
-  assert log.count("Traceback") == (status == 70) and "terminated" not in log
+  assert "Traceback" not in log and "terminated" not in log
+
+
+def test_a_bug_is_shown_whoever_spoke_before(launch):
+  does = (
+    "if index == 0:\n"
+    "    process.takes_last_word()\n"
+    "    (here / 'spoke').touch()\n"
+    "    time.sleep(60)\n"
+    "  while not (here / 'spoke').exists(): time.sleep(0.01)\n"
+    "  raise ZeroDivisionError"
+  )
+  found, _, log = launch(MISTAKES.format(root=str(ROOT), does=does))
+  assert found == 70 and log.count("this is a bug") == 1
+  assert "ZeroDivisionError" in log and "terminated" not in log
 
 
 def test_the_signal_that_ends_a_job_reaches_all(launch):
