@@ -57,6 +57,7 @@ def main():
   parser.add_argument("--work", type=pathlib.Path, default="rows_work")
   parser.add_argument("--parts", default=",".join(PARTS))
   parser.add_argument("--batches", type=int, help="of the input; else an epoch")
+  parser.add_argument("--test_labels", action="store_true", help="of test.tsv")
   parser.add_argument("--child", choices=PARTS, help=argparse.SUPPRESS)
   args = parser.parse_args()
   folder = args.work / str(args.rows)
@@ -68,7 +69,7 @@ def main():
   print(f"{args.rows} rows of {LENGTH} positions, batches of {BATCH}")
   for part in args.parts.split(","):
     if part == "make":
-      make(folder, args.rows)
+      make(folder, args.rows, args.test_labels)
     elif part in ("input", "resume", "buffer"):
       child = ["--child", part, "--rows", args.rows, "--work", args.work]
       measure(part, [__file__, *child, "--batches", batches])
@@ -76,7 +77,7 @@ def main():
       measure(part, command(part, folder, args.rows))
 
 
-def make(folder, rows):
+def make(folder, rows, test_labels):
   """Writes the rows, the vocabulary and the configuration."""
   source = random.Random(0)
   letters = string.ascii_lowercase
@@ -86,8 +87,8 @@ def make(folder, rows):
   (folder / "vocab.txt").write_text("".join(f"{w}\n" for w in special + words))
   (folder / "bert_config.json").write_text(json.dumps(CONFIG))
   for name in ("train", "test"):
-    # Of a test set with labels, labels and outputs would be kept for figures.
-    has_labels = name == "train"
+    # Of a test set with labels, labels and outputs are kept for figures.
+    has_labels = name == "train" or test_labels
     with open(folder / f"{name}.tsv", "w") as file:
       file.write("text" + "\tlabel" * has_labels + "\n")
       for number in range(rows):
