@@ -214,7 +214,11 @@ def _list_ways(found, differing, fixed, flags, epochs_needed):
   ways = []
   given = [flags.get((one.phase, one.name)) for one in differing]
   only_epochs = given == ["num_train_epochs"]
-  if all(given) and not (only_epochs and epochs_needed):
+  # None that a training recorded is that of a flag which was not given.
+  may_give = all(given) and all(
+    one.old is not None or one.phase == "training" for one in differing
+  )
+  if may_give and not (only_epochs and epochs_needed):
     ways.append(_describe_as_before(given, [one.old for one in differing]))
   elsewhere = "another --output_dir"
   if not fixed and any(one.phase == "training" for one in differing):
@@ -239,7 +243,7 @@ def _describe_as_before(names, values):
     names: of flags.
     values: those that they had.
   """
-  if None in values:  # which is no value that a flag takes
+  if None in values:  # that no flag takes
     return f"the command without --{' and --'.join(names)}, as before"
   as_before = " ".join(
     f"--{name}={_format_value(value)}" for name, value in zip(names, values)
