@@ -161,7 +161,7 @@ def test_what_several_machines_cannot_do_is_found_before_they_meet(
 ):
   cluster = '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"index": 1'
   monkeypatch.setenv("TF_CONFIG", cluster + "}}")
-  assert "this machine is None 1, but" in refused(data_dir="missing")
+  assert "does not say which machine this is" in refused(data_dir="missing")
   monkeypatch.setenv("TF_CONFIG", cluster + ', "type": "worker"}}')
   assert (
     "--train_batch_size is 9, but must be a multiple of 2: it is divided among"
