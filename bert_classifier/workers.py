@@ -55,8 +55,9 @@ class Team:
     except tf.errors.OpError as error:
       raise UserError(
         f"{name} cannot wait for the others on the port"
-        f" of {own}: {error.message}. Is another training running on this"
-        " machine? Give another port in TF_CONFIG"
+        f" of {own}: {error.message}. Another process has it: one with the"
+        ' same place under "task" of its TF_CONFIG, or another training, beside'
+        " which this one needs another port"
       ) from error
     self.target = self._server.target
     self._peers = [

@@ -271,13 +271,13 @@ def test_packed_rows_are_computed_whole(prepare):
   run = prepare(**flags)
   rows = np.full(run.packed.rows, 24)
   numbers = resources.count_activations(run.model.config, rows, True)
-  assert memory.estimate(run, "train").activations == int(4 * numbers)
+  assert memory.estimate_split(run, "train").activations == int(4 * numbers)
   smaller = prepare(**flags, gradient_accumulation_steps=2)
   halved = run._replace(options=smaller.options)
   assert (
-    memory.estimate(smaller, "train").activations
-    == memory.estimate(halved, "train").activations
-    < memory.estimate(run, "train").activations
+    memory.estimate_split(smaller, "train").activations
+    == memory.estimate_split(halved, "train").activations
+    < memory.estimate_split(run, "train").activations
   )
 
 
