@@ -102,6 +102,7 @@ def file_based_input_fn_builder(
   shuffle_buffer_size=None,
   num_examples=None,
   start=0,
+  end=None,
   make_ahead=None,
   index=None,
   in_windows=False,
@@ -126,6 +127,7 @@ def file_based_input_fn_builder(
       file where not given.
     num_examples: examples in the file, needed for a `start`.
     start: examples that were trained on before, over all epochs.
+    end: those after which, with an `index`, none comes; None where they go on.
     make_ahead: see `batches.parse`.
     index: path of the index of a single file, see `record_index`. Training then
       shuffles the whole file without holding it in memory, in another order
@@ -155,6 +157,7 @@ def file_based_input_fn_builder(
         params["batch_size"],
         seed=seed,
         start=start,
+        end=end,
         input_context=input_context,
       )
     else:
@@ -344,7 +347,8 @@ def input_fn_for(run, *splits):
     seed=run.options.training.seed,
     shuffle_buffer_size=run.schedule.buffer_size if is_training else None,
     num_examples=run.count_records(*splits),
-    start=step * run.options.training.train_batch_size,
+    start=step * run.batch_size("train"),
+    end=run.packed and run.schedule.steps * run.batch_size("train"),
     make_ahead=layouts.choose_addition(run, is_training),
     index=run.features["train"].index if is_training else None,
     in_windows=run.options.model.stride > 0,

@@ -23,9 +23,9 @@ def prefetch(batches):
 
 
 def read_shuffled(
-  path, index, batch_size, *, seed, start=0, input_context=None
+  path, index, batch_size, *, seed, start=0, end=None, input_context=None
 ):
-  """Reads a file's records for ever, each epoch in an order of its own.
+  """Reads a file's records, epoch after epoch, each in an order of its own.
 
   The order is that of `shuffled_epochs`; only the batches that are made ready
   are in memory.
@@ -36,6 +36,7 @@ def read_shuffled(
     batch_size: B.
     seed: whole number; None for orders that never come again.
     start: examples to pass over, over all epochs.
+    end: those after which none is read; None to read for ever.
     input_context: as of `take_share`.
 
   Returns:
@@ -54,7 +55,8 @@ def read_shuffled(
     records = tf.numpy_function(read, [number], tf.string)
     return tf.ensure_shape(records, [batch_size])
 
-  numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)  # of batches
+  most = np.iinfo(np.int64).max if end is None else (end - start) // batch_size
+  numbers = tf.data.Dataset.range(most)  # of batches
   numbers = take_share(numbers, input_context)
   return numbers.map(read_batch, num_parallel_calls=AHEAD)
 

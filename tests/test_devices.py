@@ -33,6 +33,13 @@ def test_session_uses_the_threads_that_were_asked_for():
   assert config.gpu_options.allow_growth
 
 
+def test_xla_is_given_one_shape_of_whole_batches_and_all_positions():
+  compiled = devices.Placement(DeviceOptions(use_xla=True))
+  assert compiled.needs_whole_batches and not compiled.skip_padding
+  plain = devices.Placement(DeviceOptions())
+  assert plain.skip_padding and not plain.needs_whole_batches
+
+
 def test_machine_without_a_gpu_is_described_as_a_cpu():
   assert re.match(r"CPU, 1 thread, [\d.]+ GiB of memory", describe(1))
   assert describe(4).startswith("CPU, 4 threads")

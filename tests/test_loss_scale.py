@@ -174,7 +174,7 @@ def test_a_folder_goes_on_in_float16_and_counts_what_it_skips(
   assert not names & read_checkpoint(out).keys()
   monkeypatch.setattr(LossScale, "FIRST", 2.0**60)
   monkeypatch.setattr(precision, "read_cpu_flags", lambda: {"avx2"})
-  monkeypatch.setattr(machine, "free_memory", lambda: 1)
+  monkeypatch.setattr(machine, "find_free_memory", lambda: 1)
   float16 = ["--precision=mixed_float16", "--gradient_accumulation_steps=2"]
   done = classify(*float16, **flags, num_train_epochs=2, do_eval=True)
   assert done.status == 0, done.log
