@@ -146,20 +146,6 @@ def foreign_lines(process):
   return [line for line in lines if not (NOISY or LOG_LINE.match(line))]
 
 
-@pytest.fixture(scope="session")
-def sample_run(tmp_path_factory):
-  """Runs README.md's first command; returns folder and CompletedProcess."""
-  folder = tmp_path_factory.mktemp("sample_run")
-  done = run_script(
-    "--flagfile=sample/run.flags",
-    "--eval_report",
-    f"--output_dir={folder}/sample/output",
-    f"--cache_dir={folder}/sample/data",
-  )
-  assert done.returncode == 0, done.stderr
-  return folder, done
-
-
 def blocks(page, language):
   """Returns the code blocks of a language, in order."""
   return re.findall(rf"^```{language}\n(.*?)^```$", page, re.M | re.S)

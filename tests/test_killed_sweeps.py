@@ -21,15 +21,11 @@ WAYS = """
 (history, "append", lambda number, path, entry: entry["step"] == 6),
 # Between the runs: the first is done, and the table is not written.
 (comparison, "write_table", lambda number, *_: number == 1),
-# In the first evaluation of the second run.
-(evaluation.Collector, "add", lambda number, *_: number == 1),
 # In its last one, at which it ends early.
 (history, "add_evaluation",
   lambda number, path, split, results: results["global_step"] == 12),
 # When its results are written, and not yet that it is done.
 (runs, "_keep_done", lambda *_: True),
-# When all runs are done, before the best predicts.
-(runs, "_use", lambda *_: True),
 """
 
 

@@ -118,6 +118,8 @@ def test_a_training_that_starts_again_does_not_remove_its_own(launch, tmp_path):
   """It removes what was there before, also where it is killed before that."""
   (tmp_path / "checkpoint").write_text("7")
   status, started, _ = launch(
+    "while (here / 'started').read_text().count('\\n') < 2 * starts:\n"
+    "  time.sleep(0.05)\n"
     "if index: time.sleep(60 * (starts < 4))\n"
     "elif starts < 4:\n"
     "  if starts == 2: (here / 'checkpoint').unlink()\n"

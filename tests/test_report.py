@@ -9,7 +9,7 @@ import re
 import shutil
 import subprocess
 
-from conftest import read_results, read_table
+from conftest import read_table
 import numpy as np
 import pytest
 from report_speed import make_evaluation
@@ -473,26 +473,6 @@ def test_texts_and_names_are_escaped_and_long_ones_can_be_read_on(write):
   assert "the end" in page and "<details><summary>" in page
   header, *rows = read_table(found["errors"])
   assert {len(row) for row in rows} == {len(header)}
-
-
-def test_the_report_of_the_sample(sample_run):
-  out = sample_run[0] / "sample" / "output"
-  found = json.loads((out / "eval_report.json").read_text("utf-8"))
-  results = read_results(out / "eval_results.txt")
-  by_name = {metric["name"]: metric for metric in found["metrics"]}
-  assert by_name["accuracy"]["value"] == pytest.approx(results["eval_accuracy"])
-  low, high = by_name["accuracy"]["interval"]
-  assert low <= results["eval_accuracy"] <= high
-  assert found["history"][-1]["step"] == results["global_step"]
-  facts = found["facts"]
-  assert facts["evaluated"].endswith("dev.tsv")
-  assert re.search(r"train\.tsv, [\d,]+ examples$", facts["trained on"])
-  assert float(facts["learning_rate"]) > 0
-  wrong = found["examples"] * (1 - results["eval_accuracy"])
-  assert found["mistakes"]["count"] == pytest.approx(wrong)
-  assert len(read_table(out / "eval_errors.tsv")) == 1 + round(wrong)
-  assert "Learning curve" in (out / "eval_report.html").read_text("utf-8")
-  assert str(out / "eval_report.html") in sample_run[1].stderr
 
 
 # ---------------------------------------------------------------------------
