@@ -279,7 +279,7 @@ def child_pids(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="children are in /proc")
-def test_a_training_whose_worker_is_killed_ends_as_one_undisturbed(
+def test_a_training_whose_worker_and_chief_are_killed_ends_as_one_undisturbed(
   classify, flags, start, tmp_path
 ):
   one, two = tmp_path / "one", tmp_path / "two"
@@ -291,15 +291,16 @@ def test_a_training_whose_worker_is_killed_ends_as_one_undisturbed(
   (two / "checkpoint").write_text('model_checkpoint_path: "model.ckpt-300"')
   flags.update(num_workers=2, worker_timeout=20)
   process = start(dict(flags, output_dir=two))
-  log, killed = [], False
+  log, victims = [], {" step 360/601": 1, " step 460/601": 0}
   for line in process.stderr:
     log.append(line)
-    if " step 360/601" in line and not killed:
-      killed = True
-      os.kill(child_pids(process.pid)[1], signal.SIGKILL)
+    for step in [step for step in victims if step in line]:
+      os.kill(child_pids(process.pid)[victims.pop(step)], signal.SIGKILL)
   assert process.wait(timeout=900) == 0, log
   said = "".join(log)
-  assert "worker 1 was ended by SIGKILL: all workers start again" in said
+  for index in (1, 0):
+    assert f"worker {index} was ended by SIGKILL: all workers start" in said
   first = re.findall(r"training on 37 examples: steps (\d+) to 601 ", said)
   assert first[0] == "301" and int(first[1]) in range(351, 602, 50)
+  assert int(first[2]) in range(451, 602, 50)
   assert_same_training(two, one, steps=601)
