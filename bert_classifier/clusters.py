@@ -17,7 +17,6 @@ VARIABLE = "TF_CONFIG"
 # machine; "master" is what the chief was called before.
 _TRAINING = ("chief", "master", "worker")
 _EVALUATOR = "evaluator"
-_PORTS = {str(port) for port in range(1, 65536)}
 
 
 class Cluster(NamedTuple):
@@ -102,7 +101,7 @@ def read(text):
   addresses = tuple(address for _, _, address in places)
   for address in addresses:
     host, _, port = address.rpartition(":")
-    if not host or "/" in host or port not in _PORTS:
+    if not host or "/" in host or not _is_port(port):
       raise _mistake(
         text,
         f"has the address {address!r}, but must be host:port, with a port from"
@@ -143,6 +142,11 @@ def _number_machines(hosts):
   if not isinstance(hosts, dict):
     raise TypeError(f"{hosts!r:.80} is no list of machines")
   return {int(number): str(address) for number, address in hosts.items()}
+
+
+def _is_port(text):
+  """Returns whether a text is the number of a port, in digits."""
+  return text.isascii() and text.isdecimal() and 0 < int(text[:9]) < 65536
 
 
 def _mistake(text, words):

@@ -151,7 +151,7 @@ def check_packing(run, training):
   """Checks that there are batches whose examples are known beforehand.
 
   Args:
-    run: `options.RunOptions`.
+    run: `run_options.RunOptions`.
     training: `options.TrainingOptions`.
 
   Raises:

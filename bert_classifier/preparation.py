@@ -321,20 +321,21 @@ def agree_with_chief(run):
   seen = json.loads(json.dumps(describe_training(run)))  # as it is told
   buffer_size = run.schedule and run.schedule.buffer_size
   told, buffer_size = run.placement.share([seen, buffer_size])
-  for name, value in told.items():
-    if name == _CHECKPOINT and value != seen[name]:
+  for name in {**told, **seen}:  # another version may lack some, or have more
+    value, own = told.get(name), seen.get(name)
+    if name == _CHECKPOINT and value != own:
       raise UserError(
-        f"the newest checkpoint of {run.found.path} is of step {seen[name]} as"
+        f"the newest checkpoint of {run.found.path} is of step {own} as"
         f" this machine sees it, and of step {value} as the chief does: another"
         " command is training there, whose end is to be waited for; or it is"
         " not one folder that all machines share"
       )
-    if value != seen[name]:
-      own, chiefs = map(output_dir.shorten, (seen[name], value))
+    if value != own:
+      here, there = map(output_dir.shorten, (own, value))
       raise UserError(
-        f"{name}: {own} on this machine, {chiefs} on the chief: all machines"
-        " need the same command, TensorFlow, GPUs, data and --output_dir"
-        f"={run.options.run.output_dir}, in a folder that they share"
+        f"{name}: {here} on this machine, {there} on the chief: all machines"
+        " need the same program, command, TensorFlow, GPUs, data and"
+        f" --output_dir={run.options.run.output_dir}, a folder that they share"
       )
   if run.schedule is None:
     return run

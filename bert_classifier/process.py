@@ -103,6 +103,8 @@ def describe_end(interruption):
 # Environment variable that `launcher` gives to the processes of one command:
 # the number of a file that has one byte for all of them.
 LAST_WORD = "BERT_CLASSIFIER_LAST_WORD"
+# What one of them starts lacks the file, so it must not find the number.
+_last_word = os.environ.pop(LAST_WORD, None)
 
 
 def takes_last_word():
@@ -111,8 +113,7 @@ def takes_last_word():
   Of several that a launcher has started, the first does: the others have the
   same mistake or the same signal, or are ended because of it.
   """
-  number = os.environ.get(LAST_WORD)
-  return number is None or bool(os.read(int(number), 1))
+  return _last_word is None or bool(os.read(int(_last_word), 1))
 
 
 _skips_cleanup = False

@@ -92,11 +92,16 @@ def test_machines_that_see_other_things_than_the_chief_are_told():
   for name, value, words in (
     ("devices of all machines", 2, ": 4 on this machine, 2 on the chief"),
     ("newest checkpoint", 0, " of out is of step 7 as .* of step 0 as the chi"),
-    ("examples", {"train": 6}, ": .* TensorFlow, GPUs, data and --output_dir="),
+    (
+      "examples",
+      {"train": 6},
+      ": .* TensorFlow, GPUs, data and --output_dir=out",
+    ),
     ("TensorFlow", "2.15.1", ": '2.+' on this machine, '2.15.1' on the chief"),
     ("--learning_rate", 0.1, ": 5e-05 on this machine, 0.1 on the chief"),
     ("--precision", "mixed_float16", ": 'float32' on this machine"),
     ("labels", ["0"], ": .*'0', '1'.* on this machine"),
+    ("--of_another_version", 1, ": None on this machine, .* same program"),
     ("data", 2, ": 1 on this machine, 2 on the chief"),
   ):
     told.update(ours, **{name: value})

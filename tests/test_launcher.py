@@ -215,6 +215,17 @@ def test_what_ends_all_is_said_by_one(launch, does, status, words):
   assert "Traceback" not in log and "terminated" not in log
 
 
+def test_what_a_worker_starts_says_what_ends_it_too(launch, tmp_path):
+  (tmp_path / "mistaken.py").write_text(
+    f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+    "from bert_classifier import errors\n"
+    "with errors.exit_with_a_sentence(): raise errors.UserError('mistaken')"
+  )
+  does = "import subprocess as s; s.run([sys.executable, here / 'mistaken.py'])"
+  _, _, log = launch(MISTAKES.format(root=str(ROOT), does=does))
+  assert log.count("mistaken") == 2 and "Traceback" not in log
+
+
 def test_a_bug_is_shown_whoever_spoke_before(launch):
   does = (
     "if index == 0:\n"
