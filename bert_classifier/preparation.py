@@ -351,10 +351,11 @@ def describe_training(run):
   settings = run.settings["model"], run.settings.get("training", {})
   flags = run.options.shared_values()
   return {
+    # First, for flags that are not given are those of what is found there.
+    _CHECKPOINT: run.found.step,
     **{f"--{name}": value for name, value in flags.items()},
     "TensorFlow": tf.version.VERSION,
     "devices of all machines": run.placement.replicas,
-    _CHECKPOINT: run.found.step,
     "examples": run.counts,
     "steps": run.schedule and run.schedule.steps,
     "end": bool(run.schedule and run.ended_early),

@@ -97,7 +97,7 @@ def test_machines_that_see_other_things_than_the_chief_are_told():
       {"train": 6},
       ": .* TensorFlow, GPUs, data and --output_dir=out",
     ),
-    ("TensorFlow", "2.15.1", ": '2.+' on this machine, '2.15.1' on the chief"),
+    ("TensorFlow", "1.15.5", ": '2.+' on this machine, '1.15.5' on the chief"),
     ("--learning_rate", 0.1, ": 5e-05 on this machine, 0.1 on the chief"),
     ("--precision", "mixed_float16", ": 'float32' on this machine"),
     ("labels", ["0"], ": .*'0', '1'.* on this machine"),
@@ -107,6 +107,10 @@ def test_machines_that_see_other_things_than_the_chief_are_told():
     told.update(ours, **{name: value})
     with pytest.raises(UserError, match=f"^(the )?{name}{words}"):
       preparation.agree_with_chief(run)
+  # It explains flags that differ, too, which are taken from that folder.
+  told.update(ours, **{"newest checkpoint": 0, "--train_batch_size": 4})
+  with pytest.raises(UserError, match="^the newest checkpoint of out is of"):
+    preparation.agree_with_chief(run)
 
 
 def test_what_a_machine_has_for_itself_is_not_compared():
