@@ -38,10 +38,14 @@ class Cluster(NamedTuple):
   def is_chief(self):
     return self.index == 0
 
+  @property
+  def hosts(self):
+    """Returns the list of the addresses without their ports."""
+    return [address.rpartition(":")[0] for address in self.addresses]
+
   def count_on_host(self):
     """Returns how many of the processes have the host of this one."""
-    hosts = [address.rpartition(":")[0] for address in self.addresses]
-    return hosts.count(hosts[self.index])
+    return self.hosts.count(self.hosts[self.index])
 
   def name(self, index):
     """Returns the words for a worker: "worker 1 (10.0.0.2:2222)"."""

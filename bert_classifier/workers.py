@@ -171,8 +171,7 @@ def _pass_by_proxy(cluster):
   It would ask the proxy of `http_proxy` for them, and wait for ever.
   """
   kept = next(filter(None, map(os.environ.get, _NO_PROXY)), None)
-  hosts = [address.rpartition(":")[0] for address in cluster.addresses]
-  names = dict.fromkeys(host.strip("[]") for host in hosts)
+  names = dict.fromkeys(host.strip("[]") for host in cluster.hosts)
   os.environ[_NO_PROXY[0]] = ",".join(filter(None, [kept, *names]))
 
 
