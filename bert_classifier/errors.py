@@ -7,6 +7,7 @@ here. Anything else is a bug: it keeps its traceback.
 
 import contextlib
 import errno
+import importlib.util
 import os
 import re
 import threading
@@ -27,6 +28,31 @@ class UserError(ValueError):
 
 class MissingFileError(UserError, FileNotFoundError):
   """A file that the user named, or that belongs to one, is not there."""
+
+
+def require_packages(what, packages, install=None, otherwise=""):
+  """Makes sure that packages are installed.
+
+  Args:
+    what: words for what needs them.
+    packages: {name of a module: name of the package that brings it}.
+    install: names of the packages to install together where one is missing;
+      those that are missing where not given.
+    otherwise: what else to do, the end of the sentence.
+
+  Raises:
+    UserError: one is not.
+  """
+  missing = [
+    package
+    for module, package in packages.items()
+    if not importlib.util.find_spec(module)
+  ]
+  if missing:
+    raise UserError(
+      f"{what} needs {' and '.join(missing)}, which this Python does not have:"
+      f" pip install {' '.join(install or missing)}{otherwise}"
+    )
 
 
 class NotFiniteError(UserError):

@@ -17,7 +17,6 @@ imported here alone, and only when they are asked for.
 
 import dataclasses
 import importlib
-import importlib.util
 import logging
 import os
 
@@ -34,7 +33,7 @@ from bert_classifier import (
   step_options,
   tokenizer_files,
 )
-from bert_classifier.errors import UserError
+from bert_classifier.errors import UserError, require_packages
 
 MODEL = "model.onnx"
 _PACKAGES = "tf2onnx", "onnxruntime"
@@ -57,12 +56,8 @@ def check_request(options):
   """
   if not options.export_onnx:
     return
-  missing = [name for name in _PACKAGES if not importlib.util.find_spec(name)]
-  if missing:
-    raise UserError(
-      f"--export_onnx needs {' and '.join(missing)}, which this Python does not"
-      f" have: pip install {' '.join(_PACKAGES)}"
-    )
+  named_alike = {name: name for name in _PACKAGES}
+  require_packages("--export_onnx", named_alike, install=_PACKAGES)
   for name in _PACKAGES:
     try:
       importlib.import_module(name)

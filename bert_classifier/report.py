@@ -11,7 +11,6 @@ made from that alone.
 
 from collections.abc import Iterable
 import contextlib
-import importlib.util
 import os
 import platform
 from typing import Any, NamedTuple
@@ -52,18 +51,11 @@ def check_request(options):
   Raises:
     UserError: a package is not installed.
   """
-  if not (options.run.do_eval and options.inference.eval_report):
-    return
-  missing = [
-    package
-    for module, package in _PACKAGES.items()
-    if not importlib.util.find_spec(module)
-  ]
-  if missing:
-    raise errors.UserError(
-      f"the report of an evaluation needs {' and '.join(missing)}, which this"
-      f" Python does not have: pip install {' '.join(missing)}, or give"
-      " --eval_report=false"
+  if options.run.do_eval and options.inference.eval_report:
+    errors.require_packages(
+      "the report of an evaluation",
+      _PACKAGES,
+      otherwise=", or give --eval_report=false",
     )
 
 
