@@ -318,7 +318,7 @@ def agree_with_chief(run):
     UserError: this machine has another command, other software or GPUs, or
       sees another folder or other data.
   """
-  seen = json.loads(json.dumps(describe_training(run)))  # as it is told
+  seen = json.loads(json.dumps(list_agreed(run)))  # as it is told
   buffer_size = run.schedule and run.schedule.buffer_size
   told, buffer_size = run.placement.share([seen, buffer_size])
   for name in {**told, **seen}:  # another version may lack some, or have more
@@ -342,7 +342,7 @@ def agree_with_chief(run):
   return run._replace(schedule=run.schedule._replace(buffer_size=buffer_size))
 
 
-def describe_training(run):
+def list_agreed(run):
   """Returns {name: value} of what several machines need alike to train as one.
 
   Flags but paths, which may differ, what the files there hold, and what else

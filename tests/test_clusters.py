@@ -86,7 +86,7 @@ def test_machines_that_see_other_things_than_the_chief_are_told():
     },
     options=make_options(output_dir="out"),
   )
-  ours = json.loads(json.dumps(preparation.describe_training(run)))
+  ours = json.loads(json.dumps(preparation.list_agreed(run)))
   told.update(ours)
   assert preparation.agree_with_chief(run) is run
   for name, value, words in (
