@@ -288,8 +288,9 @@ def describe_memory(run, readings):
     run: `preparation.Run`.
     readings: list of the `Reading`s of the splits that are computed.
   """
-  most = max(readings, key=lambda reading: sum(_estimate_memory(run, reading)))
-  needed = _estimate_memory(run, most)
+  longest = {one.split: np.sort(one.lengths)[::-1] for one in readings}
+  most = max(longest, key=lambda one: sum(_estimate_memory(run, one, longest)))
+  needed = _estimate_memory(run, most, longest)
   on_cpu = run.placement.on_cpu
   found = {
     **needed._asdict(),
@@ -305,24 +306,30 @@ def describe_memory(run, readings):
   }
 
   def fits(smaller):
-    needed = _estimate_memory(smaller, most)
+    needed = _estimate_memory(smaller, most, longest)
     tried = {**found, "total": needed.total(on_cpu)}
     if not on_cpu:
       tried["gpu"] = {**found["gpu"], "total": needed.on_device()}
     return not inspection_page.list_lacks(tried)
 
-  found["advice"] = None if fits(run) else memory.suggest(run, most.split, fits)
+  found["advice"] = None if fits(run) else memory.suggest(run, most, fits)
   return found
 
 
-def _estimate_memory(run, reading):
-  """Returns the `resources.Memory` of the longest examples of a split."""
-  size = memory.find_batch_size(run, reading.split)
-  longest = np.sort(reading.lengths)[::-1][:size]
+def _estimate_memory(run, split, lengths):
+  """Returns the `resources.Memory` of the longest examples of a split.
+
+  Args:
+    run: `preparation.Run`.
+    split: one that is computed.
+    lengths: by split <int32>[n], the tokens of the examples, falling.
+  """
+  size = memory.find_batch_size(run, split)
+  longest = lengths[split][:size]
   if run.options.model.stride:  # at the worst all of them are full
     longest = np.full(size, longest[0])
   cut = np.minimum(longest, run.options.model.max_seq_length)
-  return resources.estimate_memory(run, cut, reading.split == "train")
+  return resources.estimate_memory(run, cut, split == "train")
 
 
 def measure(run, make_model_fn, readings, steps):
