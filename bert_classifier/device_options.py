@@ -163,6 +163,13 @@ class DeviceOptions:
       )
 
 
+def name_devices(workers, gpus):
+  """Returns the words for several devices: "2 workers with 4 GPUs each"."""
+  if workers == 1:
+    return f"{gpus} GPUs"
+  return f"{workers} workers" + (f" with {gpus} GPUs each" if gpus else "")
+
+
 def refuse_local_paths(tpu_name, paths):
   """Refuses local paths for a TPU on another host, which cannot read them.
 

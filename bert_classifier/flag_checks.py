@@ -8,7 +8,11 @@ trained folder, the task or the devices decide is checked later, by
 import os
 
 from bert_classifier import clusters, sweep
-from bert_classifier.device_options import ONE_GPU, ONE_PROCESS
+from bert_classifier.device_options import (
+  ONE_GPU,
+  ONE_PROCESS,
+  name_devices,
+)
 from bert_classifier.errors import UserError
 
 
@@ -210,13 +214,6 @@ def list_batch_sizes(options):
     "eval_batch_size": options.inference.eval_batch_size,
     "predict_batch_size": options.inference.predict_batch_size,
   }
-
-
-def name_devices(workers, gpus):
-  """Returns the words for several devices: "2 workers with 4 GPUs each"."""
-  if workers == 1:
-    return f"{gpus} GPUs"
-  return f"{workers} workers" + (f" with {gpus} GPUs each" if gpus else "")
 
 
 def _knows_batch(options):

@@ -9,8 +9,12 @@ import contextlib
 import tensorflow.compat.v1 as tf
 from tensorflow.python.framework import kernels
 
-from bert_classifier import devices, flag_checks, process, workers
-from bert_classifier.device_options import ONE_GPU, ONE_PROCESS
+from bert_classifier import devices, process, workers
+from bert_classifier.device_options import (
+  ONE_GPU,
+  ONE_PROCESS,
+  name_devices,
+)
 
 _NCCL = "NcclAllReduce"  # the operation, which not every build has
 
@@ -93,7 +97,7 @@ class WorkersPlacement(ReplicatedPlacement):
     self.processes_here = cluster.count_on_host()
 
   def _used(self):
-    return flag_checks.name_devices(self._cluster.size, self._gpus)
+    return name_devices(self._cluster.size, self._gpus)
 
   def prepare_process(self):
     super().prepare_process()
